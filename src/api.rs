@@ -1,0 +1,49 @@
+//! The product's operations, and the service that is assembled of them.
+
+#[cfg(feature = "server")]
+mod document;
+mod documented;
+mod greeting;
+mod health;
+mod json;
+mod me;
+
+#[cfg(feature = "server")]
+pub use document::{Document, DocumentFormat};
+pub use documented::Documented;
+pub use json::Json;
+use poem_openapi::{LicenseObject, OpenApi, OpenApiService, ServerObject, Tags};
+
+/// The name of the service, in the document and on the page titles.
+pub const TITLE: &str = "poem-hanko";
+
+const DESCRIPTION: &str = "A backend behind [Hanko](https://www.hanko.io): it verifies Hanko's session tokens on every \
+    request, whether they come as a Bearer token or in the session cookie.\n\nEvery error is a problem document \
+    (RFC 9457, `application/problem+json`).";
+
+#[derive(Tags)]
+enum Tag {
+    /// Routes to see that authentication works.
+    Greeting,
+    /// Who is signed in.
+    Session,
+    /// For those who run the service.
+    Health,
+}
+
+/// All operations. They take the [`Hanko`](crate::Hanko) from the data of the request, as [`HankoAuth`] does.
+///
+/// [`HankoAuth`]: crate::HankoAuth
+#[must_use]
+pub fn operations() -> impl OpenApi {
+    Documented::new((greeting::GreetingApi, me::MeApi, health::HealthApi))
+}
+
+/// The service of these operations, for clients that reach it at `public_url`.
+#[must_use]
+pub fn service<A: OpenApi>(operations: A, public_url: &str) -> OpenApiService<A, ()> {
+    OpenApiService::new(operations, TITLE, env!("CARGO_PKG_VERSION"))
+        .description(DESCRIPTION)
+        .license(LicenseObject::new("MIT OR Apache-2.0").url("https://spdx.org/licenses/MIT.html"))
+        .server(ServerObject::new(public_url))
+}

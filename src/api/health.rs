@@ -1,0 +1,95 @@
+use std::time::Duration;
+
+use poem::web::Data;
+use poem_openapi::{Object, OpenApi, types::Example};
+
+use super::{Tag, json::Json};
+use crate::{hanko::Hanko, problem::Unavailable};
+
+pub(super) struct HealthApi;
+
+/// How often a caller should look again while the service is not ready.
+const READINESS_RETRY: Duration = Duration::from_secs(1);
+
+/// The service is alive.
+#[derive(Object)]
+#[oai(example)]
+struct Liveness {
+    /// Always `alive`.
+    status: String,
+}
+
+impl Example for Liveness {
+    fn example() -> Self {
+        Self {
+            status: "alive".to_owned(),
+        }
+    }
+}
+
+/// The service can verify sessions.
+#[derive(Object)]
+#[oai(example)]
+struct Readiness {
+    /// Always `ready`.
+    status: String,
+    /// How many keys sessions are being verified with.
+    #[oai(validator(minimum(value = "1")))]
+    keys: u32,
+    /// Seconds since the keys were fetched.
+    #[oai(validator(minimum(value = "0")))]
+    key_set_age_seconds: f64,
+    /// Whether the keys have outlived their freshness lifetime because Hanko cannot be reached.
+    key_set_is_stale: bool,
+}
+
+impl Example for Readiness {
+    fn example() -> Self {
+        Self {
+            status: "ready".to_owned(),
+            keys: 2,
+            key_set_age_seconds: 12.5,
+            key_set_is_stale: false,
+        }
+    }
+}
+
+#[OpenApi]
+impl HealthApi {
+    /// Liveness
+    ///
+    /// Answers as long as the process runs. Restart it where this does not answer.
+    #[oai(
+        path = "/livez",
+        method = "get",
+        operation_id = "getLiveness",
+        tag = "Tag::Health"
+    )]
+    async fn livez(&self) -> Json<Liveness> {
+        Json(Liveness::example())
+    }
+
+    /// Readiness
+    ///
+    /// Answers 200 while keys are held that sessions can be verified with. Send no requests where it does not.
+    #[oai(
+        path = "/readyz",
+        method = "get",
+        operation_id = "getReadiness",
+        tag = "Tag::Health"
+    )]
+    async fn readyz(&self, hanko: Data<&Hanko>) -> Result<Json<Readiness>, Unavailable> {
+        let status = hanko.key_set_status();
+        if status.usable_keys == 0 {
+            return Err(Unavailable {
+                retry_after: READINESS_RETRY,
+            });
+        }
+        Ok(Json(Readiness {
+            status: "ready".to_owned(),
+            keys: u32::try_from(status.usable_keys).unwrap_or(u32::MAX),
+            key_set_age_seconds: status.age.unwrap_or_default().as_secs_f64(),
+            key_set_is_stale: status.is_stale,
+        }))
+    }
+}

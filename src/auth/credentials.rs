@@ -1,0 +1,117 @@
+//! The session token that a request carries, if it is clear which one is meant.
+
+use poem::http::{
+    HeaderMap, HeaderValue, Method,
+    header::{AUTHORIZATION, COOKIE, ORIGIN},
+};
+
+use super::rejection::Rejection;
+use crate::{hanko::Hanko, jose::TokenError};
+
+/// A session token as it was sent. Nothing is known of it yet.
+pub(super) struct Credentials<'a>(&'a str);
+
+impl<'a> Credentials<'a> {
+    /// Takes the token out of a request: that of a Bearer header if there is one, only else that of the cookie. `None`
+    /// where the request carries neither.
+    pub(super) fn from_request(
+        method: &Method,
+        headers: &'a HeaderMap,
+        hanko: &Hanko,
+    ) -> Result<Option<Self>, Rejection> {
+        if let Some(token) = bearer_token(headers)? {
+            return Ok(Some(Self(token)));
+        }
+        let Some(token) = cookie(headers, hanko.cookie_name())? else {
+            return Ok(None);
+        };
+        let is_safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+        if !is_safe && !comes_from_trusted_page(headers, hanko) {
+            return Err(Rejection::CrossSiteRequest);
+        }
+        Ok(Some(Self(token)))
+    }
+
+    pub(super) fn token(&self) -> &'a str {
+        self.0
+    }
+}
+
+/// The token of an `Authorization: Bearer` header (RFC 6750 section 2.1). Another scheme is no concern of ours.
+fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, Rejection> {
+    let Some(value) = single(headers.get_all(AUTHORIZATION).iter())? else {
+        return Ok(None);
+    };
+    let value = value.as_bytes();
+    let scheme_length = value
+        .iter()
+        .position(|octet| !is_token_octet(*octet))
+        .unwrap_or(value.len());
+    let (scheme, token) = value.split_at(scheme_length);
+    if !scheme.eq_ignore_ascii_case(b"Bearer") {
+        return Ok(None);
+    }
+    // `1*SP` stands between scheme and token (RFC 9110 section 11.4). A token that is not text is no token.
+    let token = std::str::from_utf8(token).map_err(|_| TokenError::NotCompact)?;
+    Ok(Some(token.trim_matches(' ')))
+}
+
+/// `tchar` (RFC 9110 section 5.6.2), of which the name of a scheme is made.
+fn is_token_octet(octet: u8) -> bool {
+    octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet)
+}
+
+/// The value of the cookie called `name` (RFC 6265 section 4.2.1), over all `Cookie` headers: HTTP/2 may split it
+/// (RFC 9113 section 8.2.3).
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Rejection> {
+    let values = headers
+        .get_all(COOKIE)
+        .iter()
+        .flat_map(|header| header.as_bytes().split(|octet| *octet == b';'))
+        .filter_map(|pair| {
+            let pair = pair.trim_ascii();
+            let equals = pair.iter().position(|octet| *octet == b'=')?;
+            let (cookie_name, value) = (&pair[..equals], &pair[equals + 1..]);
+            (cookie_name.trim_ascii() == name.as_bytes()).then(|| value.trim_ascii())
+        });
+    let Some(value) = single(values)? else {
+        return Ok(None);
+    };
+    // A cookie that was deleted by setting it empty is as good as none.
+    if value.is_empty() {
+        return Ok(None);
+    }
+    let value = match value {
+        [b'"', quoted @ .., b'"'] => quoted,
+        bare => bare,
+    };
+    std::str::from_utf8(value)
+        .map(Some)
+        .map_err(|_| TokenError::NotCompact.into())
+}
+
+/// The only item, none, or a refusal where there are several: which one is meant cannot be known.
+fn single<T>(mut items: impl Iterator<Item = T>) -> Result<Option<T>, Rejection> {
+    let first = items.next();
+    if items.next().is_some() {
+        return Err(Rejection::AmbiguousCredentials);
+    }
+    Ok(first)
+}
+
+/// Whether a page that may act for the user sent this request. A browser attaches the cookie to anybody's form; it also
+/// says, out of reach of scripts, whose form it was (W3C Fetch Metadata, RFC 6454 section 7).
+pub(crate) fn comes_from_trusted_page(headers: &HeaderMap, hanko: &Hanko) -> bool {
+    let sites: Vec<&HeaderValue> = headers.get_all("sec-fetch-site").iter().collect();
+    let origins: Vec<&HeaderValue> = headers.get_all(ORIGIN).iter().collect();
+    if sites.is_empty() && origins.is_empty() {
+        // Not a browser: nobody else's page can have made it send the cookie.
+        return true;
+    }
+    let is_same_origin = matches!(sites[..], [site] if site == "same-origin" || site == "none");
+    let is_trusted_origin = matches!(
+        origins[..],
+        [origin] if origin.to_str().is_ok_and(|origin| hanko.trusts_origin(origin))
+    );
+    is_same_origin || is_trusted_origin
+}

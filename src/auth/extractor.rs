@@ -1,0 +1,157 @@
+//! The security schemes as handler parameters.
+
+use std::ops::Deref;
+
+use poem::{Request, RequestBody};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ExtractParamOptions,
+    registry::{MetaSecurityScheme, Registry},
+};
+
+use super::{credentials::Credentials, rejection::Rejection};
+use crate::hanko::{DEFAULT_COOKIE_NAME, Hanko, Session};
+
+/// The name of the Bearer scheme in the OpenAPI document.
+pub const BEARER_SCHEME: &str = "bearer";
+/// The name of the cookie scheme in the OpenAPI document.
+pub const COOKIE_SCHEME: &str = "cookie";
+
+/// Requires a session. Put it first among a handler's parameters, so that a request is authenticated before anything
+/// else of it is read.
+///
+/// The routes need a [`Hanko`] in their data: `.data(hanko)`.
+///
+/// # Errors
+/// As a parameter it fails with a [`Rejection`].
+#[derive(Clone, Debug)]
+pub struct HankoAuth(Session);
+
+impl HankoAuth {
+    /// The session.
+    pub fn into_session(self) -> Session {
+        self.0
+    }
+}
+
+impl Deref for HankoAuth {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.0
+    }
+}
+
+/// Takes a session if there is one. A request **without any credential** is anonymous; one with a bad credential is
+/// refused, as with [`HankoAuth`].
+///
+/// # Errors
+/// As a parameter it fails with a [`Rejection`].
+#[derive(Clone, Debug)]
+pub struct OptionalHankoAuth(Option<Session>);
+
+impl OptionalHankoAuth {
+    /// The session, or `None` for an anonymous request.
+    pub fn session(&self) -> Option<&Session> {
+        self.0.as_ref()
+    }
+}
+
+/// Authenticates a request: what [`OptionalHankoAuth`] does, for handlers and middleware of plain Poem. `None` where the
+/// request carries no credential.
+///
+/// # Errors
+/// A [`Rejection`], which is also an error that Poem can answer with.
+pub async fn authenticate(request: &Request) -> Result<Option<Session>, Rejection> {
+    let outcome = try_authenticate(request).await;
+    if let Err(rejection) = &outcome {
+        if *rejection == Rejection::NotConfigured {
+            tracing::error!("{rejection}");
+        } else {
+            tracing::debug!(reason = %rejection, "refused a request");
+        }
+    }
+    outcome
+}
+
+async fn try_authenticate(request: &Request) -> Result<Option<Session>, Rejection> {
+    let hanko: &Hanko = request.data().ok_or(Rejection::NotConfigured)?;
+    let credentials = Credentials::from_request(request.method(), request.headers(), hanko)?;
+    match credentials {
+        None => Ok(None),
+        Some(credentials) => Ok(Some(hanko.authenticate(credentials.token()).await?)),
+    }
+}
+
+async fn require_session(request: &Request) -> Result<Session, Rejection> {
+    authenticate(request)
+        .await?
+        .ok_or(Rejection::MissingCredentials)
+}
+
+/// Lets a type be a handler parameter that documents both security schemes as alternatives. `derive(SecurityScheme)`
+/// would let a good cookie rescue a bad Bearer token, since it tries every scheme and falls through on any error.
+macro_rules! security_scheme {
+    ($name:ident, optional: $optional:literal, $authenticate:path) => {
+        impl<'a> ApiExtractor<'a> for $name {
+            const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
+
+            type ParamType = ();
+            type ParamRawType = ();
+
+            fn register(registry: &mut Registry) {
+                register_schemes(registry);
+            }
+
+            fn security_schemes() -> Vec<&'static str> {
+                vec![BEARER_SCHEME, COOKIE_SCHEME]
+            }
+
+            fn has_security_fallback() -> bool {
+                $optional
+            }
+
+            async fn from_request(
+                request: &'a Request,
+                _body: &mut RequestBody,
+                _options: ExtractParamOptions<()>,
+            ) -> poem::Result<Self> {
+                Ok(Self($authenticate(request).await?))
+            }
+        }
+    };
+}
+
+security_scheme!(HankoAuth, optional: false, require_session);
+security_scheme!(OptionalHankoAuth, optional: true, authenticate);
+
+fn register_schemes(registry: &mut Registry) {
+    registry.create_security_scheme(
+        BEARER_SCHEME,
+        MetaSecurityScheme {
+            ty: "http",
+            description: Some("A Hanko session token in the `Authorization` header."),
+            name: None,
+            key_in: None,
+            scheme: Some("bearer"),
+            bearer_format: Some("JWT"),
+            flows: None,
+            openid_connect_url: None,
+        },
+    );
+    registry.create_security_scheme(
+        COOKIE_SCHEME,
+        MetaSecurityScheme {
+            ty: "apiKey",
+            description: Some(
+                "A Hanko session token in the cookie that Hanko sets. It is not looked at where a Bearer token is \
+                 sent. Methods other than GET, HEAD and OPTIONS need a request from a trusted origin.",
+            ),
+            name: Some(DEFAULT_COOKIE_NAME),
+            key_in: Some("cookie"),
+            scheme: None,
+            bearer_format: None,
+            flows: None,
+            openid_connect_url: None,
+        },
+    );
+}

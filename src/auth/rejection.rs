@@ -1,0 +1,93 @@
+//! Why a request is refused, and how that is said over HTTP.
+
+use std::time::Duration;
+
+use poem::{
+    Response,
+    error::ResponseError,
+    http::{StatusCode, header::WWW_AUTHENTICATE},
+};
+
+use super::challenge::Challenge;
+use crate::{
+    hanko::AuthenticateError,
+    jose::{KeySetError, TokenError},
+    problem::{Problem, ProblemType, Unavailable},
+};
+
+/// Why a request was not let through. As an error of a handler it becomes a problem response.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Rejection {
+    /// A session is required and no credential was sent.
+    #[error("no credentials were sent")]
+    MissingCredentials,
+    /// Several `Authorization` headers, or several cookies of the session's name.
+    #[error("several credentials were sent")]
+    AmbiguousCredentials,
+    /// A cookie came with an unsafe method from a page that is not trusted.
+    #[error("a session cookie was sent with a cross-site request")]
+    CrossSiteRequest,
+    /// The token is not valid.
+    #[error(transparent)]
+    InvalidToken(#[from] TokenError),
+    /// Whether the token is valid cannot be known now.
+    #[error("sessions cannot be verified now")]
+    Unavailable {
+        /// After this time it may be worth trying again.
+        retry_after: Duration,
+    },
+    /// The program did not put a [`Hanko`](crate::Hanko) into the data of its routes.
+    #[error("no `Hanko` in the request's data: add `.data(hanko)` to the routes")]
+    NotConfigured,
+}
+
+impl From<AuthenticateError> for Rejection {
+    fn from(error: AuthenticateError) -> Self {
+        match error {
+            AuthenticateError::Token(error) => Self::InvalidToken(error),
+            AuthenticateError::KeySet(KeySetError { retry_after, .. }) => {
+                Self::Unavailable { retry_after }
+            }
+        }
+    }
+}
+
+impl Rejection {
+    fn to_response(&self) -> Response {
+        let (problem_type, challenge) = match self {
+            Self::MissingCredentials => (ProblemType::MissingCredentials, Some(Challenge::Bearer)),
+            Self::InvalidToken(error) => (
+                ProblemType::InvalidToken,
+                Some(Challenge::InvalidToken(*error)),
+            ),
+            Self::AmbiguousCredentials => (
+                ProblemType::AmbiguousCredentials,
+                Some(Challenge::InvalidRequest),
+            ),
+            Self::CrossSiteRequest => (ProblemType::CrossSiteRequest, None),
+            Self::Unavailable { retry_after } => {
+                let retry_after = *retry_after;
+                return Unavailable { retry_after }.into_response();
+            }
+            Self::NotConfigured => (ProblemType::InternalError, None),
+        };
+        let mut response = Problem::from(problem_type).into_response();
+        if let Some(challenge) = challenge {
+            response
+                .headers_mut()
+                .insert(WWW_AUTHENTICATE, challenge.header_value());
+        }
+        response
+    }
+}
+
+impl ResponseError for Rejection {
+    fn status(&self) -> StatusCode {
+        self.to_response().status()
+    }
+
+    fn as_response(&self) -> Response {
+        self.to_response()
+    }
+}

@@ -1,0 +1,339 @@
+//! The command line.
+
+use std::{
+    collections::HashMap,
+    fmt::Display,
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use clap::{Parser, Subcommand, ValueEnum, error::ErrorKind};
+use similar::TextDiff;
+use tokio::signal;
+
+use crate::{
+    api::{self, Document, DocumentFormat},
+    clock::SystemClock,
+    config::{self, Config, ConfigErrors, HankoChoice, Lookup},
+    local_hanko::Person,
+    server::Server,
+    telemetry,
+};
+
+/// A wrong flag, value or variable.
+const EXIT_USAGE: u8 = 2;
+/// Anything else that went wrong, or a document that is out of date.
+const EXIT_FAILURE: u8 = 1;
+
+/// Where the exported documents are kept.
+const EXPORT_FOLDER: &str = "openapi";
+
+/// A backend that verifies Hanko session tokens, with an OpenAPI document and Swagger UI
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the API for the Hanko at HANKO_API_URL (the default)
+    ///
+    /// Configured by environment variables, also read from `.env`. `.env.example` lists them all.
+    Serve,
+    /// Serve the API with a local Hanko of its own, to try it out and to develop
+    ///
+    /// Nothing else is needed. Prints the URLs and a request that works as pasted. Listens on loopback only.
+    Dev,
+    /// Print, write or check the OpenAPI document
+    Openapi(OpenapiArguments),
+}
+
+#[derive(Debug, clap::Args)]
+struct OpenapiArguments {
+    /// The format. Default: by the ending of PATH, else json
+    #[arg(long, value_enum)]
+    format: Option<FormatArgument>,
+    /// Write to this file instead of standard output; into a folder, write openapi.json and openapi.yaml
+    #[arg(long, value_name = "PATH")]
+    output: Option<PathBuf>,
+    /// Write nothing: exit with 1 and show the difference where the file at PATH (default: the folder openapi) is out of
+    /// date
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FormatArgument {
+    Json,
+    Yaml,
+}
+
+impl From<FormatArgument> for DocumentFormat {
+    fn from(format: FormatArgument) -> Self {
+        match format {
+            FormatArgument::Json => Self::Json,
+            FormatArgument::Yaml => Self::Yaml,
+        }
+    }
+}
+
+/// An exit code, after what is to be said was said.
+type Outcome = Result<(), u8>;
+
+/// Runs the program with the arguments of this process and returns its exit code.
+pub async fn run() -> u8 {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return explain_usage(&error),
+    };
+    let variables = match read_variables() {
+        Ok(variables) => variables,
+        Err(error) => return fail(EXIT_USAGE, error),
+    };
+    let lookup = |name: &str| variables.get(name).cloned();
+    let outcome = match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => serve(&lookup).await,
+        Command::Dev => dev(&lookup).await,
+        Command::Openapi(arguments) => openapi(&arguments, &lookup),
+    };
+    outcome.err().unwrap_or(0)
+}
+
+/// `--help` and `--version` as they are; a mistake in one line.
+fn explain_usage(error: &clap::Error) -> u8 {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return 0;
+    }
+    let text = error.to_string();
+    let mistake = match error.kind() {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing",
+        _ => text
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim_start_matches("error: "),
+    };
+    fail(EXIT_USAGE, format!("{mistake}; --help tells more"))
+}
+
+fn fail(code: u8, error: impl Display) -> u8 {
+    eprintln!("error: {error}");
+    code
+}
+
+/// The environment, with what `.env` adds to it.
+fn read_variables() -> Result<HashMap<String, String>, String> {
+    let mut variables = HashMap::new();
+    match dotenvy::dotenv_iter() {
+        Ok(lines) => {
+            for line in lines {
+                let (name, value) = line.map_err(|error| explain_dotenv(&error))?;
+                variables.entry(name).or_insert(value);
+            }
+        }
+        Err(error) if error.not_found() => {}
+        Err(error) => return Err(format!(".env cannot be read: {error}")),
+    }
+    for (name, value) in std::env::vars_os() {
+        // What is not Unicode becomes a value that no variable can have, rather than none.
+        let text = |os: &std::ffi::OsStr| os.to_string_lossy().into_owned();
+        variables.insert(text(&name), text(&value));
+    }
+    Ok(variables)
+}
+
+/// The mistake without the line it is in, which may hold a secret.
+fn explain_dotenv(error: &dotenvy::Error) -> String {
+    match error {
+        dotenvy::Error::LineParse(line, index) => {
+            let name = line.split('=').next().unwrap_or_default().trim();
+            format!(
+                ".env cannot be read: the line of {name:?} has a mistake at character {index}; quote its value"
+            )
+        }
+        error => format!(".env cannot be read: {error}"),
+    }
+}
+
+fn read_config(lookup: &Lookup<'_>, choice: HankoChoice) -> Result<Config, u8> {
+    let config = Config::from_lookup(lookup, choice).map_err(|errors| explain_config(&errors))?;
+    telemetry::install(&config.telemetry).map_err(|error| fail(EXIT_FAILURE, error))?;
+    Ok(config)
+}
+
+fn explain_config(errors: &ConfigErrors) -> u8 {
+    for error in &errors.0 {
+        eprintln!("error: {error}");
+    }
+    EXIT_USAGE
+}
+
+async fn serve(lookup: &Lookup<'_>) -> Outcome {
+    let mut config = read_config(lookup, HankoChoice::Configured)?;
+    let Some(tenant) = config.hanko.tenant.take() else {
+        return Err(fail(EXIT_USAGE, "HANKO_API_URL is not set"));
+    };
+    let server = Server::bind(config, tenant, Arc::new(SystemClock::new()))
+        .await
+        .map_err(|error| fail(EXIT_FAILURE, error))?;
+    eprintln!("Swagger UI: {}/docs", server.public_url());
+    server.run(shutdown_signal()).await;
+    Ok(())
+}
+
+async fn dev(lookup: &Lookup<'_>) -> Outcome {
+    let config = read_config(lookup, HankoChoice::Local)?;
+    let server = Server::bind_dev(config)
+        .await
+        .map_err(|error| fail(EXIT_FAILURE, error))?;
+    // The pasted request must find the keys there.
+    server.hanko().wait_for_key_set_fetches(1).await;
+    if let Some(banner) = dev_banner(&server) {
+        print!("{banner}");
+        // Nobody need read it: a closed pipe is no reason to stop.
+        let _ = io::stdout().flush();
+    }
+    eprintln!("warning: `dev` is not for production: whoever reaches it can sign in as anybody");
+    server.run(shutdown_signal()).await;
+    Ok(())
+}
+
+fn dev_banner(server: &Server) -> Option<String> {
+    let local_hanko = server.local_hanko()?;
+    let session = local_hanko.sign_in(&Person::with_email("ada@example.com"));
+    let api = server.public_url();
+    Some(format!(
+        "\n\
+         API           {api}\n\
+         Swagger UI    {api}/docs\n\
+         Sign-in page  {api}{sign_in}\n\
+         Local Hanko   {hanko} (its RSA 2048 key lives in memory; Hanko's own are RSA 4096)\n\
+         \n\
+         Session token of ada@example.com, good for 12 hours:\n\
+         \n\
+         {token}\n\
+         \n\
+         Try it:\n\
+         \n\
+         curl -H 'Authorization: Bearer {token}' {api}/protected\n\
+         \n",
+        sign_in = crate::dev::SIGN_IN_PATH,
+        hanko = local_hanko.url(),
+        token = session.token,
+    ))
+}
+
+/// Ends at SIGTERM or Ctrl-C.
+async fn shutdown_signal() {
+    let interrupt = async {
+        if signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    #[cfg(unix)]
+    let terminate = async {
+        match signal::unix::signal(signal::unix::SignalKind::terminate()) {
+            Ok(mut signals) => {
+                signals.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<()>();
+    tokio::select! {
+        () = interrupt => {}
+        () = terminate => {}
+    }
+}
+
+fn openapi(arguments: &OpenapiArguments, lookup: &Lookup<'_>) -> Outcome {
+    let (public_url, cookie_name) =
+        config::document_settings(lookup).map_err(|errors| explain_config(&errors))?;
+    let service = api::service(api::operations(), &public_url);
+    let document = Document::new(&service, &cookie_name);
+    if arguments.check {
+        let path = arguments
+            .output
+            .as_deref()
+            .unwrap_or(Path::new(EXPORT_FOLDER));
+        return check(&document, &targets(path, arguments.format));
+    }
+    match arguments.output.as_deref() {
+        None => {
+            let format = arguments
+                .format
+                .map_or(DocumentFormat::Json, DocumentFormat::from);
+            io::stdout()
+                .write_all(document.to_text(format).as_bytes())
+                .or_else(|error| match error.kind() {
+                    io::ErrorKind::BrokenPipe => Ok(()),
+                    _ => Err(fail(EXIT_FAILURE, error)),
+                })
+        }
+        Some(path) => {
+            for (path, format) in targets(path, arguments.format) {
+                fs::write(&path, document.to_text(format)).map_err(|error| {
+                    fail(
+                        EXIT_FAILURE,
+                        format!("cannot write {}: {error}", path.display()),
+                    )
+                })?;
+                eprintln!("wrote {}", path.display());
+            }
+            Ok(())
+        }
+    }
+}
+
+/// The files that `path` stands for.
+fn targets(path: &Path, format: Option<FormatArgument>) -> Vec<(PathBuf, DocumentFormat)> {
+    let format = format.map(DocumentFormat::from);
+    if path.is_dir() {
+        return [
+            ("openapi.json", DocumentFormat::Json),
+            ("openapi.yaml", DocumentFormat::Yaml),
+        ]
+        .into_iter()
+        .filter(|(_, of_file)| format.is_none_or(|format| format == *of_file))
+        .map(|(name, format)| (path.join(name), format))
+        .collect();
+    }
+    let by_ending = match path.extension().and_then(|ending| ending.to_str()) {
+        Some("yaml" | "yml") => DocumentFormat::Yaml,
+        _ => DocumentFormat::Json,
+    };
+    vec![(path.to_owned(), format.unwrap_or(by_ending))]
+}
+
+fn check(document: &Document, targets: &[(PathBuf, DocumentFormat)]) -> Outcome {
+    let mut is_current = true;
+    for (path, format) in targets {
+        let name = path.display().to_string();
+        let kept = fs::read_to_string(path)
+            .map_err(|error| fail(EXIT_FAILURE, format!("cannot read {name}: {error}")))?;
+        let generated = document.to_text(*format);
+        if kept != generated {
+            is_current = false;
+            let difference = TextDiff::from_lines(&kept, &generated);
+            println!(
+                "{}",
+                difference
+                    .unified_diff()
+                    .header(&name, "generated from the source")
+            );
+        }
+    }
+    if is_current {
+        return Ok(());
+    }
+    Err(fail(
+        EXIT_FAILURE,
+        "the document is out of date; `cargo run -- openapi --output openapi` writes it anew",
+    ))
+}

@@ -1,0 +1,113 @@
+//! The one source of time: the system's, or one that tests advance.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::sync::watch;
+
+/// A future that ends when its time has come.
+pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Tells the time and waits for it.
+pub trait Clock: fmt::Debug + Send + Sync + 'static {
+    /// Wall-clock time since 1970-01-01T00:00:00Z, as claims speak of it (RFC 7519 section 2, `NumericDate`).
+    fn unix_time(&self) -> Duration;
+
+    /// Time since an arbitrary origin that never goes backwards. Ages and intervals are measured with it.
+    fn monotonic(&self) -> Duration;
+
+    /// Waits for `duration`.
+    fn sleep(&self, duration: Duration) -> Sleep;
+}
+
+/// The operating system's clocks.
+#[derive(Debug)]
+pub struct SystemClock {
+    origin: Instant,
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this is where time enters the program"
+)]
+impl SystemClock {
+    /// A clock whose monotonic time starts at zero now.
+    pub fn new() -> Self {
+        Self {
+            origin: Instant::now(),
+        }
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this is where time enters the program"
+)]
+impl Clock for SystemClock {
+    fn unix_time(&self) -> Duration {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    fn sleep(&self, duration: Duration) -> Sleep {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+/// A clock that stands still until it is told to advance. Clones share one time.
+#[derive(Clone, Debug)]
+pub struct ManualClock {
+    unix_origin: Duration,
+    elapsed: Arc<watch::Sender<Duration>>,
+}
+
+impl ManualClock {
+    /// A clock that says `unix_time`, given as a duration since 1970-01-01T00:00:00Z.
+    pub fn new(unix_time: Duration) -> Self {
+        Self {
+            unix_origin: unix_time,
+            elapsed: Arc::new(watch::Sender::new(Duration::ZERO)),
+        }
+    }
+
+    /// Moves both the wall clock and the monotonic clock ahead and ends the sleeps whose time has come.
+    pub fn advance(&self, duration: Duration) {
+        self.elapsed.send_modify(|elapsed| *elapsed += duration);
+    }
+}
+
+impl Clock for ManualClock {
+    fn unix_time(&self) -> Duration {
+        self.unix_origin + self.monotonic()
+    }
+
+    fn monotonic(&self) -> Duration {
+        *self.elapsed.borrow()
+    }
+
+    fn sleep(&self, duration: Duration) -> Sleep {
+        let mut elapsed = self.elapsed.subscribe();
+        let deadline = self.monotonic() + duration;
+        Box::pin(async move {
+            // The sender is dropped only with the last clone of the clock: then time never moves again.
+            if elapsed.wait_for(|now| *now >= deadline).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+}

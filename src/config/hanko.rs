@@ -1,0 +1,133 @@
+use std::time::Duration;
+
+use super::{
+    HankoChoice,
+    reader::{Reader, boolean, duration, list, positive_duration},
+};
+use crate::{
+    hanko::{
+        DEFAULT_COOKIE_NAME, DEFAULT_LEEWAY, Hanko, HankoBuilder, PlainHttp, Tenant, TenantError,
+    },
+    jose::FetchPolicy,
+};
+
+/// A longer allowance for clock skew would let expired tokens live on for no good reason.
+const MAX_LEEWAY: Duration = Duration::from_secs(10 * 60);
+
+/// Whose sessions are verified, and how.
+#[derive(Clone, Debug)]
+pub struct HankoConfig {
+    /// `HANKO_API_URL`; `None` where the local Hanko is used.
+    pub tenant: Option<Tenant>,
+    /// `HANKO_AUDIENCE`, default none
+    pub audiences: Vec<String>,
+    /// `HANKO_ISSUER`, default none
+    pub issuer: Option<String>,
+    /// `HANKO_COOKIE_NAME`, default `hanko`
+    pub cookie_name: String,
+    /// `JWT_LEEWAY`, default `30s`
+    pub leeway: Duration,
+    /// `JWKS_TIMEOUT`, `JWKS_CACHE_MAX_AGE`, `JWKS_COOLDOWN`, `JWKS_MAX_STALE`, defaults `5s`, `10m`, `30s`, `24h`
+    pub fetch_policy: FetchPolicy,
+}
+
+impl HankoConfig {
+    pub(super) fn read(reader: &mut Reader<'_>, choice: HankoChoice) -> Self {
+        Self {
+            tenant: match choice {
+                HankoChoice::Configured => read_tenant(reader),
+                HankoChoice::Local => None,
+            },
+            audiences: reader.or("HANKO_AUDIENCE", Vec::new(), |value| {
+                Ok(list(value).map(ToOwned::to_owned).collect())
+            }),
+            issuer: reader.optional("HANKO_ISSUER", |value| Ok(value.to_owned())),
+            cookie_name: read_cookie_name(reader),
+            leeway: reader.or("JWT_LEEWAY", DEFAULT_LEEWAY, |value| {
+                let leeway = duration(value)?;
+                if leeway > MAX_LEEWAY {
+                    return Err("must be at most 10m; mend the clock instead".to_owned());
+                }
+                Ok(leeway)
+            }),
+            fetch_policy: read_fetch_policy(reader),
+        }
+    }
+
+    /// What sets out to authenticate the sessions of `tenant` in this way.
+    pub fn builder(&self, tenant: Tenant) -> HankoBuilder {
+        let builder = Hanko::builder(tenant)
+            .audiences(self.audiences.iter().cloned())
+            .cookie_name(&self.cookie_name)
+            .leeway(self.leeway)
+            .fetch_policy(self.fetch_policy.clone());
+        match &self.issuer {
+            Some(issuer) => builder.issuer(issuer),
+            None => builder,
+        }
+    }
+}
+
+/// Reads `HANKO_COOKIE_NAME`, a token (RFC 6265 section 4.1.1).
+pub(super) fn read_cookie_name(reader: &mut Reader<'_>) -> String {
+    reader.or(
+        "HANKO_COOKIE_NAME",
+        DEFAULT_COOKIE_NAME.to_owned(),
+        |value| {
+            let is_token = value
+                .bytes()
+                .all(|octet| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet));
+            if is_token {
+                Ok(value.to_owned())
+            } else {
+                Err("is not a cookie name: use letters, digits, - and _".to_owned())
+            }
+        },
+    )
+}
+
+fn read_tenant(reader: &mut Reader<'_>) -> Option<Tenant> {
+    let plain_http = if reader.or("HANKO_ALLOW_HTTP", false, boolean) {
+        PlainHttp::Allowed
+    } else {
+        PlainHttp::LoopbackOnly
+    };
+    if reader.raw("HANKO_API_URL").is_none_or(|url| url.is_empty()) {
+        reader.missing(
+            "HANKO_API_URL",
+            "is not set: copy the API URL from your project's dashboard at Hanko Cloud, or give the URL of your own \
+             Hanko; `cargo run -- dev` needs none",
+        );
+        return None;
+    }
+    reader.optional("HANKO_API_URL", |url| {
+        Tenant::parse(url, plain_http).map_err(|error| match error {
+            TenantError::PlainHttp => format!(
+                "{error}: use https, or set HANKO_ALLOW_HTTP=true where the network in between is trusted"
+            ),
+            error => error.to_string(),
+        })
+    })
+}
+
+fn read_fetch_policy(reader: &mut Reader<'_>) -> FetchPolicy {
+    let default = FetchPolicy::default();
+    let policy = FetchPolicy {
+        timeout: reader.or("JWKS_TIMEOUT", default.timeout, positive_duration),
+        max_age: reader.or("JWKS_CACHE_MAX_AGE", default.max_age, positive_duration),
+        cooldown: reader.or("JWKS_COOLDOWN", default.cooldown, positive_duration),
+        max_stale: reader.or("JWKS_MAX_STALE", default.max_stale, positive_duration),
+    };
+    if policy.max_stale < policy.max_age {
+        let value = reader.raw("JWKS_MAX_STALE").unwrap_or_default();
+        reader.wrong(
+            "JWKS_MAX_STALE",
+            &value,
+            format!(
+                "is less than JWKS_CACHE_MAX_AGE ({:?}): keys would be given up while they are fresh",
+                policy.max_age
+            ),
+        );
+    }
+    policy
+}

@@ -1,0 +1,99 @@
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+use url::Url;
+
+use super::reader::{Reader, duration, list, origin};
+
+pub(super) const DEFAULT_PORT: u16 = 8000;
+const DEFAULT_ORIGIN: &str = "http://localhost:3000";
+const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+
+/// Where and how the API is served.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// `HOST`, default `127.0.0.1`
+    pub host: IpAddr,
+    /// `PORT`, default `8000`; 0 picks a free one
+    pub port: u16,
+    /// `CORS_ALLOWED_ORIGINS`, default `http://localhost:3000`; empty: no cross-origin access
+    pub allowed_origins: Vec<String>,
+    /// `PUBLIC_URL`, without a trailing slash; default `http://localhost:PORT`
+    pub public_url: Option<String>,
+    /// `SHUTDOWN_GRACE`, default `10s`
+    pub shutdown_grace: Duration,
+}
+
+impl HttpConfig {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            host: reader.or("HOST", IpAddr::V4(Ipv4Addr::LOCALHOST), |value| {
+                if value == "localhost" {
+                    return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
+                }
+                value
+                    .parse()
+                    .map_err(|_| "is not an IP address such as 127.0.0.1, 0.0.0.0 or ::".to_owned())
+            }),
+            port: reader.or("PORT", DEFAULT_PORT, |value| {
+                value
+                    .parse()
+                    .map_err(|_| "is not a port from 0 to 65535".to_owned())
+            }),
+            allowed_origins: read_allowed_origins(reader),
+            public_url: read_public_url(reader),
+            shutdown_grace: reader.or("SHUTDOWN_GRACE", DEFAULT_SHUTDOWN_GRACE, duration),
+        }
+    }
+
+    /// The URL by which clients reach the service, which listens on `port`.
+    pub fn public_url(&self, port: u16) -> String {
+        self.public_url
+            .clone()
+            .unwrap_or_else(|| format!("http://localhost:{port}"))
+    }
+
+    /// The origins that may call with credentials: those allowed, and that of `public_url`.
+    pub fn trusted_origins(&self, public_url: &str) -> Vec<String> {
+        let own = Url::parse(public_url)
+            .ok()
+            .map(|url| url.origin().ascii_serialization());
+        let mut origins = self.allowed_origins.clone();
+        origins.extend(own.filter(|own| !self.allowed_origins.contains(own)));
+        origins
+    }
+}
+
+/// Here an empty value means something: no origin at all.
+fn read_allowed_origins(reader: &mut Reader<'_>) -> Vec<String> {
+    const VARIABLE: &str = "CORS_ALLOWED_ORIGINS";
+    let Some(value) = reader.raw(VARIABLE) else {
+        return vec![DEFAULT_ORIGIN.to_owned()];
+    };
+    let mut origins = Vec::new();
+    for item in list(&value) {
+        match origin(item) {
+            Ok(origin) => origins.push(origin),
+            Err(problem) => reader.wrong(VARIABLE, &value, problem),
+        }
+    }
+    origins
+}
+
+pub(super) fn read_public_url(reader: &mut Reader<'_>) -> Option<String> {
+    reader.optional("PUBLIC_URL", |value| {
+        let problem = || "is not a URL such as https://api.example".to_owned();
+        let url = Url::parse(value).map_err(|_| problem())?;
+        let is_plain = matches!(url.scheme(), "http" | "https")
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none();
+        if !is_plain {
+            return Err(problem());
+        }
+        Ok(url.as_str().trim_end_matches('/').to_owned())
+    })
+}

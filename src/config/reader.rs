@@ -1,0 +1,216 @@
+//! Reads variables one by one and remembers every mistake.
+
+use std::time::Duration;
+
+use url::Url;
+
+use super::error::{ConfigError, ConfigErrors};
+
+/// Returns the value of a variable that is set.
+pub type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
+pub(super) struct Reader<'a> {
+    lookup: &'a Lookup<'a>,
+    errors: Vec<ConfigError>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(lookup: &'a Lookup<'a>) -> Self {
+        Self {
+            lookup,
+            errors: Vec::new(),
+        }
+    }
+
+    /// The value of a variable, without surrounding white space, even if it is empty.
+    pub(super) fn raw(&self, variable: &str) -> Option<String> {
+        (self.lookup)(variable).map(|value| value.trim().to_owned())
+    }
+
+    /// Reads a variable with `parse`. `None` where it is unset, empty, or wrong: then the mistake is remembered.
+    pub(super) fn optional<T>(
+        &mut self,
+        variable: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let value = self.raw(variable).filter(|value| !value.is_empty())?;
+        parse(&value)
+            .map_err(|problem| self.wrong(variable, &value, problem))
+            .ok()
+    }
+
+    pub(super) fn or<T>(
+        &mut self,
+        variable: &'static str,
+        default: T,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> T {
+        self.optional(variable, parse).unwrap_or(default)
+    }
+
+    pub(super) fn wrong(
+        &mut self,
+        variable: &'static str,
+        value: &str,
+        problem: impl Into<String>,
+    ) {
+        self.errors.push(ConfigError {
+            variable,
+            value: Some(mask(value)),
+            problem: problem.into(),
+        });
+    }
+
+    pub(super) fn missing(&mut self, variable: &'static str, problem: impl Into<String>) {
+        self.errors.push(ConfigError {
+            variable,
+            value: None,
+            problem: problem.into(),
+        });
+    }
+
+    pub(super) fn finish<T>(self, config: T) -> Result<T, ConfigErrors> {
+        if self.errors.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigErrors(self.errors))
+        }
+    }
+}
+
+/// Hides what stands before the host of a URL: a user name and a password.
+fn mask(value: &str) -> String {
+    let (scheme, rest) = match value.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), value),
+    };
+    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest[..authority_end].rfind('@') {
+        Some(at) => format!("{scheme}***{}", &rest[at..]),
+        None => value.to_owned(),
+    }
+}
+
+/// Reads `500ms`, `30s`, `10m` or `12h`.
+pub(super) fn duration(value: &str) -> Result<Duration, String> {
+    let problem = || "is not a duration such as 500ms, 30s, 10m or 12h".to_owned();
+    let digits_end = value
+        .find(|character: char| !character.is_ascii_digit())
+        .ok_or_else(problem)?;
+    let (amount, unit) = value.split_at(digits_end);
+    let amount: u32 = amount.parse().map_err(|_| problem())?;
+    let unit = match unit {
+        "ms" => Duration::from_millis(1),
+        "s" => Duration::from_secs(1),
+        "m" => Duration::from_secs(60),
+        "h" => Duration::from_secs(60 * 60),
+        _ => return Err(problem()),
+    };
+    Ok(unit * amount)
+}
+
+/// Reads a duration that must not be zero.
+pub(super) fn positive_duration(value: &str) -> Result<Duration, String> {
+    let duration = duration(value)?;
+    if duration.is_zero() {
+        return Err("must be more than zero".to_owned());
+    }
+    Ok(duration)
+}
+
+/// Reads `true` or `false`.
+pub(super) fn boolean(value: &str) -> Result<bool, String> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err("must be true or false".to_owned()),
+    }
+}
+
+/// Splits at commas and leaves out what is empty.
+pub(super) fn list(value: &str) -> impl Iterator<Item = &str> {
+    value
+        .split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+}
+
+/// Reads an exact origin: scheme, host and perhaps port (RFC 6454 section 6.2).
+pub(super) fn origin(value: &str) -> Result<String, String> {
+    if value == "*" {
+        return Err(
+            "allows every origin, and credentials with it; list the exact origins of your frontends"
+                .to_owned(),
+        );
+    }
+    let problem = || format!("holds {value:?}, which is not an origin such as https://app.example");
+    let url = Url::parse(value).map_err(|_| problem())?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(problem());
+    }
+    let origin = url.origin().ascii_serialization();
+    if origin != value {
+        return Err(format!(
+            "holds {value:?}, which is not an exact origin; {origin} is"
+        ));
+    }
+    Ok(origin)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(duration("12h"), Ok(Duration::from_secs(43_200)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        for wrong in [
+            "",
+            "30",
+            "s",
+            "-1s",
+            "1.5s",
+            "30 s",
+            "1d",
+            "99999999999s",
+            "٣s",
+        ] {
+            assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(positive_duration("0s").is_err());
+    }
+
+    #[test]
+    fn user_info_is_masked() {
+        assert_eq!(mask("https://u:p@h/x"), "https://***@h/x");
+        assert_eq!(mask("https://u:p@q@h/x"), "https://***@h/x");
+        assert_eq!(mask("u:p@h"), "***@h");
+        assert_eq!(mask("https://h/a@b"), "https://h/a@b");
+        assert_eq!(mask("plain"), "plain");
+    }
+
+    #[test]
+    fn origins_are_exact() {
+        assert_eq!(
+            origin("http://localhost:3000").as_deref(),
+            Ok("http://localhost:3000")
+        );
+        for wrong in [
+            "*",
+            "null",
+            "localhost:3000",
+            "https://app.example/",
+            "https://app.example/path",
+            "https://APP.example",
+            "https://app.example:443",
+            "https://user@app.example",
+            "ftp://app.example",
+        ] {
+            assert!(origin(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

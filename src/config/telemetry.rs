@@ -1,0 +1,43 @@
+use tracing_subscriber::EnvFilter;
+
+use super::reader::Reader;
+
+const DEFAULT_FILTER: &str = "info";
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line, for machines.
+    Json,
+}
+
+/// What is logged.
+#[derive(Clone, Debug)]
+pub struct TelemetryConfig {
+    /// `LOG_FORMAT`, default `text`
+    pub format: LogFormat,
+    /// `RUST_LOG`, default `info`
+    pub filter: String,
+}
+
+impl TelemetryConfig {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            format: reader.or("LOG_FORMAT", LogFormat::default(), |value| match value {
+                "text" => Ok(LogFormat::Text),
+                "json" => Ok(LogFormat::Json),
+                _ => Err("must be text or json".to_owned()),
+            }),
+            filter: reader.or("RUST_LOG", DEFAULT_FILTER.to_owned(), |value| {
+                EnvFilter::try_new(value)
+                    .map(|_| value.to_owned())
+                    .map_err(|error| {
+                        format!("is not a filter such as info or poem_hanko=debug: {error}")
+                    })
+            }),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The page of `poem-hanko dev` that signs a made-up person in at the local Hanko.
+
+use std::sync::Arc;
+
+use poem::{
+    Body, Request, Response, Result, Route, get, handler,
+    http::{HeaderValue, StatusCode, header},
+    web::{Data, Html},
+};
+use poem::{EndpointExt, IntoResponse};
+use url::form_urlencoded;
+
+use crate::{
+    auth::{Rejection, comes_from_trusted_page},
+    hanko::Hanko,
+    local_hanko::{LocalHanko, Person, SESSION_LIFESPAN},
+    problem::{Problem, ProblemType},
+};
+
+/// Where the page is.
+pub(crate) const SIGN_IN_PATH: &str = "/dev/sign-in";
+
+/// The form has two short fields.
+const MAX_FORM_BYTES: usize = 4 * 1024;
+/// The longest address that can receive mail (RFC 5321 section 4.5.3.1.3), and long enough for a user name.
+const MAX_FIELD_BYTES: usize = 254;
+
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; \
+    base-uri 'none'; frame-ancestors 'none'";
+
+pub(crate) fn add_routes(routes: Route, local_hanko: Arc<LocalHanko>) -> Route {
+    routes.at(
+        SIGN_IN_PATH,
+        get(sign_in_page).post(sign_in).data(local_hanko),
+    )
+}
+
+#[handler]
+fn sign_in_page() -> Response {
+    Html(include_str!("dev/sign_in.html"))
+        .with_header(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY)
+        .into_response()
+}
+
+#[handler]
+async fn sign_in(
+    request: &Request,
+    body: Body,
+    hanko: Data<&Hanko>,
+    local_hanko: Data<&Arc<LocalHanko>>,
+) -> Result<Response> {
+    if !comes_from_trusted_page(request.headers(), &hanko) {
+        return Err(Rejection::CrossSiteRequest.into());
+    }
+    let form = body.into_bytes_limit(MAX_FORM_BYTES).await?;
+    let person = match read_person(&form) {
+        Ok(person) => person,
+        Err(detail) => {
+            return Ok(Problem::from(ProblemType::BadRequest)
+                .with_detail(detail)
+                .into_response());
+        }
+    };
+    let session = local_hanko.sign_in(&person);
+    // As Hanko's frontend SDK sets it: for the whole host, and within reach of scripts.
+    let cookie = format!(
+        "{}={}; Path=/; Max-Age={}; SameSite=Lax",
+        hanko.cookie_name(),
+        session.token,
+        SESSION_LIFESPAN.as_secs()
+    );
+    let cookie = HeaderValue::try_from(cookie).map_err(poem::error::InternalServerError)?;
+    Ok(Response::builder()
+        .status(StatusCode::SEE_OTHER)
+        .header(header::LOCATION, "../docs")
+        .header(header::SET_COOKIE, cookie)
+        .finish())
+}
+
+fn read_person(form: &[u8]) -> Result<Person, &'static str> {
+    let field = |name: &str| {
+        form_urlencoded::parse(form)
+            .find(|(field, _)| field == name)
+            .map(|(_, value)| value.trim().to_owned())
+            .filter(|value| !value.is_empty())
+    };
+    let is_plain =
+        |value: &str| value.len() <= MAX_FIELD_BYTES && !value.chars().any(char::is_control);
+
+    let email = field("email").ok_or("An e-mail address is needed.")?;
+    let has_both_sides = email
+        .rsplit_once('@')
+        .is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty());
+    if !has_both_sides || !is_plain(&email) || email.contains(char::is_whitespace) {
+        return Err("This is not an e-mail address.");
+    }
+    let username = field("username");
+    if !username.as_deref().is_none_or(is_plain) {
+        return Err("The user name is too long.");
+    }
+    Ok(Person {
+        username,
+        ..Person::with_email(email)
+    })
+}

@@ -1,0 +1,211 @@
+//! Swagger UI and the OpenAPI document over HTTP: offline, compressed, and cheap to visit again.
+
+use std::io::Write;
+
+use aws_lc_rs::digest;
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use flate2::{Compression, write::GzEncoder};
+use headers::{ETag, HeaderMapExt, IfNoneMatch};
+use hyper::body::Bytes;
+use poem::{
+    Endpoint, Request, Response, Result, Route,
+    endpoint::make_sync,
+    get,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+};
+use url::Url;
+
+use crate::api::{Document, DocumentFormat};
+
+/// A file of Swagger UI, unpacked and compressed when the program was built.
+macro_rules! swagger_ui_file {
+    ($name:literal) => {
+        Asset {
+            content: include_bytes!(concat!(env!("OUT_DIR"), "/", $name)).into(),
+            gzip: include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".gz")).into(),
+        }
+    };
+}
+
+/// The routes `/docs…`, `/openapi.json` and `/openapi.yaml`. `public_url` is that of the document's server.
+pub(crate) fn add_routes(
+    routes: Route,
+    document: &Document,
+    title: &str,
+    public_url: &str,
+) -> Route {
+    let bundle = StaticFile::immutable(
+        "text/javascript; charset=utf-8",
+        swagger_ui_file!("swagger-ui-bundle.js"),
+    );
+    let style = StaticFile::immutable(
+        "text/css; charset=utf-8",
+        swagger_ui_file!("swagger-ui.css"),
+    );
+    let start = StaticFile::immutable(
+        "text/javascript; charset=utf-8",
+        Asset::new(include_str!("docs/start.js")),
+    );
+    let bundle_path = format!("docs/{}.js", bundle.name());
+    let style_path = format!("docs/{}.css", style.name());
+    let start_path = format!("docs/{}.js", start.name());
+    let page = include_str!("docs/page.html")
+        .replace("{title}", &escape(title))
+        .replace("{bundle}", &bundle_path)
+        .replace("{style}", &style_path)
+        .replace("{start}", &start_path);
+    let mut page = StaticFile::revalidated("text/html; charset=utf-8", Asset::new(page));
+    page.headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        content_security_policy(public_url),
+    );
+    let json = Asset::new(document.to_text(DocumentFormat::Json));
+    let yaml = Asset::new(document.to_text(DocumentFormat::Yaml));
+
+    routes
+        .at("/docs", get(page))
+        .at("/docs/", get(make_sync(|_| redirect("../docs"))))
+        .at(format!("/{bundle_path}"), get(bundle))
+        .at(format!("/{style_path}"), get(style))
+        .at(format!("/{start_path}"), get(start))
+        .at(
+            "/openapi.json",
+            get(StaticFile::revalidated("application/json", json)),
+        )
+        .at(
+            "/openapi.yaml",
+            get(StaticFile::revalidated("application/yaml", yaml)),
+        )
+}
+
+fn redirect(location: &'static str) -> Response {
+    Response::builder()
+        .status(StatusCode::PERMANENT_REDIRECT)
+        .header(header::LOCATION, location)
+        .finish()
+}
+
+/// Only our own scripts run. Swagger UI sets styles from its scripts, and shows images that it carries as data.
+fn content_security_policy(public_url: &str) -> HeaderValue {
+    let api = Url::parse(public_url)
+        .map(|url| url.origin().ascii_serialization())
+        .unwrap_or_default();
+    HeaderValue::try_from(format!(
+        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+         connect-src 'self' {api}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ))
+    .unwrap_or(HeaderValue::from_static("default-src 'none'"))
+}
+
+/// Makes a text safe to stand in HTML.
+pub(crate) fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}
+
+struct Asset {
+    content: Vec<u8>,
+    gzip: Vec<u8>,
+}
+
+impl Asset {
+    fn new(content: impl Into<Vec<u8>>) -> Self {
+        let content = content.into();
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        let gzip = encoder
+            .write_all(&content)
+            .and_then(|()| encoder.finish())
+            .expect("writing to memory cannot fail");
+        Self { content, gzip }
+    }
+}
+
+/// Content that never changes while the program runs.
+struct StaticFile {
+    content: Bytes,
+    gzip: Bytes,
+    digest: String,
+    etag: ETag,
+    headers: HeaderMap,
+}
+
+impl StaticFile {
+    /// A file whose path changes with its content.
+    fn immutable(content_type: &'static str, asset: Asset) -> Self {
+        Self::new(content_type, "public, max-age=31536000, immutable", asset)
+    }
+
+    /// A file that a browser keeps and asks about before each use.
+    fn revalidated(content_type: &'static str, asset: Asset) -> Self {
+        Self::new(content_type, "no-cache", asset)
+    }
+
+    fn new(content_type: &'static str, cache_control: &'static str, asset: Asset) -> Self {
+        let digest = digest::digest(&digest::SHA256, &asset.content);
+        let digest = BASE64_URL_SAFE_NO_PAD.encode(&digest.as_ref()[..12]);
+        // Weak, since the compressed form is not the same octets (RFC 9110 section 8.8.1).
+        let etag: ETag = format!("W/\"{digest}\"")
+            .parse()
+            .expect("base64url is a well-formed entity tag");
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert(
+            header::CACHE_CONTROL,
+            HeaderValue::from_static(cache_control),
+        );
+        headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+        headers.typed_insert(etag.clone());
+        Self {
+            content: asset.content.into(),
+            gzip: asset.gzip.into(),
+            digest,
+            etag,
+            headers,
+        }
+    }
+
+    /// A file name without ending that changes with the content.
+    fn name(&self) -> &str {
+        &self.digest
+    }
+}
+
+impl Endpoint for StaticFile {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> Result<Response> {
+        let is_known = request
+            .headers()
+            .typed_get::<IfNoneMatch>()
+            .is_some_and(|known| !known.precondition_passes(&self.etag));
+        let mut response = if is_known {
+            StatusCode::NOT_MODIFIED.into()
+        } else if accepts_gzip(request.headers()) {
+            Response::builder()
+                .header(header::CONTENT_ENCODING, "gzip")
+                .body(self.gzip.clone())
+        } else {
+            Response::builder().body(self.content.clone())
+        };
+        response.headers_mut().extend(self.headers.clone());
+        Ok(response)
+    }
+}
+
+/// Whether `Accept-Encoding` names gzip and does not exclude it (RFC 9110 section 12.5.3).
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|coding| {
+            let (name, parameters) = coding.split_once(';').unwrap_or((coding, ""));
+            name.trim()
+                .eq_ignore_ascii_case("gzip")
+                .then(|| parameters.trim().trim_start_matches("q=").parse().ok())
+        })
+        .any(|weight: Option<f32>| weight != Some(0.0))
+}

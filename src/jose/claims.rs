@@ -1,0 +1,179 @@
+//! Registered claims (RFC 7519 section 4.1) and the rules that decide whether they hold.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::error::TokenError;
+
+/// 9999-12-31T23:59:59Z, the last second that RFC 3339 can write. A later `NumericDate` is a mistake or an attack.
+const LAST_NUMERIC_DATE: u64 = 253_402_300_799;
+
+/// A `NumericDate` (RFC 7519 section 2): seconds since 1970-01-01T00:00:00Z, perhaps with a fraction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NumericDate(Duration);
+
+impl NumericDate {
+    /// The time since 1970-01-01T00:00:00Z.
+    pub fn since_epoch(self) -> Duration {
+        self.0
+    }
+
+    fn from_value(value: &Value) -> Option<Self> {
+        let since_epoch = match value.as_u64() {
+            Some(seconds) => Duration::from_secs(seconds),
+            None => Duration::try_from_secs_f64(value.as_f64()?).ok()?,
+        };
+        (since_epoch <= Duration::from_secs(LAST_NUMERIC_DATE)).then_some(Self(since_epoch))
+    }
+}
+
+impl From<Duration> for NumericDate {
+    /// The date that lies `since_epoch` after 1970-01-01T00:00:00Z.
+    fn from(since_epoch: Duration) -> Self {
+        Self(since_epoch)
+    }
+}
+
+/// The registered claims of a token, of the right types.
+#[derive(Clone, Debug)]
+pub struct RegisteredClaims {
+    /// `iss`
+    pub issuer: Option<String>,
+    /// `sub`
+    pub subject: Option<String>,
+    /// `aud`: one string counts as an array of one.
+    pub audience: Vec<String>,
+    /// `exp`
+    pub expires_at: NumericDate,
+    /// `nbf`
+    pub not_before: Option<NumericDate>,
+    /// `iat`
+    pub issued_at: Option<NumericDate>,
+}
+
+impl RegisteredClaims {
+    /// Takes the registered claims out of a Claims Set.
+    pub(super) fn take_from(claims: &mut Map<String, Value>) -> Result<Self, TokenError> {
+        if claims.contains_key("cnf") {
+            return Err(TokenError::KeyBound);
+        }
+        Ok(Self {
+            issuer: take_string(claims, "iss")?,
+            subject: take_string(claims, "sub")?,
+            audience: take_audience(claims)?,
+            expires_at: take_numeric_date(claims, "exp")?.ok_or(TokenError::MissingClaim("exp"))?,
+            not_before: take_numeric_date(claims, "nbf")?,
+            issued_at: take_numeric_date(claims, "iat")?,
+        })
+    }
+
+    /// Whether the times hold at `now`, allowing for `leeway`.
+    ///
+    /// # Errors
+    /// [`TokenError::Expired`], [`TokenError::NotYetValid`] or [`TokenError::IssuedInTheFuture`].
+    pub fn check_times(&self, now: NumericDate, leeway: Duration) -> Result<(), TokenError> {
+        if now.0 >= self.expires_at.0 + leeway {
+            return Err(TokenError::Expired);
+        }
+        let lies_in_the_future =
+            |date: Option<NumericDate>| date.is_some_and(|date| date.0 > now.0 + leeway);
+        if lies_in_the_future(self.not_before) {
+            return Err(TokenError::NotYetValid);
+        }
+        if lies_in_the_future(self.issued_at) {
+            return Err(TokenError::IssuedInTheFuture);
+        }
+        Ok(())
+    }
+}
+
+/// A Claims Set of one kind of token, made of its registered claims and all the others.
+pub trait Claims: Sized {
+    /// Reads the claims of this kind.
+    ///
+    /// # Errors
+    /// A [`TokenError`] where the token is not of this kind.
+    fn from_claims(
+        registered: &RegisteredClaims,
+        private: Map<String, Value>,
+    ) -> Result<Self, TokenError>;
+}
+
+/// What the registered claims must say.
+#[derive(Clone, Debug, Default)]
+pub struct ClaimsRules {
+    /// `aud` must contain one of these; any will do, or none, where the list is empty.
+    pub audiences: Vec<String>,
+    /// `iss` must equal this; any will do, or none, where it is unset.
+    pub issuer: Option<String>,
+    /// The allowed clock skew for `exp`, `nbf` and `iat`.
+    pub leeway: Duration,
+}
+
+impl ClaimsRules {
+    pub(super) fn check(
+        &self,
+        claims: &RegisteredClaims,
+        now: NumericDate,
+    ) -> Result<(), TokenError> {
+        claims.check_times(now, self.leeway)?;
+        if let Some(expected) = &self.issuer {
+            match &claims.issuer {
+                None => return Err(TokenError::MissingClaim("iss")),
+                Some(issuer) if issuer != expected => return Err(TokenError::WrongIssuer),
+                Some(_) => {}
+            }
+        }
+        if !self.audiences.is_empty() {
+            if claims.audience.is_empty() {
+                return Err(TokenError::MissingClaim("aud"));
+            }
+            if !claims
+                .audience
+                .iter()
+                .any(|audience| self.audiences.contains(audience))
+            {
+                return Err(TokenError::WrongAudience);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn take_string(
+    claims: &mut Map<String, Value>,
+    name: &'static str,
+) -> Result<Option<String>, TokenError> {
+    match claims.remove(name) {
+        None => Ok(None),
+        Some(Value::String(value)) => Ok(Some(value)),
+        Some(_) => Err(TokenError::MalformedClaim(name)),
+    }
+}
+
+fn take_numeric_date(
+    claims: &mut Map<String, Value>,
+    name: &'static str,
+) -> Result<Option<NumericDate>, TokenError> {
+    claims
+        .remove(name)
+        .map(|value| NumericDate::from_value(&value).ok_or(TokenError::MalformedClaim(name)))
+        .transpose()
+}
+
+fn take_audience(claims: &mut Map<String, Value>) -> Result<Vec<String>, TokenError> {
+    let malformed = TokenError::MalformedClaim("aud");
+    match claims.remove("aud") {
+        None => Ok(Vec::new()),
+        Some(Value::String(audience)) => Ok(vec![audience]),
+        Some(Value::Array(audiences)) => audiences
+            .into_iter()
+            .map(|audience| match audience {
+                Value::String(audience) => Ok(audience),
+                _ => Err(malformed),
+            })
+            .collect(),
+        Some(_) => Err(malformed),
+    }
+}

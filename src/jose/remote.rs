@@ -1,0 +1,487 @@
+//! A key set that lives at a URL: fetched, kept fresh, and held through outages.
+//!
+//! One task does all the fetching, one fetch at a time. So a fetch is shared by all who wait for it, outlives the caller
+//! that asked for it, and an older answer can never replace a newer one. Readers take the current set without a lock.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use aws_lc_rs::digest;
+use headers::{CacheControl, HeaderMapExt};
+use reqwest::StatusCode;
+use tokio::{
+    sync::{Notify, watch},
+    task::AbortHandle,
+};
+use url::Url;
+
+use super::{
+    error::{FetchError, KeySetError},
+    key_set::{KeySet, KeySetDocument},
+};
+use crate::clock::Clock;
+
+/// The largest JWK Set that is read, in bytes. A Hanko with ten 4096-bit keys answers 8 KiB.
+const MAX_KEY_SET_BYTES: usize = 1024 * 1024;
+
+/// The first pause after a failed fetch; it doubles with every further failure.
+const MIN_BACKOFF: Duration = Duration::from_millis(500);
+/// The longest pause between two attempts during an outage, so that recovery is noticed within it.
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+
+/// A refresh begins when this share of the freshness lifetime has passed, so that it is done, with a retry or two,
+/// before the set goes stale.
+const REFRESH_AT: f64 = 0.8;
+/// Instances that were started together drift apart by at most this share of each interval.
+const JITTER: f64 = 0.05;
+
+/// How often, how long and how patiently a key set is fetched.
+#[derive(Clone, Debug)]
+pub struct FetchPolicy {
+    /// One fetch, from connecting to the last byte.
+    pub timeout: Duration,
+    /// The freshness lifetime where the answer has no `Cache-Control: max-age`, and its upper bound.
+    pub max_age: Duration,
+    /// At most one fetch is caused by unknown `kid`s in this time. Also the lower bound of the freshness lifetime, as
+    /// far as `max_age` allows.
+    pub cooldown: Duration,
+    /// How long after the last successful fetch its keys go on being used while fetches fail.
+    pub max_stale: Duration,
+}
+
+impl Default for FetchPolicy {
+    /// 5 s, 10 min, 30 s and 24 h.
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(5),
+            max_age: Duration::from_secs(10 * 60),
+            cooldown: Duration::from_secs(30),
+            max_stale: Duration::from_secs(24 * 60 * 60),
+        }
+    }
+}
+
+/// The state of a [`RemoteKeySet`], for readiness, logs and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeySetStatus {
+    /// How many keys tokens are being verified with. 0: none are held, or they are older than
+    /// [`FetchPolicy::max_stale`].
+    pub usable_keys: usize,
+    /// The time since the last successful fetch.
+    pub age: Option<Duration>,
+    /// Whether the held set has outlived its freshness lifetime.
+    pub is_stale: bool,
+    /// How many fetches have ended, well or badly.
+    pub fetches: u64,
+    /// Why the last fetch failed; `None` if it did not.
+    pub last_error: Option<FetchError>,
+}
+
+/// A JWK Set at a URL, kept up to date by a task that ends when this is dropped.
+pub struct RemoteKeySet {
+    shared: Arc<Shared>,
+    task: AbortHandle,
+}
+
+struct Shared {
+    url: Url,
+    client: reqwest::Client,
+    policy: FetchPolicy,
+    clock: Arc<dyn Clock>,
+    held: ArcSwapOption<HeldKeySet>,
+    progress: Mutex<Progress>,
+    fetches_ended: watch::Sender<u64>,
+    fetch_requested: Notify,
+}
+
+/// The last set that was fetched well.
+struct HeldKeySet {
+    key_set: Arc<KeySet>,
+    digest: digest::Digest,
+    fetched_at: Duration,
+    lifetime: Duration,
+}
+
+impl HeldKeySet {
+    fn age(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.fetched_at)
+    }
+}
+
+#[derive(Default)]
+struct Progress {
+    fetches_begun: u64,
+    fetches_ended: u64,
+    /// A fetch was asked for that has not begun.
+    is_requested: bool,
+    /// When an unknown `kid` last caused a fetch.
+    last_unknown_kid_fetch: Option<Duration>,
+    last_error: Option<FetchError>,
+    /// When the next fetch is due without anybody asking for it.
+    next_fetch_at: Duration,
+}
+
+impl Progress {
+    /// The number of the fetch that is under way or asked for, if there is one.
+    fn pending_fetch(&self) -> Option<u64> {
+        if self.fetches_begun > self.fetches_ended {
+            Some(self.fetches_begun)
+        } else if self.is_requested {
+            Some(self.fetches_begun + 1)
+        } else {
+            None
+        }
+    }
+}
+
+impl fmt::Debug for RemoteKeySet {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("RemoteKeySet")
+            .field("url", &self.shared.url.as_str())
+            .field("status", &self.status())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for RemoteKeySet {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl RemoteKeySet {
+    /// Starts to fetch the set at `url` without waiting for it. Must be called within a tokio runtime.
+    ///
+    /// `client` must not follow redirects: an issuer that redirects its keys away is answered like any other error.
+    pub fn start(
+        url: Url,
+        client: reqwest::Client,
+        policy: FetchPolicy,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            url,
+            client,
+            policy,
+            held: ArcSwapOption::empty(),
+            progress: Mutex::new(Progress {
+                is_requested: true,
+                next_fetch_at: clock.monotonic(),
+                ..Progress::default()
+            }),
+            clock,
+            fetches_ended: watch::Sender::new(0),
+            fetch_requested: Notify::new(),
+        });
+        let task = tokio::spawn(keep_fresh(Arc::clone(&shared))).abort_handle();
+        Self { shared, task }
+    }
+
+    /// The current set, if usable keys are held.
+    ///
+    /// # Errors
+    /// [`KeySetError`] where none were fetched yet, or those held are older than [`FetchPolicy::max_stale`].
+    pub fn current(&self) -> Result<Arc<KeySet>, KeySetError> {
+        self.shared.current()
+    }
+
+    /// The current set, after making sure as far as that is allowed that a key of this `kid` is in it.
+    ///
+    /// Waits only while the very first fetch is under way, or where `kid` is unknown. An unknown `kid` causes a fetch
+    /// that is shared by all who wait for it, and no further one within [`FetchPolicy::cooldown`], whatever comes of it.
+    ///
+    /// # Errors
+    /// [`KeySetError`] where there are no keys, or where `kid` is unknown and the last fetch failed: then the token may
+    /// well be good. Where the issuer does not know the key either, the set comes back without it.
+    pub async fn with_key(&self, kid: Option<&str>) -> Result<Arc<KeySet>, KeySetError> {
+        let shared = &self.shared;
+        if shared.held.load().is_none() {
+            shared.wait_for_first_fetch().await;
+        }
+        let key_set = shared.current()?;
+        if key_set.has_candidate(kid) {
+            return Ok(key_set);
+        }
+        shared.refresh_for_unknown_kid(kid).await;
+        let key_set = shared.current()?;
+        let last_fetch_failed = shared.progress().last_error.is_some();
+        if last_fetch_failed && !key_set.has_candidate(kid) {
+            return Err(shared.unavailable());
+        }
+        Ok(key_set)
+    }
+
+    /// How things stand.
+    pub fn status(&self) -> KeySetStatus {
+        let shared = &self.shared;
+        let now = shared.clock.monotonic();
+        let held = shared.held.load();
+        let progress = shared.progress();
+        KeySetStatus {
+            usable_keys: shared.current().map_or(0, |key_set| key_set.len()),
+            age: held.as_ref().map(|held| held.age(now)),
+            is_stale: held
+                .as_ref()
+                .is_some_and(|held| held.age(now) > held.lifetime),
+            fetches: progress.fetches_ended,
+            last_error: progress.last_error.clone(),
+        }
+    }
+
+    /// Waits until `fetches` fetches have ended since the start.
+    pub async fn wait_for_fetches(&self, fetches: u64) {
+        self.shared.wait_for_fetches(fetches).await;
+    }
+}
+
+impl Shared {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        // No code panics while it holds the lock, and every state of `Progress` is a valid one.
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn current(&self) -> Result<Arc<KeySet>, KeySetError> {
+        let held = self.held.load();
+        held.as_ref()
+            .filter(|held| held.age(self.clock.monotonic()) <= self.policy.max_stale)
+            .map(|held| Arc::clone(&held.key_set))
+            .ok_or_else(|| self.unavailable())
+    }
+
+    fn unavailable(&self) -> KeySetError {
+        let progress = self.progress();
+        KeySetError {
+            reason: progress.last_error.clone(),
+            retry_after: progress
+                .next_fetch_at
+                .saturating_sub(self.clock.monotonic()),
+        }
+    }
+
+    async fn wait_for_fetches(&self, fetches: u64) {
+        // The sender lives as long as `self`.
+        let _ = self
+            .fetches_ended
+            .subscribe()
+            .wait_for(|ended| *ended >= fetches)
+            .await;
+    }
+
+    /// Waits for the first fetch while it is under way. In an outage nobody waits for the attempts that follow.
+    async fn wait_for_first_fetch(&self) {
+        if self.progress().fetches_ended == 0 {
+            self.wait_for_fetches(1).await;
+        }
+    }
+
+    async fn refresh_for_unknown_kid(&self, kid: Option<&str>) {
+        // A fetch that is under way may have been answered before the key was published. So there is a second round.
+        let pending = self.progress().pending_fetch();
+        if let Some(fetch) = pending {
+            self.wait_for_fetches(fetch).await;
+            if self
+                .current()
+                .is_ok_and(|key_set| key_set.has_candidate(kid))
+            {
+                return;
+            }
+        }
+        let fetch = {
+            let now = self.clock.monotonic();
+            let mut progress = self.progress();
+            match progress.pending_fetch() {
+                Some(fetch) => fetch,
+                None if progress
+                    .last_unknown_kid_fetch
+                    .is_some_and(|last| now.saturating_sub(last) < self.policy.cooldown) =>
+                {
+                    return;
+                }
+                None => {
+                    progress.last_unknown_kid_fetch = Some(now);
+                    progress.is_requested = true;
+                    self.fetch_requested.notify_one();
+                    progress.fetches_begun + 1
+                }
+            }
+        };
+        self.wait_for_fetches(fetch).await;
+    }
+
+    async fn fetch(&self) -> Result<Fetched, FetchError> {
+        tokio::select! {
+            fetched = self.fetch_untimed() => fetched,
+            () = self.clock.sleep(self.policy.timeout) => Err(FetchError::Timeout(self.policy.timeout)),
+        }
+    }
+
+    async fn fetch_untimed(&self) -> Result<Fetched, FetchError> {
+        let transport = |error: reqwest::Error| FetchError::Transport(describe(&error));
+        let mut response = self
+            .client
+            .get(self.url.clone())
+            .header("accept", "application/jwk-set+json, application/json")
+            .send()
+            .await
+            .map_err(transport)?;
+        if response.status() != StatusCode::OK {
+            return Err(FetchError::Status(response.status()));
+        }
+        let max_age = response
+            .headers()
+            .typed_get::<CacheControl>()
+            .and_then(|cache_control| cache_control.max_age());
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(transport)? {
+            if body.len() + chunk.len() > MAX_KEY_SET_BYTES {
+                return Err(FetchError::TooLarge);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let document = KeySetDocument::parse(&body).ok_or(FetchError::Malformed)?;
+        Ok(Fetched {
+            document,
+            digest: digest::digest(&digest::SHA256, &body),
+            max_age,
+        })
+    }
+
+    /// Takes a fetched set into use and returns its freshness lifetime.
+    fn hold(&self, fetched: Fetched) -> Result<Duration, FetchError> {
+        let held = self.held.load();
+        let is_new = held
+            .as_ref()
+            .is_none_or(|held| held.digest.as_ref() != fetched.digest.as_ref());
+        let KeySetDocument {
+            key_set,
+            passed_over,
+        } = fetched.document;
+        if is_new {
+            for key in &passed_over {
+                tracing::warn!(
+                    index = key.index,
+                    kid = key.kid.as_deref().map(loggable),
+                    reason = %key.reason,
+                    "passed over a key of the JWK Set"
+                );
+            }
+        }
+        // An empty set never replaces held keys: `current` lets go of them after `max_stale`.
+        if key_set.is_empty() {
+            return Err(FetchError::NoUsableKey);
+        }
+        if is_new {
+            tracing::info!(keys = key_set.len(), "holding a new JWK Set");
+        }
+        let lifetime = fetched
+            .max_age
+            .unwrap_or(self.policy.max_age)
+            .max(self.policy.cooldown)
+            .min(self.policy.max_age);
+        self.held.store(Some(Arc::new(HeldKeySet {
+            key_set: Arc::new(key_set),
+            digest: fetched.digest,
+            fetched_at: self.clock.monotonic(),
+            lifetime,
+        })));
+        Ok(lifetime)
+    }
+}
+
+struct Fetched {
+    document: KeySetDocument,
+    digest: digest::Digest,
+    max_age: Option<Duration>,
+}
+
+/// Fetches the set whenever it is due or asked for, for ever.
+async fn keep_fresh(shared: Arc<Shared>) {
+    let mut failures_in_a_row: u32 = 0;
+    loop {
+        {
+            let mut progress = shared.progress();
+            progress.is_requested = false;
+            progress.fetches_begun += 1;
+        }
+        let outcome = match shared.fetch().await {
+            Ok(fetched) => shared.hold(fetched),
+            Err(error) => Err(error),
+        };
+        let (pause, last_error) = match outcome {
+            Ok(lifetime) => {
+                if failures_in_a_row > 0 {
+                    tracing::info!(failures_in_a_row, "the JWK Set can be fetched again");
+                }
+                failures_in_a_row = 0;
+                (lifetime.mul_f64(REFRESH_AT), None)
+            }
+            Err(error) => {
+                failures_in_a_row = failures_in_a_row.saturating_add(1);
+                let pause = backoff(failures_in_a_row);
+                tracing::warn!(
+                    %error,
+                    failures_in_a_row,
+                    retry_in = ?pause,
+                    usable_keys = shared.current().map_or(0, |key_set| key_set.len()),
+                    "fetching the JWK Set failed"
+                );
+                (pause, Some(error))
+            }
+        };
+        let pause = pause.mul_f64(1.0 + JITTER * (2.0 * fastrand::f64() - 1.0));
+        let fetches_ended = {
+            let mut progress = shared.progress();
+            progress.next_fetch_at = shared.clock.monotonic() + pause;
+            progress.last_error = last_error;
+            progress.fetches_ended += 1;
+            progress.fetches_ended
+        };
+        let mut due = shared.clock.sleep(pause);
+        shared.fetches_ended.send_replace(fetches_ended);
+        loop {
+            tokio::select! {
+                () = &mut due => break,
+                () = shared.fetch_requested.notified() => {
+                    // The request may have been answered by a fetch that was due at the same moment.
+                    if shared.progress().is_requested {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The pause after so many failures in a row.
+fn backoff(failures_in_a_row: u32) -> Duration {
+    let doublings = failures_in_a_row.saturating_sub(1).min(16);
+    (MIN_BACKOFF * 2_u32.pow(doublings)).min(MAX_BACKOFF)
+}
+
+/// The error and its causes in one line, without the URL, which the start-up log names once.
+fn describe(error: &reqwest::Error) -> String {
+    let mut description = String::new();
+    let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if !description.is_empty() {
+            description.push_str(": ");
+        }
+        description.push_str(&error.to_string());
+        cause = error.source();
+    }
+    if description.is_empty() {
+        "the connection failed".clone_into(&mut description);
+    }
+    description
+}
+
+/// A `kid` comes from outside and may be of any length.
+fn loggable(kid: &str) -> String {
+    kid.chars().take(100).collect()
+}

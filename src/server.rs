@@ -1,0 +1,178 @@
+//! Puts everything together: configuration, Hanko, API, routes; binds, runs and shuts down.
+
+mod connections;
+mod edge;
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use edge::Edge;
+use poem::{EndpointExt, Route, endpoint::BoxEndpoint};
+use tokio::net::TcpListener;
+
+use crate::{
+    api::{self, Document},
+    clock::{Clock, SystemClock},
+    config::Config,
+    dev, docs,
+    hanko::{Hanko, Tenant},
+    local_hanko::LocalHanko,
+};
+
+/// Why the server could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// `HOST` and `PORT` cannot be listened on.
+    #[error("cannot listen on {address}: {source}; HOST and PORT choose another address")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The HTTP client for Hanko could not be made.
+    #[error("no HTTP client: {0}")]
+    Client(#[from] reqwest::Error),
+    /// The local Hanko did not start.
+    #[error("the local Hanko did not start: {0}")]
+    LocalHanko(io::Error),
+}
+
+/// An API that listens and is not served yet.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    public_url: String,
+    trusted_origins: Vec<String>,
+    config: Config,
+    hanko: Hanko,
+    local_hanko: Option<Arc<LocalHanko>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Server {
+    /// Listens as configured, for sessions of `tenant`. Hanko need not be reachable.
+    ///
+    /// # Errors
+    /// [`StartError`]
+    pub async fn bind(
+        config: Config,
+        tenant: Tenant,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
+        Self::bind_with(config, tenant, clock, None).await
+    }
+
+    /// Starts a local Hanko and listens on loopback, whatever `HOST` says, for its sessions.
+    ///
+    /// # Errors
+    /// [`StartError`]
+    pub async fn bind_dev(mut config: Config) -> Result<Self, StartError> {
+        if !config.http.host.is_loopback() {
+            tracing::warn!(host = %config.http.host, "HOST is not loopback: listening on 127.0.0.1 instead");
+            config.http.host = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        }
+        let mut local_hanko = LocalHanko::builder().cookie_name(&config.hanko.cookie_name);
+        if let Some(audience) = config.hanko.audiences.first() {
+            local_hanko = local_hanko.audience(audience);
+        }
+        if let Some(issuer) = &config.hanko.issuer {
+            local_hanko = local_hanko.issuer(issuer);
+        }
+        let local_hanko = local_hanko.start().await.map_err(StartError::LocalHanko)?;
+        let tenant = local_hanko.tenant();
+        let clock = Arc::new(SystemClock::new());
+        Self::bind_with(config, tenant, clock, Some(Arc::new(local_hanko))).await
+    }
+
+    async fn bind_with(
+        config: Config,
+        tenant: Tenant,
+        clock: Arc<dyn Clock>,
+        local_hanko: Option<Arc<LocalHanko>>,
+    ) -> Result<Self, StartError> {
+        let address = SocketAddr::new(config.http.host, config.http.port);
+        let listen_error = |source| StartError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(listen_error)?;
+        let address = listener.local_addr().map_err(listen_error)?;
+        let public_url = config.http.public_url(address.port());
+        let trusted_origins = config.http.trusted_origins(&public_url);
+        let hanko = config
+            .hanko
+            .builder(tenant)
+            .trusted_origins(trusted_origins.clone())
+            .clock(Arc::clone(&clock))
+            .build()?;
+        Ok(Self {
+            listener,
+            address,
+            public_url,
+            trusted_origins,
+            config,
+            hanko,
+            local_hanko,
+            clock,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// By which URL clients reach it.
+    pub fn public_url(&self) -> &str {
+        &self.public_url
+    }
+
+    /// What authenticates its requests.
+    pub fn hanko(&self) -> &Hanko {
+        &self.hanko
+    }
+
+    /// The local Hanko of `dev`.
+    pub fn local_hanko(&self) -> Option<&LocalHanko> {
+        self.local_hanko.as_deref()
+    }
+
+    /// Serves until `shutdown` ends, and then as long as running requests take, at most `SHUTDOWN_GRACE`.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
+        tracing::info!(
+            address = %self.address,
+            public_url = self.public_url,
+            hanko = %self.hanko.tenant(),
+            "listening"
+        );
+        let routes = routes(&self.hanko, &self.public_url, self.local_hanko);
+        connections::serve(
+            self.listener,
+            routes,
+            &self.trusted_origins,
+            Arc::clone(&self.clock),
+            shutdown,
+            self.config.http.shutdown_grace,
+        )
+        .await;
+        tracing::info!("stopped");
+    }
+}
+
+/// All routes of the service, errors turned into problems. `local_hanko` adds the sign-in page of `dev`.
+pub fn routes(
+    hanko: &Hanko,
+    public_url: &str,
+    local_hanko: Option<Arc<LocalHanko>>,
+) -> BoxEndpoint<'static> {
+    let service = api::service(api::operations(), public_url);
+    let document = Document::new(&service, hanko.cookie_name());
+    let mut routes = Route::new().nest("/", service);
+    routes = docs::add_routes(routes, &document, api::TITLE, public_url);
+    if let Some(local_hanko) = local_hanko {
+        routes = dev::add_routes(routes, local_hanko);
+    }
+    Edge::new(routes.data(hanko.clone())).boxed()
+}

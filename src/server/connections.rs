@@ -1,0 +1,160 @@
+//! Serves an endpoint over TCP.
+//!
+//! Poem's own server sets no timer, so that half a header keeps a connection open for ever; it knows no limit of
+//! connections, and spins where descriptors run out. Hence this loop on hyper-util.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
+use poem::{
+    Endpoint, Response,
+    endpoint::BoxEndpoint,
+    http::{Method, Request, header, uri::Scheme},
+    web::{LocalAddr, RemoteAddr},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tower::Layer;
+use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
+
+use super::edge::REQUEST_ID;
+use crate::clock::Clock;
+
+/// Connections beyond these wait until one of them ends.
+const MAX_CONNECTIONS: usize = 16 * 1024;
+/// How long a client may take to send the head of a request, the pause before it included.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most that is read of one HTTP/1 head: a token of the largest size and the headers of a proxy fit in.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// The same for HTTP/2.
+const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
+/// How often an idle HTTP/2 connection is asked whether it is alive.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// The pause after a connection could not be accepted, as where descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a browser may remember the answer to a preflight request.
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(10 * 60);
+
+pub(super) async fn serve(
+    listener: TcpListener,
+    endpoint: BoxEndpoint<'static>,
+    allowed_origins: &[String],
+    clock: Arc<dyn Clock>,
+    shutdown: impl Future<Output = ()>,
+    grace: Duration,
+) {
+    let endpoint = Arc::new(endpoint);
+    let cors = cors(allowed_origins);
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES);
+    http.http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .max_header_list_size(MAX_HEADER_LIST_BYTES);
+    let http = Arc::new(http);
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+
+    tokio::pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = accept(&listener, &connections) => accepted,
+        };
+        let (stream, remote_address, permit) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "could not accept a connection");
+                clock.sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(local_address) = stream.local_addr() else {
+            continue;
+        };
+        // Answers are small and written at once: waiting to fill a packet only delays them.
+        let _ = stream.set_nodelay(true);
+        let endpoint = Arc::clone(&endpoint);
+        let service = tower::service_fn(move |request: Request<Incoming>| {
+            let endpoint = Arc::clone(&endpoint);
+            let request = (
+                request,
+                LocalAddr(local_address.into()),
+                RemoteAddr(remote_address.into()),
+                Scheme::HTTP,
+            )
+                .into();
+            async move {
+                let response: Response = endpoint.get_response(request).await;
+                Ok::<_, Infallible>(hyper::Response::from(response))
+            }
+        });
+        let service = TowerToHyperService::new(cors.layer(service));
+        let watcher = graceful.watcher();
+        let http = Arc::clone(&http);
+        tokio::spawn(async move {
+            let _permit = permit;
+            let connection = http.serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = watcher.watch(connection).await {
+                tracing::debug!(%error, "a connection ended badly");
+            }
+        });
+    }
+
+    drop(listener);
+    let running = graceful.count();
+    if running > 0 {
+        tracing::info!(connections = running, ?grace, "shutting down");
+    }
+    tokio::select! {
+        () = graceful.shutdown() => {}
+        () = clock.sleep(grace) => tracing::warn!("some requests did not finish in time"),
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    connections: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(connections)
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
+    let (stream, remote_address) = listener.accept().await?;
+    Ok((stream, remote_address, permit))
+}
+
+/// Cross-origin access with credentials for exactly these origins (Fetch standard, section 3.3).
+fn cors(allowed_origins: &[String]) -> CorsLayer {
+    let origins = allowed_origins
+        .iter()
+        .filter_map(|origin| origin.parse().ok());
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_credentials(true)
+        .allow_methods(AllowMethods::list([
+            Method::GET,
+            Method::HEAD,
+            Method::POST,
+            Method::PUT,
+            Method::PATCH,
+            Method::DELETE,
+        ]))
+        .allow_headers(AllowHeaders::list([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            REQUEST_ID,
+        ]))
+        .expose_headers([header::WWW_AUTHENTICATE, header::RETRY_AFTER, REQUEST_ID])
+        .max_age(PREFLIGHT_MAX_AGE)
+}

@@ -1,0 +1,81 @@
+//! What every response has, whatever made it.
+
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+use futures_util::FutureExt;
+use poem::{
+    Endpoint, IntoResponse, Request, Response, Result,
+    http::{HeaderMap, HeaderName, HeaderValue, header},
+};
+use tracing::Instrument;
+use uuid::Uuid;
+
+use crate::problem;
+
+/// Tells one request from another in logs, ours and those of a proxy before us.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A longer id than this is replaced by one of ours.
+const MAX_REQUEST_ID_BYTES: usize = 64;
+
+/// Turns errors and panics into problems, and adds the headers that every response has.
+pub(super) struct Edge<E>(Arc<E>);
+
+impl<E> Edge<E> {
+    pub(super) fn new(endpoint: E) -> Self {
+        Self(Arc::new(endpoint))
+    }
+}
+
+impl<E: Endpoint> Endpoint for Edge<E> {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> Result<Response> {
+        let request_id = request_id(request.headers());
+        let method = request.method().clone();
+        let span = tracing::debug_span!("request", id = request_id.to_str().unwrap_or_default());
+        let outcome = AssertUnwindSafe(self.0.call(request))
+            .catch_unwind()
+            .instrument(span.clone())
+            .await;
+        let _entered = span.enter();
+        let mut response = match outcome {
+            Ok(Ok(output)) => output.into_response(),
+            Ok(Err(error)) => problem::from_error(error),
+            Err(_panic) => problem::from_panic(),
+        };
+        // Never the path: a stranger may have put a token into it.
+        tracing::debug!(%method, status = response.status().as_u16(), "answered");
+        let headers = response.headers_mut();
+        headers.insert(REQUEST_ID, request_id);
+        headers.insert(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        );
+        // What depends on a session must not be kept by anybody, and what does not says so itself.
+        headers
+            .entry(header::CACHE_CONTROL)
+            .or_insert(HeaderValue::from_static("no-store"));
+        Ok(response)
+    }
+}
+
+/// The id that came with the request, if it is a harmless one; else a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let is_harmless = |value: &&HeaderValue| {
+        let octets = value.as_bytes();
+        (1..=MAX_REQUEST_ID_BYTES).contains(&octets.len())
+            && octets
+                .iter()
+                .all(|octet| octet.is_ascii_alphanumeric() || b"-_.".contains(octet))
+    };
+    headers
+        .get(REQUEST_ID)
+        .filter(is_harmless)
+        .cloned()
+        .unwrap_or_else(|| {
+            let mut text = [0; uuid::fmt::Simple::LENGTH];
+            let id = Uuid::new_v4().simple().encode_lower(&mut text);
+            HeaderValue::from_str(id).unwrap_or(HeaderValue::from_static("unknown"))
+        })
+}

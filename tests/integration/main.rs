@@ -1,0 +1,6 @@
+//! One binary for all tests that see the library from outside. Each test has a local Hanko, a clock and a server of its
+//! own, so that they run side by side.
+
+mod support;
+
+mod routes;

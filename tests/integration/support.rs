@@ -1,0 +1,176 @@
+//! A service of its own for each test.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use poem_hanko::{
+    Hanko,
+    clock::{Clock, ManualClock},
+    config::{Config, HankoChoice},
+    hanko::{PlainHttp, Tenant},
+    local_hanko::{LocalHanko, Person},
+    server::Server,
+};
+use reqwest::{Method, RequestBuilder, Response};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+/// 2026-11-23T12:00:00Z: when every test begins.
+pub(crate) const START: Duration = Duration::from_secs(1_795_435_200);
+
+/// The API, served on a free port, with the clock that the test moves.
+pub(crate) struct App {
+    pub(crate) clock: ManualClock,
+    pub(crate) hanko: Hanko,
+    pub(crate) address: SocketAddr,
+    client: reqwest::Client,
+    _stop: oneshot::Sender<()>,
+}
+
+impl App {
+    /// Serves the API for the Hanko at `hanko_url`, configured by `variables`.
+    pub(crate) async fn start(
+        hanko_url: &str,
+        clock: &ManualClock,
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let tenant = Tenant::parse(hanko_url, PlainHttp::LoopbackOnly).expect("a loopback URL");
+        let server = Server::bind(config(variables), tenant, Arc::new(clock.clone()))
+            .await
+            .expect("a free port");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let app = Self {
+            clock: clock.clone(),
+            hanko: server.hanko().clone(),
+            address: server.address(),
+            client: client(),
+            _stop: stop,
+        };
+        tokio::spawn(server.run(async move {
+            let _dropped = stopped.await;
+        }));
+        app
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, self.url(path))
+    }
+
+    pub(crate) fn get(&self, path: &str) -> RequestBuilder {
+        self.request(Method::GET, path)
+    }
+
+    pub(crate) async fn get_with_bearer(&self, path: &str, token: &str) -> Response {
+        send(self.get(path).bearer_auth(token)).await
+    }
+
+    pub(crate) async fn get_with_cookie(&self, path: &str, token: &str) -> Response {
+        send(self.get(path).header("cookie", format!("hanko={token}"))).await
+    }
+}
+
+/// The configuration of these variables: a free port, and nothing from the process environment.
+pub(crate) fn config(variables: &[(&str, &str)]) -> Config {
+    let mut all: HashMap<String, String> = HashMap::from([("PORT".to_owned(), "0".to_owned())]);
+    for (name, value) in variables {
+        all.insert((*name).to_owned(), (*value).to_owned());
+    }
+    Config::from_lookup(&|name| all.get(name).cloned(), HankoChoice::Local)
+        .expect("the test's configuration is right")
+}
+
+/// A client that keeps to loopback and follows nothing.
+pub(crate) fn client() -> reqwest::Client {
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .expect("a client")
+}
+
+#[track_caller]
+pub(crate) fn send(request: RequestBuilder) -> impl Future<Output = Response> {
+    let caller = std::panic::Location::caller();
+    async move {
+        request
+            .send()
+            .await
+            .unwrap_or_else(|error| panic!("{caller}: no response: {error:?}"))
+    }
+}
+
+/// A local Hanko and the API in front of it, with the keys fetched.
+pub(crate) async fn start() -> (LocalHanko, App) {
+    start_with(&[]).await
+}
+
+/// The same, configured by `variables`.
+pub(crate) async fn start_with(variables: &[(&str, &str)]) -> (LocalHanko, App) {
+    let clock = ManualClock::new(START);
+    let local_hanko = local_hanko(&clock).await;
+    let app = App::start(&local_hanko.url(), &clock, variables).await;
+    app.hanko.wait_for_key_set_fetches(1).await;
+    (local_hanko, app)
+}
+
+pub(crate) async fn local_hanko(clock: &ManualClock) -> LocalHanko {
+    LocalHanko::builder()
+        .clock(Arc::new(clock.clone()) as Arc<dyn Clock>)
+        .start()
+        .await
+        .expect("the local Hanko starts")
+}
+
+/// A person with everything: an e-mail address, a user name and nested custom claims.
+pub(crate) fn ada() -> Person {
+    Person {
+        username: Some("ada".to_owned()),
+        custom_claims: json!({ "plan": { "name": "pro", "seats": [1, 2] } })
+            .as_object()
+            .cloned()
+            .unwrap_or_default(),
+        ..Person::with_email("ada@example.com")
+    }
+}
+
+/// Asserts that a response is this problem: its status, media type, `type` and members.
+#[track_caller]
+pub(crate) fn assert_problem(
+    response: Response,
+    status: u16,
+    slug: &str,
+) -> impl Future<Output = Value> {
+    let caller = std::panic::Location::caller();
+    let slug = slug.to_owned();
+    async move {
+        let actual = response.status().as_u16();
+        let media_type = header(&response, "content-type");
+        let body = response.text().await.unwrap_or_default();
+        assert_eq!(actual, status, "{caller}: {body}");
+        assert_eq!(
+            media_type.as_deref(),
+            Some("application/problem+json"),
+            "{caller}: {body}"
+        );
+        let problem: Value =
+            serde_json::from_str(&body).unwrap_or_else(|error| panic!("{caller}: {body}: {error}"));
+        assert_eq!(problem["type"], format!("/problems/{slug}"), "{caller}");
+        assert_eq!(problem["status"], status, "{caller}");
+        for member in ["title", "detail"] {
+            assert!(problem[member].is_string(), "{caller}: {member}: {problem}");
+        }
+        problem
+    }
+}
+
+/// The only value of a header.
+#[track_caller]
+pub(crate) fn header(response: &Response, name: &str) -> Option<String> {
+    let mut values = response.headers().get_all(name).iter();
+    let value = values.next()?;
+    assert!(values.next().is_none(), "{name} occurs twice");
+    Some(value.to_str().expect("text").to_owned())
+}
