@@ -1,5 +1,10 @@
 //! The product's operations, and the service that is assembled of them.
 
+#![allow(
+    clippy::unused_async,
+    reason = "Poem wants async handlers, whether they wait or not"
+)]
+
 #[cfg(feature = "server")]
 mod document;
 mod documented;

@@ -40,7 +40,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve the API for the Hanko at HANKO_API_URL (the default)
+    /// Serve the API for the Hanko at `HANKO_API_URL` (the default)
     ///
     /// Configured by environment variables, also read from `.env`. `.env.example` lists them all.
     Serve,

@@ -4,6 +4,11 @@
 //! claims. People are made up by signing them in. Its key is generated at start and never leaves memory. It is not for
 //! production: whoever can reach it can be anybody.
 
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "Poem hands extractors to its handlers by value"
+)]
+
 use std::{
     collections::HashMap,
     fmt, io,
@@ -41,7 +46,7 @@ use crate::{
 };
 
 /// How long its session tokens live: Hanko's default.
-pub const SESSION_LIFESPAN: Duration = Duration::from_secs(12 * 60 * 60);
+pub const SESSION_LIFESPAN: Duration = Duration::from_hours(12);
 
 /// A person to sign in. Without a change it is a new user with a verified primary e-mail address.
 #[derive(Clone, Debug)]

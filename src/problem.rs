@@ -218,7 +218,7 @@ impl ProblemType {
 pub struct Problem {
     /// A URI reference that identifies the kind of problem. See the README for the list.
     #[oai(rename = "type")]
-    problem_type: String,
+    kind: String,
     /// A short summary of the kind of problem.
     title: String,
     /// The HTTP status code.
@@ -232,7 +232,7 @@ impl From<ProblemType> for Problem {
     fn from(problem_type: ProblemType) -> Self {
         let (status, slug, title) = problem_type.parts();
         Self {
-            problem_type: format!("/problems/{slug}"),
+            kind: format!("/problems/{slug}"),
             title: title.to_owned(),
             status: status.as_u16(),
             detail: problem_type.default_detail().to_owned(),

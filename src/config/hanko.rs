@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// A longer allowance for clock skew would let expired tokens live on for no good reason.
-const MAX_LEEWAY: Duration = Duration::from_secs(10 * 60);
+const MAX_LEEWAY: Duration = Duration::from_mins(10);
 
 /// Whose sessions are verified, and how.
 #[derive(Clone, Debug)]

@@ -58,9 +58,9 @@ impl Default for FetchPolicy {
     fn default() -> Self {
         Self {
             timeout: Duration::from_secs(5),
-            max_age: Duration::from_secs(10 * 60),
+            max_age: Duration::from_mins(10),
             cooldown: Duration::from_secs(30),
-            max_stale: Duration::from_secs(24 * 60 * 60),
+            max_stale: Duration::from_hours(24),
         }
     }
 }

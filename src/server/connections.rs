@@ -40,7 +40,7 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// The pause after a connection could not be accepted, as where descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a browser may remember the answer to a preflight request.
-const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(10 * 60);
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_mins(10);
 
 pub(super) async fn serve(
     listener: TcpListener,

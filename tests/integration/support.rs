@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 /// 2026-11-23T12:00:00Z: when every test begins.
-pub(crate) const START: Duration = Duration::from_secs(1_795_435_200);
+pub(crate) const START: Duration = Duration::from_hours(498_732);
 
 /// The API, served on a free port, with the clock that the test moves.
 pub(crate) struct App {
