@@ -131,9 +131,12 @@ fn read_variables() -> Result<HashMap<String, String>, String> {
     let mut variables = HashMap::new();
     match dotenvy::dotenv_iter() {
         Ok(lines) => {
+            let mut last_good = None;
             for line in lines {
-                let (name, value) = line.map_err(|error| explain_dotenv(&error))?;
-                variables.entry(name).or_insert(value);
+                let (name, value) =
+                    line.map_err(|error| explain_dotenv(&error, last_good.as_deref()))?;
+                variables.entry(name.clone()).or_insert(value);
+                last_good = Some(name);
             }
         }
         Err(error) if error.not_found() => {}
@@ -147,16 +150,17 @@ fn read_variables() -> Result<HashMap<String, String>, String> {
     Ok(variables)
 }
 
-/// The mistake without the line it is in, which may hold a secret.
-fn explain_dotenv(error: &dotenvy::Error) -> String {
+/// The mistake without the value it is in, which may be a secret.
+fn explain_dotenv(error: &dotenvy::Error, last_good: Option<&str>) -> String {
+    let place = last_good.map_or_else(
+        || "in its first line".to_owned(),
+        |name| format!("after the line of {name}"),
+    );
     match error {
-        dotenvy::Error::LineParse(line, index) => {
-            let name = line.split('=').next().unwrap_or_default().trim();
-            format!(
-                ".env cannot be read: the line of {name:?} has a mistake at character {index}; quote its value"
-            )
+        dotenvy::Error::LineParse(..) => {
+            format!(".env has a mistake {place}: write NAME=value, and quote a value with spaces")
         }
-        error => format!(".env cannot be read: {error}"),
+        error => format!(".env cannot be read {place}: {error}"),
     }
 }
 

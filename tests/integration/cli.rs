@@ -1,0 +1,288 @@
+//! The program as its users start it.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use crate::support::{ada, client, local_hanko};
+use poem_hanko::clock::{Clock, ManualClock, SystemClock};
+
+/// The program in an empty folder, with these variables and no others.
+fn program(folder: &Path, variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_poem-hanko"));
+    command
+        .current_dir(folder)
+        .env_clear()
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    program(folder.path(), variables)
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A child process that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn every_command_has_help() {
+    for arguments in [
+        &["--help"][..],
+        &["serve", "--help"],
+        &["dev", "--help"],
+        &["openapi", "--help"],
+        &["--version"],
+    ] {
+        let output = run(arguments, &[]);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(!output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_wrong_argument_is_one_line_and_exit_code_2() {
+    for (arguments, says) in [
+        (&["--prot"][..], "--prot"),
+        (&["server"], "server"),
+        (&["openapi", "--format", "xml"], "xml"),
+        (&["openapi", "--output"], "--output"),
+        (&["dev", "now"], "now"),
+    ] {
+        let output = run(arguments, &[]);
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+        assert!(message.starts_with("error: "), "{message}");
+        assert!(message.contains(says), "{message}");
+    }
+}
+
+#[test]
+fn serve_without_a_url_says_where_to_find_it() {
+    let output = run(&[], &[]);
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("HANKO_API_URL is not set"), "{message}");
+    assert!(message.contains("cargo run -- dev"), "{message}");
+}
+
+#[test]
+fn configuration_errors_are_told_all_at_once_with_exit_code_2() {
+    let output = run(
+        &["serve"],
+        &[
+            ("HANKO_API_URL", "https://u:hunter2@x.example"),
+            ("PORT", "x"),
+            ("JWT_LEEWAY", "1d"),
+        ],
+    );
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert_eq!(message.lines().count(), 3, "{message}");
+    for variable in ["HANKO_API_URL", "PORT", "JWT_LEEWAY"] {
+        assert!(message.contains(variable), "{message}");
+    }
+    assert!(!message.contains("hunter2"), "{message}");
+}
+
+#[test]
+fn the_environment_wins_over_the_dotenv_file() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join(".env"),
+        "HANKO_COOKIE_NAME=from_file\nPUBLIC_URL=https://file.example\n",
+    )
+    .unwrap();
+    let output = program(folder.path(), &[("HANKO_COOKIE_NAME", "from_env")])
+        .arg("openapi")
+        .output()
+        .unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        document["components"]["securitySchemes"]["cookie"]["name"],
+        "from_env"
+    );
+    assert_eq!(document["servers"][0]["url"], "https://file.example");
+}
+
+#[test]
+fn a_broken_dotenv_file_is_an_error_without_its_content() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join(".env"),
+        "HOST=::1\nPORT=80 secret words\n",
+    )
+    .unwrap();
+    let output = program(folder.path(), &[]).arg("openapi").output().unwrap();
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains(".env"), "{message}");
+    assert!(message.contains("HOST"), "{message}");
+    assert!(!message.contains("secret"), "{message}");
+}
+
+#[test]
+fn openapi_writes_both_files_and_check_guards_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let openapi = |arguments: &[&str]| {
+        program(folder.path(), &[])
+            .arg("openapi")
+            .args(arguments)
+            .output()
+            .unwrap()
+    };
+    std::fs::create_dir(folder.path().join("openapi")).unwrap();
+    assert_eq!(openapi(&["--check"]).status.code(), Some(1));
+    assert!(openapi(&["--output", "openapi"]).status.success());
+    assert!(openapi(&["--check"]).status.success());
+
+    let yaml = folder.path().join("openapi/openapi.yaml");
+    let stale = std::fs::read_to_string(&yaml)
+        .unwrap()
+        .replace("/protected", "/secret");
+    std::fs::write(&yaml, stale).unwrap();
+    let output = openapi(&["--check"]);
+    assert_eq!(output.status.code(), Some(1));
+    let difference = text(&output.stdout);
+    assert!(difference.contains("-  /secret:"), "{difference}");
+    assert!(difference.contains("+  /protected:"), "{difference}");
+    assert!(openapi(&["--check", "--format", "json"]).status.success());
+}
+
+#[test]
+fn the_exported_documents_are_current() {
+    for (file, format) in [("openapi.json", "json"), ("openapi.yaml", "yaml")] {
+        let kept = std::fs::read(
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("openapi")
+                .join(file),
+        );
+        let output = run(&["openapi", "--format", format], &[]);
+        assert!(
+            kept.unwrap() == output.stdout,
+            "{file} is out of date: `cargo run -- openapi --output openapi` writes it anew"
+        );
+    }
+}
+
+#[test]
+fn dev_prints_a_curl_line_that_works_as_pasted() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut running = Running(
+        program(
+            folder.path(),
+            &[
+                ("PORT", "0"),
+                // It listens on loopback, whatever the environment says.
+                ("HOST", "0.0.0.0"),
+                ("HANKO_API_URL", "https://ignored.example"),
+                ("PATH", "/usr/local/bin:/usr/bin:/bin"),
+            ],
+        )
+        .arg("dev")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap(),
+    );
+    let stdout = BufReader::new(running.0.stdout.take().unwrap());
+    let mut lines = Vec::new();
+    for line in stdout.lines() {
+        let line = line.unwrap();
+        let is_last = line.starts_with("curl ");
+        lines.push(line);
+        if is_last {
+            break;
+        }
+    }
+    let banner = lines.join("\n");
+    for part in ["/docs", "/dev/sign-in", "Local Hanko"] {
+        assert!(banner.contains(part), "{banner}");
+    }
+
+    let curl = lines.pop().unwrap();
+    let answer = Command::new("sh")
+        .args(["-c", &format!("{curl} --silent --show-error --noproxy '*'")])
+        .output()
+        .unwrap();
+    assert_eq!(
+        text(&answer.stdout),
+        r#"{"message":"Hello from protected route!"}"#,
+        "{}",
+        text(&answer.stderr)
+    );
+
+    let _ = running.0.kill();
+    let mut log = String::new();
+    std::io::Read::read_to_string(&mut running.0.stderr.take().unwrap(), &mut log).unwrap();
+    assert!(log.contains("HOST is not loopback"), "{log}");
+    assert!(log.contains("address=127.0.0.1:"), "{log}");
+    assert_eq!(log.matches("not for production").count(), 1, "{log}");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn serve_verifies_real_requests_and_ends_at_sigterm() {
+    let now = SystemClock::new().unix_time();
+    let hanko = local_hanko(&ManualClock::new(now)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut running = Running(
+        program(
+            folder.path(),
+            &[
+                ("PORT", "0"),
+                ("HANKO_API_URL", &hanko.url()),
+                ("LOG_FORMAT", "json"),
+            ],
+        )
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap(),
+    );
+    let mut log = BufReader::new(running.0.stderr.take().unwrap()).lines();
+    let address = log
+        .by_ref()
+        .find_map(|line| {
+            let line: serde_json::Value = serde_json::from_str(&line.unwrap()).ok()?;
+            Some(line["address"].as_str()?.to_owned())
+        })
+        .expect("the log names the address");
+    let token = hanko.sign_in(&ada()).token;
+    let response = client()
+        .get(format!("http://{address}/protected"))
+        .bearer_auth(token)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 200);
+
+    let pid = running.0.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(running.0.wait().unwrap().code(), Some(0));
+    let rest: Vec<String> = log.map(Result::unwrap).collect();
+    assert!(rest.iter().any(|line| line.contains("stopped")), "{rest:?}");
+}

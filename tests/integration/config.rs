@@ -1,0 +1,192 @@
+use std::{collections::HashMap, net::IpAddr, time::Duration};
+
+use poem_hanko::config::{Config, ConfigErrors, HankoChoice, LogFormat};
+
+fn read(variables: &[(&str, &str)], choice: HankoChoice) -> Result<Config, ConfigErrors> {
+    let variables: HashMap<&str, &str> = variables.iter().copied().collect();
+    Config::from_lookup(
+        &|name| variables.get(name).map(|value| (*value).to_owned()),
+        choice,
+    )
+}
+
+#[track_caller]
+fn refuses(variable: &str, value: &str, says: &str) {
+    let errors = read(&[(variable, value)], HankoChoice::Local)
+        .unwrap_err()
+        .0;
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert_eq!(errors[0].variable, variable);
+    let line = errors[0].to_string();
+    assert!(line.contains(says), "{line}");
+    assert!(line.contains(value), "{line}");
+}
+
+#[test]
+fn defaults_are_those_of_the_readme() {
+    let config = read(
+        &[("HANKO_API_URL", "https://x.hanko.io")],
+        HankoChoice::Configured,
+    )
+    .unwrap();
+    assert_eq!(config.http.host, IpAddr::from([127, 0, 0, 1]));
+    assert_eq!(config.http.port, 8000);
+    assert_eq!(config.http.allowed_origins, ["http://localhost:3000"]);
+    assert_eq!(config.http.public_url(8000), "http://localhost:8000");
+    assert_eq!(config.http.shutdown_grace, Duration::from_secs(10));
+    assert_eq!(config.hanko.cookie_name, "hanko");
+    assert_eq!(config.hanko.leeway, Duration::from_secs(30));
+    assert!(config.hanko.audiences.is_empty());
+    assert_eq!(config.hanko.issuer, None);
+    let policy = &config.hanko.fetch_policy;
+    assert_eq!(policy.timeout, Duration::from_secs(5));
+    assert_eq!(policy.max_age, Duration::from_mins(10));
+    assert_eq!(policy.cooldown, Duration::from_secs(30));
+    assert_eq!(policy.max_stale, Duration::from_hours(24));
+    assert_eq!(config.telemetry.format, LogFormat::Text);
+    assert_eq!(config.telemetry.filter, "info");
+}
+
+#[test]
+fn the_example_file_lists_every_variable_with_its_default() {
+    let example = include_str!("../../.env.example");
+    let variables: HashMap<String, String> = example
+        .lines()
+        .map(|line| line.trim_start_matches("# "))
+        .filter_map(|line| line.split_once('='))
+        .filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let asked = std::cell::RefCell::new(Vec::new());
+    let config = Config::from_lookup(
+        &|name| {
+            asked.borrow_mut().push(name.to_owned());
+            match name {
+                "HANKO_API_URL" => Some("https://x.hanko.io".to_owned()),
+                _ => variables.get(name).cloned(),
+            }
+        },
+        HankoChoice::Configured,
+    )
+    .unwrap();
+    for name in asked.borrow().iter() {
+        assert!(
+            variables.contains_key(name),
+            "{name} is not in .env.example"
+        );
+    }
+    let defaults = read(
+        &[("HANKO_API_URL", "https://x.hanko.io")],
+        HankoChoice::Configured,
+    )
+    .unwrap();
+    let without_public_url = |config: &Config| {
+        let mut config = config.clone();
+        config.http.public_url = None;
+        format!("{config:?}")
+    };
+    assert_eq!(without_public_url(&config), without_public_url(&defaults));
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let errors = read(
+        &[
+            ("PORT", "http"),
+            ("HOST", "everywhere"),
+            ("JWT_LEEWAY", "30"),
+            ("CORS_ALLOWED_ORIGINS", "*"),
+            ("LOG_FORMAT", "xml"),
+        ],
+        HankoChoice::Configured,
+    )
+    .unwrap_err()
+    .0;
+    let variables: Vec<&str> = errors.iter().map(|error| error.variable).collect();
+    assert_eq!(
+        variables,
+        [
+            "HOST",
+            "PORT",
+            "CORS_ALLOWED_ORIGINS",
+            "HANKO_API_URL",
+            "JWT_LEEWAY",
+            "LOG_FORMAT"
+        ]
+    );
+}
+
+#[test]
+fn a_missing_url_is_explained() {
+    for value in [None, Some(""), Some("  ")] {
+        let variables: Vec<(&str, &str)> = value
+            .iter()
+            .map(|value| ("HANKO_API_URL", *value))
+            .collect();
+        let errors = read(&variables, HankoChoice::Configured).unwrap_err();
+        let text = errors.to_string();
+        assert!(text.contains("HANKO_API_URL is not set"), "{text}");
+        assert!(text.contains("dashboard"), "{text}");
+        assert!(text.contains("cargo run -- dev"), "{text}");
+    }
+}
+
+#[test]
+fn a_secret_in_a_url_is_masked() {
+    let errors = read(
+        &[("HANKO_API_URL", "https://operator:hunter2@x.hanko.io")],
+        HankoChoice::Configured,
+    )
+    .unwrap_err();
+    let text = errors.to_string();
+    assert!(text.contains("https://***@x.hanko.io"), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn plain_http_needs_to_be_allowed() {
+    let url = ("HANKO_API_URL", "http://hanko.internal:8000/tenant");
+    let errors = read(&[url], HankoChoice::Configured).unwrap_err();
+    assert!(
+        errors.to_string().contains("HANKO_ALLOW_HTTP=true"),
+        "{errors}"
+    );
+    assert!(
+        read(
+            &[url, ("HANKO_ALLOW_HTTP", "true")],
+            HankoChoice::Configured
+        )
+        .is_ok()
+    );
+}
+
+#[test]
+fn wrong_values_are_named_with_the_mend() {
+    refuses("HOST", "localhost:8000", "IP address");
+    refuses("PORT", "65536", "0 to 65535");
+    refuses("CORS_ALLOWED_ORIGINS", "*", "exact origins");
+    refuses(
+        "CORS_ALLOWED_ORIGINS",
+        "https://app.example/",
+        "https://app.example is",
+    );
+    refuses("HANKO_COOKIE_NAME", "ha nko", "cookie name");
+    refuses("JWT_LEEWAY", "11m", "at most 10m");
+    refuses("JWKS_TIMEOUT", "0s", "more than zero");
+    refuses("JWKS_COOLDOWN", "soon", "500ms");
+    refuses("JWKS_MAX_STALE", "5m", "JWKS_CACHE_MAX_AGE");
+    refuses("PUBLIC_URL", "api.example", "https://api.example");
+    refuses("LOG_FORMAT", "xml", "text or json");
+    refuses("RUST_LOG", "poem_hanko=loud", "filter");
+    refuses("SHUTDOWN_GRACE", "-1s", "duration");
+}
+
+#[test]
+fn an_empty_origin_list_allows_nobody_but_ourselves() {
+    let config = read(&[("CORS_ALLOWED_ORIGINS", "")], HankoChoice::Local).unwrap();
+    assert!(config.http.allowed_origins.is_empty());
+    assert_eq!(
+        config.http.trusted_origins("https://api.example/v1"),
+        ["https://api.example"]
+    );
+}
