@@ -12,6 +12,7 @@ mod greeting;
 mod health;
 mod json;
 mod me;
+mod webhooks;
 
 #[cfg(feature = "server")]
 pub use document::{Document, DocumentFormat};
@@ -21,6 +22,9 @@ use poem_openapi::{LicenseObject, OpenApi, OpenApiService, ServerObject, Tags};
 
 /// The name of the service, in the document and on the page titles.
 pub const TITLE: &str = "poem-hanko";
+
+/// Where Hanko's webhooks are to be sent.
+pub const WEBHOOK_PATH: &str = "/webhooks/hanko";
 
 const DESCRIPTION: &str = "A backend behind [Hanko](https://www.hanko.io): it verifies Hanko's session tokens on every \
     request, whether they come as a Bearer token or in the session cookie.\n\nEvery error is a problem document \
@@ -32,6 +36,8 @@ enum Tag {
     Greeting,
     /// Who is signed in.
     Session,
+    /// For Hanko to tell of events.
+    Webhooks,
     /// For those who run the service.
     Health,
 }
@@ -41,7 +47,12 @@ enum Tag {
 /// [`HankoAuth`]: crate::HankoAuth
 #[must_use]
 pub fn operations() -> impl OpenApi {
-    Documented::new((greeting::GreetingApi, me::MeApi, health::HealthApi))
+    Documented::new((
+        greeting::GreetingApi,
+        me::MeApi,
+        webhooks::WebhooksApi,
+        health::HealthApi,
+    ))
 }
 
 /// The service of these operations, for clients that reach it at `public_url`.

@@ -4,6 +4,7 @@ mod error;
 mod hanko;
 mod http;
 mod reader;
+mod revocation;
 mod telemetry;
 
 pub use error::{ConfigError, ConfigErrors};
@@ -11,6 +12,7 @@ pub use hanko::HankoConfig;
 pub use http::HttpConfig;
 pub use reader::Lookup;
 use reader::Reader;
+pub use revocation::RevocationConfig;
 pub use telemetry::{LogFormat, TelemetryConfig};
 
 /// Which Hanko a configuration is for.
@@ -29,6 +31,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// Whose sessions are verified, and how.
     pub hanko: HankoConfig,
+    /// Where revocations are kept.
+    pub revocation: RevocationConfig,
     /// What is logged.
     pub telemetry: TelemetryConfig,
 }
@@ -43,6 +47,7 @@ impl Config {
         let config = Self {
             http: HttpConfig::read(&mut reader),
             hanko: HankoConfig::read(&mut reader, choice),
+            revocation: RevocationConfig::read(&mut reader),
             telemetry: TelemetryConfig::read(&mut reader),
         };
         reader.finish(config)

@@ -1,17 +1,19 @@
-//! The page of `poem-hanko dev` that signs a made-up person in at the local Hanko.
+//! The page of `poem-hanko dev` that signs a made-up person in at the local Hanko, and ends the session.
 
 use std::sync::Arc;
 
 use poem::{
     Body, Request, Response, Result, Route, get, handler,
     http::{HeaderValue, StatusCode, header},
+    post,
     web::{Data, Html},
 };
 use poem::{EndpointExt, IntoResponse};
 use url::form_urlencoded;
 
 use crate::{
-    auth::{Rejection, comes_from_trusted_page},
+    auth::{Rejection, authenticate, comes_from_trusted_page},
+    docs::escape,
     hanko::Hanko,
     local_hanko::{LocalHanko, Person, SESSION_LIFESPAN},
     problem::{Problem, ProblemType},
@@ -28,18 +30,56 @@ const MAX_FIELD_BYTES: usize = 254;
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; \
     base-uri 'none'; frame-ancestors 'none'";
 
+/// Where the form goes that ends the session.
+const END_SESSION_PATH: &str = "/dev/end-session";
+
 pub(crate) fn add_routes(routes: Route, local_hanko: Arc<LocalHanko>) -> Route {
-    routes.at(
-        SIGN_IN_PATH,
-        get(sign_in_page).post(sign_in).data(local_hanko),
-    )
+    routes
+        .at(
+            SIGN_IN_PATH,
+            get(sign_in_page)
+                .post(sign_in)
+                .data(Arc::clone(&local_hanko)),
+        )
+        .at(END_SESSION_PATH, post(end_session).data(local_hanko))
 }
 
 #[handler]
-fn sign_in_page() -> Response {
-    Html(include_str!("dev/sign_in.html"))
+async fn sign_in_page(request: &Request) -> Response {
+    // A token that is not good any more is as good as none here.
+    let session = authenticate(request).await.ok().flatten();
+    let status = session.map_or_else(String::new, |session| {
+        let name = session.email().map_or_else(
+            || session.user_id().to_string(),
+            |email| email.address.clone(),
+        );
+        include_str!("dev/signed_in.html").replace("{name}", &escape(&name))
+    });
+    let page = include_str!("dev/sign_in.html").replace("{status}", &status);
+    Html(page)
         .with_header(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY)
         .into_response()
+}
+
+/// Ends the session at the local Hanko, which tells the API by webhook, as Hanko would. The cookie stays, so that it can
+/// be seen that the token is refused.
+#[handler]
+async fn end_session(request: &Request, local_hanko: Data<&Arc<LocalHanko>>) -> Result<Response> {
+    let session = authenticate(request)
+        .await?
+        .ok_or(Rejection::MissingCredentials)?;
+    local_hanko
+        .end_session(session.id().as_uuid())
+        .await
+        .map_err(poem::error::InternalServerError)?;
+    Ok(see_other("sign-in"))
+}
+
+fn see_other(location: &'static str) -> Response {
+    Response::builder()
+        .status(StatusCode::SEE_OTHER)
+        .header(header::LOCATION, location)
+        .finish()
 }
 
 #[handler]
@@ -70,11 +110,9 @@ async fn sign_in(
         SESSION_LIFESPAN.as_secs()
     );
     let cookie = HeaderValue::try_from(cookie).map_err(poem::error::InternalServerError)?;
-    Ok(Response::builder()
-        .status(StatusCode::SEE_OTHER)
-        .header(header::LOCATION, "../docs")
-        .header(header::SET_COOKIE, cookie)
-        .finish())
+    let mut response = see_other("../docs");
+    response.headers_mut().insert(header::SET_COOKIE, cookie);
+    Ok(response)
 }
 
 fn read_person(form: &[u8]) -> Result<Person, &'static str> {

@@ -2,12 +2,24 @@
 
 mod authenticate;
 mod claims;
+mod revocation;
 mod session;
 mod tenant;
+mod validation;
+mod webhook;
 
 pub use authenticate::{
-    AuthenticateError, DEFAULT_COOKIE_NAME, DEFAULT_LEEWAY, Hanko, HankoBuilder,
+    AuthenticateError, BuildError, DEFAULT_COOKIE_NAME, DEFAULT_LEEWAY,
+    DEFAULT_TOKEN_CACHE_CAPACITY, Hanko, HankoBuilder, SessionMode, WebhookError,
 };
 pub use claims::{EmailClaim, SessionClaims};
+pub use revocation::{
+    MAX_SESSION_LIFETIME, MemoryStore, Revocation, RevocationStore, Revoking, StoreUnavailable,
+    Target,
+};
+#[cfg(feature = "redis")]
+pub use revocation::{RedisStore, RedisStoreError};
 pub use session::{Session, SessionId, UserId};
 pub use tenant::{PlainHttp, Tenant, TenantError};
+pub use validation::ValidationError;
+pub use webhook::{Event, EventKind};

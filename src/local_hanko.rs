@@ -48,6 +48,11 @@ use crate::{
 /// How long its session tokens live: Hanko's default.
 pub const SESSION_LIFESPAN: Duration = Duration::from_hours(12);
 
+/// How long its webhook tokens live: Hanko's constant.
+const WEBHOOK_LIFESPAN: Duration = Duration::from_mins(5);
+/// How long it waits for the answer to a webhook, as Hanko does.
+const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A person to sign in. Without a change it is a new user with a verified primary e-mail address.
 #[derive(Clone, Debug)]
 pub struct Person {
@@ -164,6 +169,7 @@ impl LocalHankoBuilder {
             inner: Mutex::new(Inner {
                 keys: vec![key],
                 sessions: HashMap::new(),
+                webhook_url: None,
                 key_set_requests: 0,
                 validate_requests: 0,
             }),
@@ -248,6 +254,75 @@ impl LocalHanko {
         inner.signing_key().sign_raw(header, payload)
     }
 
+    /// Sends webhooks to this URL from now on.
+    pub fn send_webhooks_to(&self, url: impl Into<String>) {
+        self.state.inner().webhook_url = Some(url.into());
+    }
+
+    /// Ends a session, as when its user signs out, and tells the webhook. `None` where there is no such session.
+    ///
+    /// # Errors
+    /// Where the webhook cannot be reached or does not answer with success.
+    pub async fn end_session(&self, session_id: Uuid) -> Result<Option<()>, reqwest::Error> {
+        let Some(session) = self.state.inner().sessions.remove(&session_id) else {
+            return Ok(None);
+        };
+        let data = self.state.session_data(session_id, session);
+        self.send_webhook("session.delete.explicit.logout", &data)
+            .await?;
+        Ok(Some(()))
+    }
+
+    /// Deletes a user with all sessions, and tells the webhook.
+    ///
+    /// # Errors
+    /// Where the webhook cannot be reached or does not answer with success.
+    pub async fn delete_user(&self, user_id: Uuid) -> Result<(), reqwest::Error> {
+        self.state
+            .inner()
+            .sessions
+            .retain(|_, session| session.user_id != user_id);
+        self.send_webhook("user.delete", &json!({ "id": user_id, "emails": [] }))
+            .await
+    }
+
+    /// The body of the webhook request that Hanko would send for this event.
+    pub fn webhook_body(&self, event: &str, data: &Value) -> Value {
+        let now = self.state.now();
+        let claims = json!({
+            "sub": "hanko webhooks",
+            "iat": now,
+            "exp": now + WEBHOOK_LIFESPAN.as_secs(),
+            "aud": [self.state.audience],
+            "evt": event,
+            "data": data,
+        });
+        let claims = claims.as_object().cloned().unwrap_or_default();
+        json!({ "token": self.sign_claims(&claims), "event": event })
+    }
+
+    /// The `data` of a webhook about this session; `None` where there is no such session.
+    pub fn session_data(&self, session_id: Uuid) -> Option<Value> {
+        let session = *self.state.inner().sessions.get(&session_id)?;
+        Some(self.state.session_data(session_id, session))
+    }
+
+    async fn send_webhook(&self, event: &str, data: &Value) -> Result<(), reqwest::Error> {
+        let Some(url) = self.state.inner().webhook_url.clone() else {
+            return Ok(());
+        };
+        reqwest::Client::builder()
+            .no_proxy()
+            .timeout(WEBHOOK_TIMEOUT)
+            .build()?
+            .post(url)
+            .json(&self.webhook_body(event, data))
+            .send()
+            .await?
+            .error_for_status()?;
+        Ok(())
+    }
+
     /// The `kid` of the key that signs.
     pub fn kid(&self) -> String {
         self.state.inner().signing_key().kid.clone()
@@ -300,12 +375,20 @@ struct State {
     inner: Mutex<Inner>,
 }
 
+/// A session as Hanko's database has it. Times are seconds since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug)]
+struct SessionRecord {
+    user_id: Uuid,
+    created_at: u64,
+    expires_at: u64,
+}
+
 #[derive(Debug)]
 struct Inner {
     /// The last one signs. There is always one.
     keys: Vec<SigningKey>,
-    /// By id, with the time at which each expires.
-    sessions: HashMap<Uuid, u64>,
+    sessions: HashMap<Uuid, SessionRecord>,
+    webhook_url: Option<String>,
     key_set_requests: u64,
     validate_requests: u64,
 }
@@ -359,13 +442,34 @@ impl State {
         let now = self.now();
         let expires_at = now + SESSION_LIFESPAN.as_secs();
         let mut inner = self.inner();
-        inner.sessions.retain(|_, expires_at| *expires_at > now);
-        inner.sessions.insert(session_id, expires_at);
+        inner.sessions.retain(|_, session| session.expires_at > now);
+        inner.sessions.insert(
+            session_id,
+            SessionRecord {
+                user_id: person.id,
+                created_at: now,
+                expires_at,
+            },
+        );
         SignedIn {
             token: inner.signing_key().sign(&claims),
             session_id,
             expires_at,
         }
+    }
+
+    /// A session as Hanko describes it in webhooks.
+    fn session_data(&self, session_id: Uuid, session: SessionRecord) -> Value {
+        json!({
+            "id": session_id,
+            "user_id": session.user_id,
+            "user_agent": "poem-hanko local Hanko",
+            "ip_address": "127.0.0.1",
+            "created_at": rfc3339(session.created_at),
+            "updated_at": rfc3339(session.created_at),
+            "expires_at": rfc3339(session.expires_at),
+            "last_used": rfc3339(self.now()),
+        })
     }
 
     /// The answer of `/sessions/validate` (Hanko `backend/dto/session.go`): times are RFC 3339 here.
@@ -390,17 +494,13 @@ impl State {
         let is_alive = inner
             .sessions
             .get(&session_id)
-            .is_some_and(|expires_at| *expires_at > self.now());
+            .is_some_and(|session| session.expires_at > self.now());
         is_alive.then_some(claims)
     }
 }
 
 fn answer(claims: &Map<String, Value>) -> Value {
-    let time = |name: &str| {
-        let seconds = claims.get(name)?.as_i64()?;
-        let time = DateTime::<Utc>::from_timestamp(seconds, 0)?;
-        Some(json!(time.to_rfc3339_opts(SecondsFormat::Secs, true)))
-    };
+    let time = |name: &str| Some(rfc3339(claims.get(name)?.as_u64()?));
     let mut answer = Map::new();
     for (name, value) in claims {
         match name.as_str() {
@@ -418,6 +518,14 @@ fn answer(claims: &Map<String, Value>) -> Value {
         "expiration_time": time("exp"),
         "user_id": claims.get("sub"),
     })
+}
+
+fn rfc3339(seconds: u64) -> Value {
+    let time = i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| DateTime::<Utc>::from_timestamp(seconds, 0))
+        .unwrap_or_default();
+    json!(time.to_rfc3339_opts(SecondsFormat::Secs, true))
 }
 
 struct SigningKey {

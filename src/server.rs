@@ -14,11 +14,11 @@ use poem::{EndpointExt, Route, endpoint::BoxEndpoint};
 use tokio::net::TcpListener;
 
 use crate::{
-    api::{self, Document},
+    api::{self, Document, WEBHOOK_PATH},
     clock::{Clock, SystemClock},
     config::Config,
     dev, docs,
-    hanko::{Hanko, Tenant},
+    hanko::{BuildError, Hanko, RedisStore, RedisStoreError, Tenant},
     local_hanko::LocalHanko,
 };
 
@@ -34,9 +34,12 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
-    /// The HTTP client for Hanko could not be made.
-    #[error("no HTTP client: {0}")]
-    Client(#[from] reqwest::Error),
+    /// Sessions cannot be verified.
+    #[error(transparent)]
+    Hanko(#[from] BuildError),
+    /// `REVOCATION_STORE_URL` is not that of a store.
+    #[error("REVOCATION_STORE_URL is {0}")]
+    RevocationStore(#[from] RedisStoreError),
     /// The local Hanko did not start.
     #[error("the local Hanko did not start: {0}")]
     LocalHanko(io::Error),
@@ -85,8 +88,11 @@ impl Server {
         }
         let local_hanko = local_hanko.start().await.map_err(StartError::LocalHanko)?;
         let tenant = local_hanko.tenant();
+        let local_hanko = Arc::new(local_hanko);
         let clock = Arc::new(SystemClock::new());
-        Self::bind_with(config, tenant, clock, Some(Arc::new(local_hanko))).await
+        let server = Self::bind_with(config, tenant, clock, Some(Arc::clone(&local_hanko))).await?;
+        local_hanko.send_webhooks_to(format!("http://{}{WEBHOOK_PATH}", server.address));
+        Ok(server)
     }
 
     async fn bind_with(
@@ -101,12 +107,16 @@ impl Server {
         let address = listener.local_addr().map_err(listen_error)?;
         let public_url = config.http.public_url(address.port());
         let trusted_origins = config.http.trusted_origins(&public_url);
-        let hanko = config
+        let mut builder = config
             .hanko
             .builder(tenant)
             .trusted_origins(trusted_origins.clone())
-            .clock(Arc::clone(&clock))
-            .build()?;
+            .clock(Arc::clone(&clock));
+        if let Some(url) = &config.revocation.store_url {
+            let store = RedisStore::start(url, Arc::clone(&clock))?;
+            builder = builder.revocation_store(Arc::new(store));
+        }
+        let hanko = builder.build()?;
         Ok(Self {
             listener,
             address,

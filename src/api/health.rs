@@ -71,7 +71,7 @@ impl HealthApi {
 
     /// Readiness
     ///
-    /// Answers 200 while keys are held that sessions can be verified with. Send no requests where it does not.
+    /// Answers 200 while keys are held that sessions can be verified with, and the revocations are known. Send no requests where it does not.
     #[oai(
         path = "/readyz",
         method = "get",
@@ -80,7 +80,7 @@ impl HealthApi {
     )]
     async fn readyz(&self, hanko: Data<&Hanko>) -> Result<Json<Readiness>, Unavailable> {
         let status = hanko.key_set_status();
-        if status.usable_keys == 0 {
+        if !hanko.is_ready() {
             return Err(Unavailable {
                 retry_after: READINESS_RETRY,
             });

@@ -15,6 +15,8 @@ pub enum Challenge {
     InvalidRequest,
     /// The token is not valid.
     InvalidToken(TokenError),
+    /// The token is of a session that has ended.
+    SessionEnded,
 }
 
 impl Challenge {
@@ -25,9 +27,11 @@ impl Challenge {
             Self::InvalidRequest => HeaderValue::from_static(
                 r#"Bearer error="invalid_request", error_description="several credentials were sent""#,
             ),
+            Self::SessionEnded => HeaderValue::from_static(
+                r#"Bearer error="invalid_token", error_description="the session has ended""#,
+            ),
             Self::InvalidToken(error) => {
-                // `error_description` takes no backquote-safe quoting of its own: only `"` and `\` are excluded
-                // (RFC 6750 section 3), and no description has them.
+                // `"` and `\` may not be in an `error_description` (RFC 6750 section 3), and are in none.
                 HeaderValue::try_from(format!(
                     r#"Bearer error="invalid_token", error_description="{error}""#
                 ))

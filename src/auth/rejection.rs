@@ -11,7 +11,7 @@ use poem::{
 use super::challenge::Challenge;
 use crate::{
     hanko::AuthenticateError,
-    jose::{KeySetError, TokenError},
+    jose::TokenError,
     problem::{Problem, ProblemType, Unavailable},
 };
 
@@ -31,6 +31,9 @@ pub enum Rejection {
     /// The token is not valid.
     #[error(transparent)]
     InvalidToken(#[from] TokenError),
+    /// The session has ended, though its token has not expired.
+    #[error("the session has ended")]
+    SessionEnded,
     /// Whether the token is valid cannot be known now.
     #[error("sessions cannot be verified now")]
     Unavailable {
@@ -44,11 +47,10 @@ pub enum Rejection {
 
 impl From<AuthenticateError> for Rejection {
     fn from(error: AuthenticateError) -> Self {
-        match error {
-            AuthenticateError::Token(error) => Self::InvalidToken(error),
-            AuthenticateError::KeySet(KeySetError { retry_after, .. }) => {
-                Self::Unavailable { retry_after }
-            }
+        match (error.retry_after(), error) {
+            (Some(retry_after), _) => Self::Unavailable { retry_after },
+            (None, AuthenticateError::Token(error)) => Self::InvalidToken(error),
+            (None, _) => Self::SessionEnded,
         }
     }
 }
@@ -61,6 +63,7 @@ impl Rejection {
                 ProblemType::InvalidToken,
                 Some(Challenge::InvalidToken(*error)),
             ),
+            Self::SessionEnded => (ProblemType::InvalidToken, Some(Challenge::SessionEnded)),
             Self::AmbiguousCredentials => (
                 ProblemType::AmbiguousCredentials,
                 Some(Challenge::InvalidRequest),

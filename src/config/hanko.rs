@@ -2,17 +2,23 @@ use std::time::Duration;
 
 use super::{
     HankoChoice,
-    reader::{Reader, boolean, duration, list, positive_duration},
+    reader::{Reader, boolean, count, duration, list, positive_duration},
 };
 use crate::{
     hanko::{
-        DEFAULT_COOKIE_NAME, DEFAULT_LEEWAY, Hanko, HankoBuilder, PlainHttp, Tenant, TenantError,
+        DEFAULT_COOKIE_NAME, DEFAULT_LEEWAY, DEFAULT_TOKEN_CACHE_CAPACITY, Hanko, HankoBuilder,
+        PlainHttp, SessionMode, Tenant, TenantError,
     },
     jose::FetchPolicy,
 };
 
 /// A longer allowance for clock skew would let expired tokens live on for no good reason.
 const MAX_LEEWAY: Duration = Duration::from_mins(10);
+
+/// How long Hanko's answer about a session is reused.
+const DEFAULT_SESSION_CACHE_TTL: Duration = Duration::from_secs(30);
+/// More would fill several GiB: a mistake is likelier than a wish.
+const MAX_TOKEN_CACHE_CAPACITY: usize = 10_000_000;
 
 /// Whose sessions are verified, and how.
 #[derive(Clone, Debug)]
@@ -25,10 +31,14 @@ pub struct HankoConfig {
     pub issuer: Option<String>,
     /// `HANKO_COOKIE_NAME`, default `hanko`
     pub cookie_name: String,
+    /// `HANKO_SESSION_MODE` and `SESSION_CACHE_TTL`, defaults `stateless` and `30s`
+    pub session_mode: SessionMode,
     /// `JWT_LEEWAY`, default `30s`
     pub leeway: Duration,
     /// `JWKS_TIMEOUT`, `JWKS_CACHE_MAX_AGE`, `JWKS_COOLDOWN`, `JWKS_MAX_STALE`, defaults `5s`, `10m`, `30s`, `24h`
     pub fetch_policy: FetchPolicy,
+    /// `TOKEN_CACHE_CAPACITY`, default `10000`
+    pub token_cache_capacity: usize,
 }
 
 impl HankoConfig {
@@ -43,6 +53,7 @@ impl HankoConfig {
             }),
             issuer: reader.optional("HANKO_ISSUER", |value| Ok(value.to_owned())),
             cookie_name: read_cookie_name(reader),
+            session_mode: read_session_mode(reader),
             leeway: reader.or("JWT_LEEWAY", DEFAULT_LEEWAY, |value| {
                 let leeway = duration(value)?;
                 if leeway > MAX_LEEWAY {
@@ -51,6 +62,17 @@ impl HankoConfig {
                 Ok(leeway)
             }),
             fetch_policy: read_fetch_policy(reader),
+            token_cache_capacity: reader.or(
+                "TOKEN_CACHE_CAPACITY",
+                DEFAULT_TOKEN_CACHE_CAPACITY,
+                |value| {
+                    let capacity = count(value)?;
+                    if capacity > MAX_TOKEN_CACHE_CAPACITY {
+                        return Err(format!("must be at most {MAX_TOKEN_CACHE_CAPACITY}"));
+                    }
+                    Ok(capacity)
+                },
+            ),
         }
     }
 
@@ -59,13 +81,29 @@ impl HankoConfig {
         let builder = Hanko::builder(tenant)
             .audiences(self.audiences.iter().cloned())
             .cookie_name(&self.cookie_name)
+            .session_mode(self.session_mode)
             .leeway(self.leeway)
+            .token_cache_capacity(self.token_cache_capacity)
             .fetch_policy(self.fetch_policy.clone());
         match &self.issuer {
             Some(issuer) => builder.issuer(issuer),
             None => builder,
         }
     }
+}
+
+/// Reads `HANKO_SESSION_MODE` and `SESSION_CACHE_TTL`.
+fn read_session_mode(reader: &mut Reader<'_>) -> SessionMode {
+    let time_to_live = reader.or("SESSION_CACHE_TTL", DEFAULT_SESSION_CACHE_TTL, duration);
+    reader.or(
+        "HANKO_SESSION_MODE",
+        SessionMode::default(),
+        |value| match value {
+            "stateless" => Ok(SessionMode::Stateless),
+            "stateful" => Ok(SessionMode::Stateful { time_to_live }),
+            _ => Err("must be stateless or stateful".to_owned()),
+        },
+    )
 }
 
 /// Reads `HANKO_COOKIE_NAME`, a token (RFC 6265 section 4.1.1).

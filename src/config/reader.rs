@@ -79,7 +79,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Hides what stands before the host of a URL: a user name and a password.
-fn mask(value: &str) -> String {
+pub(super) fn mask(value: &str) -> String {
     let (scheme, rest) = match value.split_once("://") {
         Some((scheme, rest)) => (format!("{scheme}://"), rest),
         None => (String::new(), value),
@@ -116,6 +116,13 @@ pub(super) fn positive_duration(value: &str) -> Result<Duration, String> {
         return Err("must be more than zero".to_owned());
     }
     Ok(duration)
+}
+
+/// Reads a number of things.
+pub(super) fn count(value: &str) -> Result<usize, String> {
+    value
+        .parse()
+        .map_err(|_| "is not a whole number".to_owned())
 }
 
 /// Reads `true` or `false`.

@@ -2,12 +2,22 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{claims::SessionClaims, session::Session, tenant::Tenant};
+use aws_lc_rs::digest;
+use quick_cache::sync::Cache;
+
+use super::{
+    claims::SessionClaims,
+    revocation::{MemoryStore, RevocationStore, StoreUnavailable},
+    session::Session,
+    tenant::Tenant,
+    validation::{Status, ValidationError, Validator},
+    webhook::{Event, WebhookBody, WebhookClaims},
+};
 use crate::{
     clock::{Clock, SystemClock},
     jose::{
-        ClaimsRules, FetchPolicy, KeySetError, KeySetStatus, NumericDate, RemoteKeySet, TokenError,
-        UnverifiedToken,
+        ClaimsRules, FetchPolicy, KeySetError, KeySetStatus, MAX_TOKEN_BYTES, NumericDate,
+        RemoteKeySet, SignedPayload, TokenError, UnverifiedToken, Verified,
     },
 };
 
@@ -15,6 +25,12 @@ use crate::{
 pub const DEFAULT_COOKIE_NAME: &str = "hanko";
 /// The allowed clock skew between Hanko and us.
 pub const DEFAULT_LEEWAY: Duration = Duration::from_secs(30);
+/// How many verified tokens are remembered.
+pub const DEFAULT_TOKEN_CACHE_CAPACITY: usize = 10_000;
+/// How long Hanko may take to say whether a session is alive.
+const DEFAULT_VALIDATION_TIMEOUT: Duration = Duration::from_secs(5);
+/// After this time it is worth asking again where Hanko or the revocation store did not answer.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why there is no session.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,10 +39,77 @@ pub enum AuthenticateError {
     /// The token is not that of a session. Sending it again will not help.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// Whether the token is good cannot be known now. Nothing is let in for that reason.
+    /// The session has ended, though its token has not expired.
+    #[error("the session has ended")]
+    SessionEnded,
+    /// There are no keys to verify the token with.
     #[error(transparent)]
     KeySet(#[from] KeySetError),
+    /// Hanko did not say whether the session is alive.
+    #[error(transparent)]
+    Validation(#[from] ValidationError),
+    /// The revocation store has not told yet which sessions have ended.
+    #[error("the revocations are not known yet")]
+    RevocationsUnknown,
 }
+
+impl AuthenticateError {
+    /// After which time it may be worth trying again; `None` where trying again will not help.
+    ///
+    /// Where this is `Some`, whether the token is good cannot be known now. Nothing is let in for that reason.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Token(_) | Self::SessionEnded => None,
+            Self::KeySet(error) => Some(error.retry_after),
+            Self::Validation(_) | Self::RevocationsUnknown => Some(RETRY_AFTER),
+        }
+    }
+}
+
+/// Why a webhook was not accepted. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WebhookError {
+    /// Not a JSON object `{"token": …, "event": …}`.
+    #[error("the body is not that of a Hanko webhook")]
+    Malformed,
+    /// The token is not that of this event.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// There are no keys to verify the token with.
+    #[error(transparent)]
+    KeySet(#[from] KeySetError),
+    /// The revocation was not stored.
+    #[error(transparent)]
+    Store(#[from] StoreUnavailable),
+}
+
+impl WebhookError {
+    /// After which time it may be worth trying again; `None` where trying again will not help.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Malformed | Self::Token(_) => None,
+            Self::KeySet(error) => Some(error.retry_after),
+            Self::Store(_) => Some(RETRY_AFTER),
+        }
+    }
+}
+
+/// How it is known that a session has not ended before its token expires.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SessionMode {
+    /// By the revocations that Hanko tells by webhook.
+    #[default]
+    Stateless,
+    /// By these, and by asking Hanko.
+    Stateful {
+        /// How long an answer may be reused. Zero asks every time.
+        time_to_live: Duration,
+    },
+}
+
+/// What is called with every event that Hanko tells by webhook.
+type EventListener = Arc<dyn Fn(&Event) + Send + Sync>;
 
 /// Authenticates the sessions of one Hanko tenant. Clones share their keys.
 ///
@@ -47,7 +130,13 @@ pub struct Hanko(Arc<Inner>);
 struct Inner {
     tenant: Tenant,
     keys: RemoteKeySet,
-    rules: ClaimsRules,
+    session_rules: ClaimsRules,
+    webhook_rules: ClaimsRules,
+    /// By the SHA-256 of the whole token. Only verified tokens enter.
+    verified: Option<Cache<[u8; 32], Arc<Verified<SessionClaims>>>>,
+    revocations: Arc<dyn RevocationStore>,
+    validator: Option<Validator>,
+    listener: Option<EventListener>,
     clock: Arc<dyn Clock>,
     cookie_name: String,
     trusted_origins: Vec<String>,
@@ -73,6 +162,11 @@ impl Hanko {
                 ..ClaimsRules::default()
             },
             fetch_policy: FetchPolicy::default(),
+            token_cache_capacity: DEFAULT_TOKEN_CACHE_CAPACITY,
+            session_mode: SessionMode::default(),
+            validation_timeout: DEFAULT_VALIDATION_TIMEOUT,
+            revocation_store: None,
+            listener: None,
             clock: Arc::new(SystemClock::new()),
             cookie_name: DEFAULT_COOKIE_NAME.to_owned(),
             trusted_origins: Vec::new(),
@@ -82,16 +176,111 @@ impl Hanko {
     /// Authenticates a session token.
     ///
     /// # Errors
-    /// [`AuthenticateError::Token`] where the token is at fault, else the reason why that cannot be known now.
+    /// [`AuthenticateError::Token`] or [`AuthenticateError::SessionEnded`] where there is no such session, else the
+    /// reason why that cannot be known now.
     pub async fn authenticate(&self, token: &str) -> Result<Session, AuthenticateError> {
+        let session = Session::new(self.verify_session_token(token).await?);
+        self.refuse_revoked(&session)?;
+        if let Some(validator) = &self.0.validator {
+            match validator.status(session.id(), token).await? {
+                Status::Alive => {}
+                Status::Ended => return Err(AuthenticateError::SessionEnded),
+            }
+            // It may have been revoked while Hanko's answer was on its way.
+            self.refuse_revoked(&session)?;
+        }
+        Ok(session)
+    }
+
+    async fn verify_session_token(
+        &self,
+        token: &str,
+    ) -> Result<Arc<Verified<SessionClaims>>, AuthenticateError> {
         let inner = &*self.0;
-        let unverified = UnverifiedToken::parse(token)?;
-        let key_set = inner.keys.with_key(unverified.kid()).await?;
-        let now = NumericDate::from(inner.clock.unix_time());
-        let verified = unverified
-            .verify_signature(&key_set)?
-            .validate::<SessionClaims>(&inner.rules, now)?;
-        Ok(Session::new(Arc::new(verified)))
+        let Some(cache) = &inner.verified else {
+            return Ok(Arc::new(self.verify_uncached(token).await?));
+        };
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(TokenError::TooLarge.into());
+        }
+        let digest: [u8; 32] = digest::digest(&digest::SHA256, token.as_bytes())
+            .as_ref()
+            .try_into()
+            .expect("SHA-256 has 32 octets");
+        if let Some(verified) = cache.get(&digest)
+            // A key that has left the set proves nothing any more, not even what it proved before.
+            && inner.keys.holds(verified.signed_by())
+        {
+            verified
+                .registered()
+                .check_times(inner.now(), inner.session_rules.leeway)?;
+            return Ok(verified);
+        }
+        let verified = Arc::new(self.verify_uncached(token).await?);
+        cache.insert(digest, Arc::clone(&verified));
+        Ok(verified)
+    }
+
+    async fn verify_uncached(
+        &self,
+        token: &str,
+    ) -> Result<Verified<SessionClaims>, AuthenticateError> {
+        let inner = &*self.0;
+        let payload = inner
+            .verify_signature(UnverifiedToken::parse(token)?)
+            .await?;
+        Ok(payload?.validate(&inner.session_rules, inner.now())?)
+    }
+
+    fn refuse_revoked(&self, session: &Session) -> Result<(), AuthenticateError> {
+        let revocations = &self.0.revocations;
+        if !revocations.is_ready() {
+            return Err(AuthenticateError::RevocationsUnknown);
+        }
+        if revocations.is_revoked(session.id(), session.user_id(), session.issued_at()) {
+            return Err(AuthenticateError::SessionEnded);
+        }
+        Ok(())
+    }
+
+    /// Takes the body of a webhook request of Hanko: verifies it, and remembers which sessions have ended by it. When this
+    /// is done, they are refused.
+    ///
+    /// # Errors
+    /// [`WebhookError`]
+    pub async fn receive_webhook(&self, body: &[u8]) -> Result<Event, WebhookError> {
+        let inner = &*self.0;
+        let body: WebhookBody =
+            serde_json::from_slice(body).map_err(|_| WebhookError::Malformed)?;
+        let payload = inner
+            .verify_signature(UnverifiedToken::parse(&body.token)?)
+            .await?;
+        let verified: Verified<WebhookClaims> =
+            payload?.validate(&inner.webhook_rules, inner.now())?;
+        let event = Event::from_verified(&verified, &body.event)?;
+        match event.revocation(inner.session_rules.leeway) {
+            Ok(Some(revocation)) => inner.revocations.revoke(revocation).await?,
+            Ok(None) => {}
+            // Hanko has signed it and would send the same again.
+            Err(()) => {
+                tracing::error!(event = %event.kind(), "an event does not tell what has ended")
+            }
+        }
+        tracing::info!(event = %event.kind(), id = ?event.subject_id(), "Hanko told of an event");
+        if let Some(listener) = &inner.listener {
+            listener(&event);
+        }
+        Ok(event)
+    }
+
+    /// Whether sessions can be authenticated: usable keys are held, and the revocations are known.
+    pub fn is_ready(&self) -> bool {
+        self.0.keys.status().usable_keys > 0 && self.0.revocations.is_ready()
+    }
+
+    /// How many revocations are remembered.
+    pub fn revocations(&self) -> usize {
+        self.0.revocations.len()
     }
 
     /// Whose sessions are authenticated.
@@ -123,13 +312,41 @@ impl Hanko {
     }
 }
 
+impl Inner {
+    fn now(&self) -> NumericDate {
+        NumericDate::from(self.clock.unix_time())
+    }
+
+    async fn verify_signature(
+        &self,
+        token: UnverifiedToken<'_>,
+    ) -> Result<Result<SignedPayload, TokenError>, KeySetError> {
+        let key_set = self.keys.with_key(token.kid()).await?;
+        Ok(token.verify_signature(&key_set))
+    }
+}
+
+/// A [`Hanko`] that cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The TLS backend cannot be initialised.
+    #[error("no HTTP client: {0}")]
+    Client(#[from] reqwest::Error),
+}
+
 /// Makes a [`Hanko`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use]
 pub struct HankoBuilder {
     tenant: Tenant,
     rules: ClaimsRules,
     fetch_policy: FetchPolicy,
+    token_cache_capacity: usize,
+    session_mode: SessionMode,
+    validation_timeout: Duration,
+    revocation_store: Option<Arc<dyn RevocationStore>>,
+    listener: Option<EventListener>,
     clock: Arc<dyn Clock>,
     cookie_name: String,
     trusted_origins: Vec<String>,
@@ -160,6 +377,38 @@ impl HankoBuilder {
         self
     }
 
+    /// How many verified tokens are remembered; 0 verifies every token anew. Default:
+    /// [`DEFAULT_TOKEN_CACHE_CAPACITY`].
+    pub fn token_cache_capacity(mut self, capacity: usize) -> Self {
+        self.token_cache_capacity = capacity;
+        self
+    }
+
+    /// How it is known that a session has not ended. Default: [`SessionMode::Stateless`].
+    pub fn session_mode(mut self, session_mode: SessionMode) -> Self {
+        self.session_mode = session_mode;
+        self
+    }
+
+    /// How long Hanko may take to say whether a session is alive. Default: 5 s.
+    pub fn validation_timeout(mut self, timeout: Duration) -> Self {
+        self.validation_timeout = timeout;
+        self
+    }
+
+    /// Where revocations are kept. Default: a [`MemoryStore`].
+    pub fn revocation_store(mut self, store: Arc<dyn RevocationStore>) -> Self {
+        self.revocation_store = Some(store);
+        self
+    }
+
+    /// Calls `listener` with every event that Hanko tells by webhook, after what follows from it was done and before
+    /// Hanko gets its answer. It should be quick: Hanko waits.
+    pub fn on_event(mut self, listener: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.listener = Some(Arc::new(listener));
+        self
+    }
+
     /// The name of the session cookie. Default: [`DEFAULT_COOKIE_NAME`].
     pub fn cookie_name(mut self, cookie_name: impl Into<String>) -> Self {
         self.cookie_name = cookie_name.into();
@@ -182,20 +431,45 @@ impl HankoBuilder {
     /// Starts to fetch the keys, without waiting for them. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// Where the TLS backend cannot be initialised.
-    pub fn build(self) -> Result<Hanko, reqwest::Error> {
+    /// [`BuildError`]
+    pub fn build(self) -> Result<Hanko, BuildError> {
         let client = http_client(&self.tenant)?;
+        let clock = self.clock;
         let keys = RemoteKeySet::start(
             self.tenant.jwks_url(),
-            client,
+            client.clone(),
             self.fetch_policy,
-            Arc::clone(&self.clock),
+            Arc::clone(&clock),
         );
+        let capacity = self.token_cache_capacity;
+        let validator = match self.session_mode {
+            SessionMode::Stateless => None,
+            SessionMode::Stateful { time_to_live } => Some(Validator::new(
+                self.tenant.validate_session_url(),
+                client,
+                Arc::clone(&clock),
+                self.validation_timeout,
+                time_to_live,
+                capacity.max(DEFAULT_TOKEN_CACHE_CAPACITY),
+            )),
+        };
+        // Hanko puts no issuer into its webhook tokens.
+        let webhook_rules = ClaimsRules {
+            issuer: None,
+            ..self.rules.clone()
+        };
         Ok(Hanko(Arc::new(Inner {
             tenant: self.tenant,
             keys,
-            rules: self.rules,
-            clock: self.clock,
+            session_rules: self.rules,
+            webhook_rules,
+            verified: (capacity > 0).then(|| Cache::new(capacity)),
+            revocations: self
+                .revocation_store
+                .unwrap_or_else(|| Arc::new(MemoryStore::new(Arc::clone(&clock)))),
+            validator,
+            listener: self.listener,
+            clock,
             cookie_name: self.cookie_name,
             trusted_origins: self.trusted_origins,
         })))

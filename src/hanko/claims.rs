@@ -4,7 +4,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::session::{SessionId, UserId};
+use super::{
+    revocation::MAX_SESSION_LIFETIME,
+    session::{SessionId, UserId},
+};
 use crate::jose::{Claims, RegisteredClaims, TokenError};
 
 /// The claim `email` of a session token.
@@ -35,6 +38,14 @@ impl Claims for SessionClaims {
         registered: &RegisteredClaims,
         mut private: Map<String, Value>,
     ) -> Result<Self, TokenError> {
+        // Revocations are forgotten after this time: see `MAX_SESSION_LIFETIME`.
+        let lifetime = registered.issued_at.map(|issued_at| {
+            let expires_at = registered.expires_at.since_epoch();
+            expires_at.saturating_sub(issued_at.since_epoch())
+        });
+        if lifetime.is_some_and(|lifetime| lifetime > MAX_SESSION_LIFETIME) {
+            return Err(TokenError::TooLongLived);
+        }
         let subject = registered
             .subject
             .as_deref()

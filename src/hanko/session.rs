@@ -15,7 +15,7 @@ macro_rules! uuid_newtype {
         pub struct $name(Uuid);
 
         impl $name {
-            pub(super) fn new(uuid: Uuid) -> Self {
+            pub(crate) fn new(uuid: Uuid) -> Self {
                 Self(uuid)
             }
 

@@ -79,6 +79,11 @@ impl Tenant {
         self.join(".well-known/jwks.json")
     }
 
+    /// `POST` tells whether a session is alive (Hanko `backend/handler/session.go`).
+    pub fn validate_session_url(&self) -> Url {
+        self.join("sessions/validate")
+    }
+
     /// Whether the API is on this machine.
     pub fn is_loopback(&self) -> bool {
         is_loopback(&self.base)

@@ -21,7 +21,7 @@ use url::Url;
 
 use super::{
     error::{FetchError, KeySetError},
-    key_set::{KeySet, KeySetDocument},
+    key_set::{KeySet, KeySetDocument, KeyThumbprint},
 };
 use crate::clock::Clock;
 
@@ -217,6 +217,13 @@ impl RemoteKeySet {
         Ok(key_set)
     }
 
+    /// Whether this key is among those that may be used now.
+    pub fn holds(&self, thumbprint: &KeyThumbprint) -> bool {
+        let held = self.shared.held.load();
+        held.as_ref()
+            .is_some_and(|held| self.shared.is_usable(held) && held.key_set.contains(thumbprint))
+    }
+
     /// How things stand.
     pub fn status(&self) -> KeySetStatus {
         let shared = &self.shared;
@@ -247,10 +254,14 @@ impl Shared {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_usable(&self, held: &HeldKeySet) -> bool {
+        held.age(self.clock.monotonic()) <= self.policy.max_stale
+    }
+
     fn usable(&self) -> Option<Arc<KeySet>> {
         let held = self.held.load();
         held.as_ref()
-            .filter(|held| held.age(self.clock.monotonic()) <= self.policy.max_stale)
+            .filter(|held| self.is_usable(held))
             .map(|held| Arc::clone(&held.key_set))
     }
 

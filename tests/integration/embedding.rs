@@ -1,5 +1,10 @@
 //! The crate in somebody else's Poem app.
 
+#![allow(
+    clippy::unused_async,
+    reason = "Poem wants async handlers, whether they wait or not"
+)]
+
 use std::sync::Arc;
 
 use poem::{Endpoint, EndpointExt, IntoResponse, Request, Route, get, handler, http::StatusCode};

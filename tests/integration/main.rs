@@ -7,3 +7,4 @@ mod cli;
 mod config;
 mod embedding;
 mod routes;
+mod sessions;

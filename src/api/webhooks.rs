@@ -1,0 +1,169 @@
+use std::time::Duration;
+
+use poem::{Body, Request, RequestBody, error::ReadBodyError, http::header, web::Data};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, Object, OpenApi,
+    registry::{MetaMediaType, MetaRequest, MetaResponses, Registry},
+    types::{Example, Type},
+};
+
+use super::Tag;
+use crate::{
+    auth::Rejection,
+    clock::{Clock, SystemClock},
+    hanko::{Hanko, WebhookError},
+    problem::{Problem, ProblemType},
+};
+
+pub(super) struct WebhooksApi;
+
+/// The largest body that is read. Hanko's are a few KiB.
+const MAX_BODY_BYTES: usize = 256 * 1024;
+/// How long a body may take. Hanko gives up after 10 s.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A webhook request of Hanko.
+#[derive(Object)]
+#[oai(example)]
+struct HankoWebhook {
+    /// The event, signed by Hanko: a JWT with the claims `evt` and `data`.
+    #[oai(validator(max_length = 262_144))]
+    token: String,
+    /// The name of the event, the same as in the token.
+    event: String,
+}
+
+impl Example for HankoWebhook {
+    fn example() -> Self {
+        Self {
+            token: "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.e30.c2lnbmF0dXJl".to_owned(),
+            event: "session.delete.explicit.logout".to_owned(),
+        }
+    }
+}
+
+/// The octets of a JSON body, not parsed yet, of a bounded size and within a bounded time.
+struct SignedBody(Vec<u8>);
+
+impl<'a> ApiExtractor<'a> for SignedBody {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        <HankoWebhook as Type>::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        Some(MetaRequest {
+            description: Some("The event as Hanko sends it."),
+            content: vec![MetaMediaType {
+                content_type: "application/json",
+                schema: HankoWebhook::schema_ref(),
+            }],
+            required: true,
+        })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let is_json = request.content_type().is_some_and(|content_type| {
+            let essence = content_type.split(';').next().unwrap_or_default();
+            essence.trim().eq_ignore_ascii_case("application/json")
+        });
+        if !is_json {
+            return Err(problem(ProblemType::UnsupportedMediaType));
+        }
+        let announced = request
+            .header(header::CONTENT_LENGTH)
+            .and_then(|length| length.parse::<usize>().ok());
+        if announced.is_some_and(|length| length > MAX_BODY_BYTES) {
+            return Err(problem(ProblemType::ContentTooLarge));
+        }
+        let body: Body = body.take()?;
+        tokio::select! {
+            octets = body.into_bytes_limit(MAX_BODY_BYTES) => match octets {
+                Ok(octets) => Ok(Self(octets.to_vec())),
+                Err(ReadBodyError::PayloadTooLarge) => Err(problem(ProblemType::ContentTooLarge)),
+                Err(_) => Err(problem(ProblemType::BadRequest)),
+            },
+            () = SystemClock::new().sleep(BODY_TIMEOUT) => Err(problem(ProblemType::BadRequest)),
+        }
+    }
+}
+
+fn problem(problem_type: ProblemType) -> poem::Error {
+    poem::Error::from_response(Problem::from(problem_type).into_response())
+}
+
+/// What Hanko is answered.
+#[derive(ApiResponse)]
+enum Received {
+    /// The event was verified, and what follows from it was done.
+    #[oai(status = 204)]
+    Done,
+}
+
+/// Why a webhook was not accepted.
+struct WebhookRejection(WebhookError);
+
+impl From<WebhookRejection> for poem::Error {
+    fn from(WebhookRejection(error): WebhookRejection) -> Self {
+        if let Some(retry_after) = error.retry_after() {
+            tracing::error!(%error, "a webhook could not be handled");
+            return Rejection::Unavailable { retry_after }.into();
+        }
+        tracing::debug!(reason = %error, "refused a webhook");
+        match error {
+            WebhookError::Token(error) => Rejection::InvalidToken(error).into(),
+            _ => problem(ProblemType::BadRequest),
+        }
+    }
+}
+
+impl ApiResponse for WebhookRejection {
+    fn meta() -> MetaResponses {
+        MetaResponses {
+            responses: [
+                ProblemType::BadRequest,
+                ProblemType::InvalidToken,
+                ProblemType::AuthenticationUnavailable,
+            ]
+            .map(ProblemType::meta)
+            .into(),
+        }
+    }
+
+    fn register(registry: &mut Registry) {
+        Problem::register_schema(registry);
+    }
+}
+
+#[OpenApi]
+impl WebhooksApi {
+    /// Hear of an event at Hanko
+    ///
+    /// For Hanko's webhooks. The body is signed; no other credentials are needed. `session.delete` and every event below
+    /// it end a session here, `user.delete` all sessions of a user; both hold from the moment of the answer on.
+    #[oai(
+        path = "/webhooks/hanko",
+        method = "post",
+        operation_id = "receiveHankoWebhook",
+        tag = "Tag::Webhooks"
+    )]
+    async fn receive(
+        &self,
+        hanko: Data<&Hanko>,
+        body: SignedBody,
+    ) -> Result<Received, WebhookRejection> {
+        hanko
+            .receive_webhook(&body.0)
+            .await
+            .map(|_event| Received::Done)
+            .map_err(WebhookRejection)
+    }
+}

@@ -1,0 +1,75 @@
+//! Which sessions have ended before their tokens expire.
+
+mod memory;
+mod mirror;
+#[cfg(feature = "redis")]
+mod redis;
+
+use std::{fmt, pin::Pin, time::Duration};
+
+pub use memory::MemoryStore;
+pub(crate) use mirror::Mirror;
+
+#[cfg(feature = "redis")]
+pub use self::redis::{RedisStore, RedisStoreError};
+use super::session::{SessionId, UserId};
+use crate::jose::NumericDate;
+
+/// The longest that a session token may be valid, from `iat` to `exp`. A token that claims more is refused.
+///
+/// The end of a user is remembered for as long: no token that was issued before it can outlive that.
+pub const MAX_SESSION_LIFETIME: Duration = Duration::from_hours(400 * 24);
+
+/// The end of a session, or of all sessions of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// What has ended.
+    pub target: Target,
+    /// From when on it need not be remembered, since no token of it is valid any more.
+    pub until: NumericDate,
+}
+
+/// What a [`Revocation`] ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// One session.
+    Session(SessionId),
+    /// Every session of a user that was issued up to a moment.
+    User {
+        /// Whose.
+        id: UserId,
+        /// The moment.
+        issued_until: NumericDate,
+    },
+}
+
+/// The store cannot take or replicate a revocation now.
+#[derive(Debug, thiserror::Error)]
+#[error("the revocation store is unavailable: {0}")]
+pub struct StoreUnavailable(pub String);
+
+/// The outcome of [`RevocationStore::revoke`].
+pub type Revoking<'a> = Pin<Box<dyn Future<Output = Result<(), StoreUnavailable>> + Send + 'a>>;
+
+/// Remembers revocations until their tokens have expired, and never drops one before.
+pub trait RevocationStore: fmt::Debug + Send + Sync + 'static {
+    /// Whether a session of this user, issued then, was revoked. Must not wait: every request asks.
+    fn is_revoked(&self, session: SessionId, user: UserId, issued_at: Option<NumericDate>) -> bool;
+
+    /// Remembers a revocation. When this is done, [`is_revoked`](Self::is_revoked) says so here, and every replica that
+    /// shares the store has been told.
+    fn revoke(&self, revocation: Revocation) -> Revoking<'_>;
+
+    /// Whether it knows all revocations made so far. While it does not, no session is let in.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    /// How many revocations are remembered.
+    fn len(&self) -> usize;
+
+    /// Whether there is none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

@@ -1,0 +1,41 @@
+use std::sync::Arc;
+
+use super::{Mirror, Revocation, RevocationStore, Revoking};
+use crate::{
+    clock::Clock,
+    hanko::{SessionId, UserId},
+    jose::NumericDate,
+};
+
+/// Revocations in this process alone: enough for a single instance, and forgotten at its end.
+#[derive(Debug)]
+pub struct MemoryStore {
+    mirror: Mirror,
+    clock: Arc<dyn Clock>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            mirror: Mirror::default(),
+            clock,
+        }
+    }
+}
+
+impl RevocationStore for MemoryStore {
+    fn is_revoked(&self, session: SessionId, user: UserId, issued_at: Option<NumericDate>) -> bool {
+        self.mirror.is_revoked(session, user, issued_at)
+    }
+
+    fn revoke(&self, revocation: Revocation) -> Revoking<'_> {
+        self.mirror
+            .insert(revocation, self.clock.unix_time().into());
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn len(&self) -> usize {
+        self.mirror.len()
+    }
+}

@@ -1,0 +1,304 @@
+//! Revocations shared by all replicas, in Redis or any server that speaks its protocol.
+//!
+//! Every replica mirrors all of them, so that a request never waits for Redis. A revocation is written with its end as
+//! expiry and published in one transaction; whoever connects subscribes first and scans then, so that nothing falls in
+//! between. What a replica knows and Redis has lost, as after a restart without persistence, the replica writes back.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use redis::{
+    AsyncCommands, Client, IntoConnectionInfo, RedisResult, SetExpiry, SetOptions,
+    aio::{ConnectionManager, ConnectionManagerConfig},
+};
+use tokio::task::AbortHandle;
+use uuid::Uuid;
+
+use super::{Mirror, Revocation, RevocationStore, Revoking, StoreUnavailable, Target};
+use crate::{
+    clock::Clock,
+    hanko::{SessionId, UserId},
+    jose::NumericDate,
+};
+
+/// Before every key, and the name of the channel.
+const PREFIX: &str = "poem-hanko:revoked";
+/// A webhook is answered within Hanko's 10 s even where Redis hangs.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause before another attempt to subscribe.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
+/// How many keys are asked for at once.
+const SCAN_BATCH: usize = 1000;
+/// How often an idle subscription is asked whether it is alive: a broken network does not always say so.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A store that cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("not a Redis URL such as redis://localhost:6379: {0}")]
+pub struct RedisStoreError(String);
+
+/// Revocations shared through Redis.
+pub struct RedisStore {
+    shared: Arc<Shared>,
+    task: AbortHandle,
+}
+
+struct Shared {
+    client: Client,
+    manager: ConnectionManager,
+    mirror: Mirror,
+    /// Whether the mirror was filled at least once.
+    is_ready: AtomicBool,
+    clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("RedisStore")
+            .field("is_ready", &self.is_ready())
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for RedisStore {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl RedisStore {
+    /// Sets out to connect to the Redis at `url`, without waiting for it. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Where `url` is not that of a Redis. A Redis that is away is no error: the store is not ready, that is all.
+    pub fn start(url: &str, clock: Arc<dyn Clock>) -> Result<Self, RedisStoreError> {
+        let describe = |error: redis::RedisError| RedisStoreError(error.to_string());
+        let client =
+            Client::open(url.into_connection_info().map_err(describe)?).map_err(describe)?;
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(COMMAND_TIMEOUT))
+            .set_response_timeout(Some(COMMAND_TIMEOUT))
+            .set_number_of_retries(1);
+        let manager =
+            ConnectionManager::new_lazy_with_config(client.clone(), config).map_err(describe)?;
+        let shared = Arc::new(Shared {
+            client,
+            manager,
+            mirror: Mirror::default(),
+            is_ready: AtomicBool::new(false),
+            clock,
+        });
+        let task = tokio::spawn(keep_mirroring(Arc::clone(&shared))).abort_handle();
+        Ok(Self { shared, task })
+    }
+}
+
+impl RevocationStore for RedisStore {
+    fn is_revoked(&self, session: SessionId, user: UserId, issued_at: Option<NumericDate>) -> bool {
+        self.shared.mirror.is_revoked(session, user, issued_at)
+    }
+
+    /// The mirror has it first, so that this replica refuses the session even where Redis then fails and the caller is
+    /// told to try again.
+    fn revoke(&self, revocation: Revocation) -> Revoking<'_> {
+        self.shared
+            .mirror
+            .insert(revocation, self.shared.clock.unix_time().into());
+        Box::pin(async move {
+            let mut connection = self.shared.manager.clone();
+            write(&mut connection, &[revocation])
+                .await
+                .map_err(|error| StoreUnavailable(error.to_string()))
+        })
+    }
+
+    fn is_ready(&self) -> bool {
+        self.shared.is_ready.load(Ordering::Acquire)
+    }
+
+    fn len(&self) -> usize {
+        self.shared.mirror.len()
+    }
+}
+
+/// Writes and publishes revocations in one transaction.
+async fn write(connection: &mut ConnectionManager, revocations: &[Revocation]) -> RedisResult<()> {
+    let mut transaction = redis::pipe();
+    transaction.atomic();
+    for revocation in revocations {
+        let Entry { key, value } = Entry::from(*revocation);
+        let end = revocation.until.since_epoch().as_secs() + 1;
+        let expiry = SetOptions::default().with_expiration(SetExpiry::EXAT(end));
+        transaction.set_options(&key, &value, expiry).ignore();
+        transaction
+            .publish(PREFIX, format!("{key}={value}"))
+            .ignore();
+    }
+    transaction.query_async(connection).await
+}
+
+/// Subscribes, fills the mirror, and follows what is published; again whenever the connection breaks.
+async fn keep_mirroring(shared: Arc<Shared>) {
+    let mut is_first_failure = true;
+    loop {
+        let error = match mirror(&shared, &mut is_first_failure).await {
+            Ok(()) => "the connection was closed".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if is_first_failure {
+            tracing::error!(
+                error,
+                revocations = shared.mirror.len(),
+                "the revocation store is away: known revocations go on being enforced, webhooks are answered 503"
+            );
+            is_first_failure = false;
+        }
+        shared.clock.sleep(RECONNECT_PAUSE).await;
+    }
+}
+
+async fn mirror(shared: &Shared, is_first_failure: &mut bool) -> RedisResult<()> {
+    let timed_out = || redis::RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
+    let mut subscription = tokio::select! {
+        subscription = shared.client.get_async_pubsub() => subscription?,
+        () = shared.clock.sleep(COMMAND_TIMEOUT) => return Err(timed_out()),
+    };
+    subscription.subscribe(PREFIX).await?;
+    fill(shared).await?;
+    shared.is_ready.store(true, Ordering::Release);
+    tracing::info!(
+        revocations = shared.mirror.len(),
+        "mirroring the revocation store"
+    );
+    *is_first_failure = true;
+
+    let (mut sink, mut messages) = subscription.split();
+    loop {
+        tokio::select! {
+            message = messages.next() => {
+                let Some(message) = message else { return Ok(()) };
+                let text: String = message.get_payload()?;
+                match text.split_once('=').and_then(|(key, value)| parse(key, value)) {
+                    Some(revocation) => shared.mirror.insert(revocation, shared.clock.unix_time().into()),
+                    None => tracing::error!("a message of the revocation store cannot be read"),
+                }
+            }
+            () = shared.clock.sleep(PING_INTERVAL) => {
+                tokio::select! {
+                    pong = sink.ping::<redis::Value>() => { pong?; }
+                    () = shared.clock.sleep(COMMAND_TIMEOUT) => return Err(timed_out()),
+                }
+            }
+        }
+    }
+}
+
+/// Takes over all that Redis knows, and gives it what only the mirror does.
+async fn fill(shared: &Shared) -> RedisResult<()> {
+    let mut connection = shared.manager.clone();
+    let now = shared.clock.unix_time().into();
+    let known_before = shared.mirror.all();
+    let mut stored = std::collections::HashSet::new();
+    let mut cursor = 0_u64;
+    loop {
+        let (next, keys): (u64, Vec<String>) = redis::cmd("SCAN")
+            .arg(cursor)
+            .arg("MATCH")
+            .arg(format!("{PREFIX}:*"))
+            .arg("COUNT")
+            .arg(SCAN_BATCH)
+            .query_async(&mut connection)
+            .await?;
+        if !keys.is_empty() {
+            let values: Vec<Option<String>> = connection.mget(&keys).await?;
+            for (key, value) in keys.into_iter().zip(values) {
+                // A key may expire between the two commands.
+                let Some(value) = value else { continue };
+                match parse(&key, &value) {
+                    Some(revocation) => shared.mirror.insert(revocation, now),
+                    None => tracing::error!(key, "an entry of the revocation store cannot be read"),
+                }
+                stored.insert(Entry { key, value });
+            }
+        }
+        cursor = next;
+        if cursor == 0 {
+            break;
+        }
+    }
+    let lost: Vec<Revocation> = known_before
+        .into_iter()
+        .filter(|revocation| revocation.until > now && !stored.contains(&Entry::from(*revocation)))
+        .collect();
+    for batch in lost.chunks(SCAN_BATCH) {
+        write(&mut connection, batch).await?;
+    }
+    if !lost.is_empty() {
+        tracing::warn!(
+            revocations = lost.len(),
+            "wrote revocations back that the store had lost"
+        );
+    }
+    Ok(())
+}
+
+/// A revocation as it stands in Redis.
+#[derive(PartialEq, Eq, Hash)]
+struct Entry {
+    key: String,
+    value: String,
+}
+
+impl From<Revocation> for Entry {
+    fn from(revocation: Revocation) -> Self {
+        let until = revocation.until.since_epoch().as_secs();
+        match revocation.target {
+            Target::Session(id) => Self {
+                key: format!("{PREFIX}:session:{id}"),
+                value: until.to_string(),
+            },
+            Target::User { id, issued_until } => Self {
+                key: format!("{PREFIX}:user:{id}"),
+                value: format!("{until}:{}", issued_until.since_epoch().as_secs()),
+            },
+        }
+    }
+}
+
+fn parse(key: &str, value: &str) -> Option<Revocation> {
+    let seconds = |text: &str| {
+        let seconds: u64 = text.parse().ok()?;
+        Some(NumericDate::from(Duration::from_secs(seconds)))
+    };
+    let (kind, id) = key
+        .strip_prefix(PREFIX)?
+        .strip_prefix(':')?
+        .split_once(':')?;
+    let id: Uuid = id.parse().ok()?;
+    match kind {
+        "session" => Some(Revocation {
+            target: Target::Session(SessionId::new(id)),
+            until: seconds(value)?,
+        }),
+        "user" => {
+            let (until, issued_until) = value.split_once(':')?;
+            Some(Revocation {
+                target: Target::User {
+                    id: UserId::new(id),
+                    issued_until: seconds(issued_until)?,
+                },
+                until: seconds(until)?,
+            })
+        }
+        _ => None,
+    }
+}
