@@ -263,7 +263,7 @@ impl Hanko {
             Ok(None) => {}
             // Hanko has signed it and would send the same again.
             Err(()) => {
-                tracing::error!(event = %event.kind(), "an event does not tell what has ended")
+                tracing::error!(event = %event.kind(), "an event does not tell what has ended");
             }
         }
         tracing::info!(event = %event.kind(), id = ?event.subject_id(), "Hanko told of an event");

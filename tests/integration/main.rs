@@ -6,5 +6,6 @@ mod support;
 mod cli;
 mod config;
 mod embedding;
+mod revocations;
 mod routes;
 mod sessions;

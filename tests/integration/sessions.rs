@@ -441,6 +441,11 @@ async fn stateful_mode_never_asks_about_a_token_that_is_not_verified() {
 
 /// A Hanko whose JWK Set is that of a local one, and whose answers about sessions the test makes.
 mod scripted {
+    #![allow(
+        clippy::needless_pass_by_value,
+        reason = "Poem hands extractors to its handlers by value"
+    )]
+
     use super::{Arc, Duration, LocalHanko, Value};
     use poem::{
         EndpointExt, IntoResponse, Response, Route, Server, get, handler,
@@ -478,7 +483,7 @@ mod scripted {
             .into_response()
     }
 
-    pub(super) async fn start(local_hanko: &LocalHanko) -> (String, Arc<Script>) {
+    pub(super) fn start(local_hanko: &LocalHanko) -> (String, Arc<Script>) {
         let script = Arc::new(Script {
             key_set: local_hanko.key_set(),
             answer: std::sync::Mutex::new((StatusCode::OK, String::new())),
@@ -514,7 +519,7 @@ async fn odd_answers_are_unavailability_and_never_a_pass() {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
     let session = local_hanko.sign_in(&ada());
-    let (url, script) = scripted::start(&local_hanko).await;
+    let (url, script) = scripted::start(&local_hanko);
     let hanko = stateful(&url, &clock, Duration::ZERO);
     let large = format!(r#"{{"is_valid":true,"x":"{}"}}"#, "x".repeat(70_000));
     let other = alive(&SignedIn {
@@ -557,7 +562,7 @@ async fn a_hanging_hanko_is_503_within_the_timeout() {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
     let session = local_hanko.sign_in(&ada());
-    let (url, script) = scripted::start(&local_hanko).await;
+    let (url, script) = scripted::start(&local_hanko);
     let app = App::start(&url, &clock, &[("HANKO_SESSION_MODE", "stateful")]).await;
     app.hanko.wait_for_key_set_fetches(1).await;
     let asked = script.was_asked.notified();
@@ -573,7 +578,7 @@ async fn two_hundred_requests_of_one_session_ask_once() {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
     let session = local_hanko.sign_in(&ada());
-    let (url, script) = scripted::start(&local_hanko).await;
+    let (url, script) = scripted::start(&local_hanko);
     let hanko = stateful(&url, &clock, Duration::from_secs(30));
     *script.answer.lock().unwrap() = (200.try_into().unwrap(), alive(&session));
     let asked = script.was_asked.notified();
@@ -597,7 +602,7 @@ async fn a_revocation_wins_over_an_answer_that_is_on_its_way() {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
     let session = local_hanko.sign_in(&ada());
-    let (url, script) = scripted::start(&local_hanko).await;
+    let (url, script) = scripted::start(&local_hanko);
     let hanko = stateful(&url, &clock, Duration::from_secs(30));
     *script.answer.lock().unwrap() = (200.try_into().unwrap(), alive(&session));
     let asked = script.was_asked.notified();
@@ -620,7 +625,7 @@ async fn the_question_outlives_the_caller_who_asked_it() {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
     let session = local_hanko.sign_in(&ada());
-    let (url, script) = scripted::start(&local_hanko).await;
+    let (url, script) = scripted::start(&local_hanko);
     let hanko = stateful(&url, &clock, Duration::from_secs(30));
     *script.answer.lock().unwrap() = (200.try_into().unwrap(), alive(&session));
     let asked = script.was_asked.notified();

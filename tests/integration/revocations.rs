@@ -1,0 +1,420 @@
+//! What every revocation store promises, and what the one in Redis adds for replicas.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use poem_hanko::{
+    Hanko, Session,
+    clock::{Clock, ManualClock, Sleep, SystemClock},
+    hanko::{AuthenticateError, MemoryStore, RedisStore, RevocationStore, WebhookError},
+    local_hanko::LocalHanko,
+};
+use serde_json::{Value, json};
+
+use crate::support::{START, ada, client, local_hanko, send};
+
+const LOGOUT: &str = "session.delete.explicit.logout";
+
+/// A `redis-server` of its own in a folder of its own, which ends with the test.
+struct Redis {
+    folder: tempfile::TempDir,
+    port: u16,
+    server: Option<Child>,
+}
+
+impl Redis {
+    /// `None`, with the reason printed, where there is no `redis-server`.
+    fn start() -> Option<Self> {
+        if Command::new("redis-server")
+            .arg("--version")
+            .output()
+            .is_err()
+        {
+            println!("skipped: redis-server is not installed; tests/run installs it");
+            return None;
+        }
+        let vacant = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = vacant.local_addr().unwrap().port();
+        drop(vacant);
+        let mut redis = Self {
+            folder: tempfile::tempdir().unwrap(),
+            port,
+            server: None,
+        };
+        redis.run();
+        Some(redis)
+    }
+
+    fn run(&mut self) {
+        let server = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
+            .args(["--save", "", "--appendonly", "no", "--dir"])
+            .arg(self.folder.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.server = Some(server);
+    }
+
+    /// Kills the server, and all that it holds: nothing is persisted.
+    fn kill(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill().unwrap();
+            server.wait().unwrap();
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Waits until something is so, and fails where it does not come true for a long time.
+async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
+    let clock = SystemClock::new();
+    for _ in 0..3000 {
+        if is_so().await {
+            return;
+        }
+        clock.sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it did not come true that {what}");
+}
+
+fn hanko(
+    local_hanko: &LocalHanko,
+    clock: &Arc<dyn Clock>,
+    store: Arc<dyn RevocationStore>,
+) -> Hanko {
+    Hanko::builder(local_hanko.tenant())
+        .clock(Arc::clone(clock))
+        .revocation_store(store)
+        .build()
+        .unwrap()
+}
+
+async fn authenticate(hanko: &Hanko, token: &str) -> Result<Session, AuthenticateError> {
+    hanko.authenticate(token).await
+}
+
+async fn log_out(
+    hanko: &Hanko,
+    local_hanko: &LocalHanko,
+    session: uuid::Uuid,
+) -> Result<(), WebhookError> {
+    let data = local_hanko.session_data(session).unwrap();
+    tell(hanko, &local_hanko.webhook_body(LOGOUT, &data)).await
+}
+
+async fn tell(hanko: &Hanko, body: &Value) -> Result<(), WebhookError> {
+    hanko
+        .receive_webhook(body.to_string().as_bytes())
+        .await
+        .map(|_event| ())
+}
+
+/// The contract of a store, whichever it is.
+async fn keeps_its_promises(store: Arc<dyn RevocationStore>, clock: &ManualClock) {
+    let shared_clock: Arc<dyn Clock> = Arc::new(clock.clone());
+    let local_hanko = local_hanko(clock).await;
+    let hanko = hanko(&local_hanko, &shared_clock, Arc::clone(&store));
+    until("the store is ready", async || store.is_ready()).await;
+    assert!(store.is_empty());
+
+    // A session.
+    let person = ada();
+    let session = local_hanko.sign_in(&person);
+    let other = local_hanko.sign_in(&person);
+    log_out(&hanko, &local_hanko, session.session_id)
+        .await
+        .unwrap();
+    log_out(&hanko, &local_hanko, session.session_id)
+        .await
+        .unwrap();
+    assert_eq!(store.len(), 1);
+    assert_eq!(
+        authenticate(&hanko, &session.token).await.unwrap_err(),
+        AuthenticateError::SessionEnded
+    );
+    assert!(authenticate(&hanko, &other.token).await.is_ok());
+
+    // A user, up to a moment.
+    tell(
+        &hanko,
+        &local_hanko.webhook_body("user.delete", &json!({ "id": person.id })),
+    )
+    .await
+    .unwrap();
+    assert!(authenticate(&hanko, &other.token).await.is_err());
+    clock.advance(Duration::from_secs(1));
+    let later = local_hanko.sign_in(&person);
+    assert!(authenticate(&hanko, &later.token).await.is_ok());
+
+    // An earlier end of the same user, heard later, takes nothing back.
+    let claims = json!({
+        "sub": "hanko webhooks", "iat": clock.unix_time().as_secs() - 100, "exp": clock.unix_time().as_secs() + 200,
+        "evt": "user.delete", "data": { "id": person.id },
+    });
+    let token = local_hanko.sign_claims(claims.as_object().unwrap());
+    tell(&hanko, &json!({ "token": token, "event": "user.delete" }))
+        .await
+        .unwrap();
+    assert!(authenticate(&hanko, &other.token).await.is_err());
+
+    // Nothing is dropped while a token could be valid, and something is afterwards.
+    let lasting = local_hanko.sign_in(&ada());
+    log_out(&hanko, &local_hanko, lasting.session_id)
+        .await
+        .unwrap();
+    clock.advance(Duration::from_hours(12) + Duration::from_secs(29));
+    let fresh = local_hanko.sign_in(&ada());
+    log_out(&hanko, &local_hanko, fresh.session_id)
+        .await
+        .unwrap();
+    assert_eq!(
+        authenticate(&hanko, &lasting.token).await.unwrap_err(),
+        AuthenticateError::SessionEnded
+    );
+    clock.advance(Duration::from_secs(2));
+    let fresher = local_hanko.sign_in(&ada());
+    log_out(&hanko, &local_hanko, fresher.session_id)
+        .await
+        .unwrap();
+    // The user, and the last two sessions.
+    assert_eq!(store.len(), 3);
+}
+
+#[tokio::test]
+async fn the_store_in_memory_keeps_its_promises() {
+    let clock = ManualClock::new(START);
+    let store = Arc::new(MemoryStore::new(Arc::new(clock.clone())));
+    keeps_its_promises(store, &clock).await;
+}
+
+/// Tells the time of a clock that the test moves, and waits in real time, for a server that is really away.
+#[derive(Debug)]
+struct RealSleeps(ManualClock);
+
+impl Clock for RealSleeps {
+    fn unix_time(&self) -> Duration {
+        self.0.unix_time()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic()
+    }
+
+    fn sleep(&self, duration: Duration) -> Sleep {
+        SystemClock::new().sleep(duration)
+    }
+}
+
+#[tokio::test]
+async fn the_store_in_redis_keeps_its_promises() {
+    let Some(redis) = Redis::start() else { return };
+    // What Redis is told to expire must lie in its own future.
+    let clock = ManualClock::new(START.max(SystemClock::new().unix_time()));
+    let sleeps = Arc::new(RealSleeps(clock.clone()));
+    let store = Arc::new(RedisStore::start(&redis.url(), sleeps).unwrap());
+    keeps_its_promises(store, &clock).await;
+}
+
+#[tokio::test]
+async fn before_the_revocations_are_known_nobody_is_let_in() {
+    let clock = ManualClock::new(START);
+    let local_hanko = local_hanko(&clock).await;
+    // Nobody listens there.
+    let store =
+        Arc::new(RedisStore::start("redis://127.0.0.1:1", Arc::new(clock.clone())).unwrap());
+    let shared_clock: Arc<dyn Clock> = Arc::new(clock);
+    let hanko = hanko(&local_hanko, &shared_clock, store);
+    hanko.wait_for_key_set_fetches(1).await;
+    assert!(!hanko.is_ready());
+    let session = local_hanko.sign_in(&ada());
+    assert_eq!(
+        authenticate(&hanko, &session.token).await.unwrap_err(),
+        AuthenticateError::RevocationsUnknown
+    );
+}
+
+/// A process of the program that ends with the test.
+struct Replica {
+    process: Child,
+    url: String,
+    client: reqwest::Client,
+}
+
+impl Replica {
+    fn start(hanko_url: &str, redis_url: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut process = Command::new(env!("CARGO_BIN_EXE_poem-hanko"))
+            .current_dir(folder.path())
+            .env_clear()
+            .envs([
+                ("PORT", "0"),
+                ("HANKO_API_URL", hanko_url),
+                ("REVOCATION_STORE_URL", redis_url),
+                ("LOG_FORMAT", "json"),
+            ])
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(process.stderr.take().unwrap());
+        let mut lines = log.lines();
+        let address = lines
+            .by_ref()
+            .find_map(|line| {
+                let line: Value = serde_json::from_str(&line.unwrap()).ok()?;
+                Some(line["address"].as_str()?.to_owned())
+            })
+            .expect("the log names the address");
+        // A full pipe would stop the process.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self {
+            process,
+            url: format!("http://{address}"),
+            client: client(),
+        }
+    }
+
+    async fn status(&self, path: &str, token: &str) -> u16 {
+        let response = self
+            .client
+            .get(format!("{}{path}", self.url))
+            .bearer_auth(token);
+        send(response).await.status().as_u16()
+    }
+
+    async fn is_ready(&self) -> bool {
+        self.status("/readyz", "").await == 200
+    }
+
+    async fn webhook(&self, body: &Value) -> u16 {
+        let request = self
+            .client
+            .post(format!("{}/webhooks/hanko", self.url))
+            .json(body);
+        send(request).await.status().as_u16()
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Real time: processes have no other.
+async fn real_hanko() -> LocalHanko {
+    LocalHanko::builder().start().await.unwrap()
+}
+
+async fn all_ready(replicas: &[Replica]) {
+    for replica in replicas {
+        until("a replica is ready", async || replica.is_ready().await).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_to_one_replica_is_enforced_in_all_and_survives_restarts() {
+    const SESSIONS: usize = 100;
+
+    let Some(mut redis) = Redis::start() else {
+        return;
+    };
+    let local_hanko = real_hanko().await;
+    let start = || Replica::start(&local_hanko.url(), &redis.url());
+    let mut replicas = vec![start(), start(), start()];
+    all_ready(&replicas).await;
+
+    let person = ada();
+    let clock = SystemClock::new();
+    let mut ended = Vec::new();
+    let mut delays = Vec::new();
+    for index in 0..SESSIONS {
+        let session = local_hanko.sign_in(&person);
+        for replica in &replicas {
+            assert_eq!(replica.status("/protected", &session.token).await, 200);
+        }
+        let data = local_hanko.session_data(session.session_id).unwrap();
+        let body = local_hanko.webhook_body(LOGOUT, &data);
+        let told = &replicas[index % replicas.len()];
+        assert_eq!(told.webhook(&body).await, 204);
+        let answered_at = clock.monotonic();
+        assert_eq!(told.status("/protected", &session.token).await, 401);
+        for replica in &replicas {
+            until("a replica refuses the session", async || {
+                replica.status("/protected", &session.token).await == 401
+            })
+            .await;
+        }
+        delays.push(clock.monotonic().saturating_sub(answered_at));
+        ended.push(session.token);
+    }
+    delays.sort_unstable();
+    println!(
+        "enforced in all replicas after: median {:?}, 90% {:?}, most {:?}",
+        delays[SESSIONS / 2],
+        delays[SESSIONS * 9 / 10],
+        delays[SESSIONS - 1],
+    );
+    assert!(
+        delays[SESSIONS / 2] < Duration::from_millis(250),
+        "{delays:?}"
+    );
+
+    let live = local_hanko.sign_in(&person).token;
+    let assert_all_enforced = async |replicas: &[Replica]| {
+        for replica in replicas {
+            for token in &ended {
+                assert_eq!(replica.status("/protected", token).await, 401);
+            }
+            assert_eq!(replica.status("/protected", &live).await, 200);
+        }
+    };
+
+    // A replica that starts anew knows all before it is ready.
+    for index in 0..replicas.len() {
+        replicas[index] = start();
+        all_ready(&replicas[index..=index]).await;
+        assert_all_enforced(&replicas[index..=index]).await;
+    }
+
+    // While Redis is away the mirrors are enforced, and no webhook is taken that could be lost.
+    redis.kill();
+    assert_all_enforced(&replicas).await;
+    let session = local_hanko.sign_in(&person);
+    let data = local_hanko.session_data(session.session_id).unwrap();
+    let body = local_hanko.webhook_body(LOGOUT, &data);
+    assert_eq!(replicas[0].webhook(&body).await, 503);
+
+    // Redis comes back with nothing, and is told again by the replicas.
+    redis.run();
+    until("a webhook is taken again", async || {
+        replicas[1].webhook(&body).await == 204
+    })
+    .await;
+    ended.push(session.token);
+    until("Redis has everything again", async || {
+        let fresh = Replica::start(&local_hanko.url(), &redis.url());
+        all_ready(std::slice::from_ref(&fresh)).await;
+        let mut refused = 0;
+        for token in &ended {
+            refused += u32::from(fresh.status("/protected", token).await == 401);
+        }
+        refused as usize == ended.len()
+    })
+    .await;
+}
