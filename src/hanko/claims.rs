@@ -44,11 +44,14 @@ impl Claims for SessionClaims {
             Some(Value::String(session_id)) => parse_uuid(&session_id),
             Some(_) => None,
         };
-        let email = private
-            .remove("email")
-            .map(EmailClaim::deserialize)
-            .transpose()
-            .map_err(|_| TokenError::MalformedClaim("email"))?;
+        let email = match private.remove("email") {
+            None => None,
+            // serde would take an array for an object whose members have lost their names.
+            Some(email @ Value::Object(_)) => Some(
+                EmailClaim::deserialize(email).map_err(|_| TokenError::MalformedClaim("email"))?,
+            ),
+            Some(_) => return Err(TokenError::MalformedClaim("email")),
+        };
         let username = match private.remove("username") {
             None => None,
             Some(Value::String(username)) => Some(username),
