@@ -20,6 +20,9 @@ const MAX_MODULUS_BITS: usize = 8192;
 /// The smallest (RFC 7518 section 3.3).
 const MIN_MODULUS_BITS: usize = 2048;
 
+/// The members that say what a key is for. A `null` there is of the wrong type, and no licence for everything.
+const RESTRICTING_MEMBERS: [&str; 3] = ["use", "alg", "key_ops"];
+
 /// The JWK thumbprint (RFC 7638, SHA-256) of a key: its identity, whatever `kid` it goes by.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct KeyThumbprint(String);
@@ -167,6 +170,12 @@ fn parse_key(members: Option<&Value>) -> Result<VerificationKey, UnusableKey> {
         .any(|member| members.get(member).is_some())
     {
         return Err(UnusableKey::Private);
+    }
+    if RESTRICTING_MEMBERS
+        .iter()
+        .any(|member| members.get(member).is_some_and(Value::is_null))
+    {
+        return Err(UnusableKey::Malformed);
     }
     let jwk = Jwk::deserialize(members).map_err(|_| UnusableKey::Malformed)?;
     if !matches!(
