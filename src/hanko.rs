@@ -14,8 +14,7 @@ pub use authenticate::{
 };
 pub use claims::{EmailClaim, SessionClaims};
 pub use revocation::{
-    MAX_SESSION_LIFETIME, MemoryStore, Revocation, RevocationStore, Revoking, StoreUnavailable,
-    Target,
+    MemoryStore, Revocation, RevocationStore, Revoking, StoreUnavailable, Target,
 };
 #[cfg(feature = "redis")]
 pub use revocation::{RedisStore, RedisStoreError};

@@ -4,10 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{
-    revocation::MAX_SESSION_LIFETIME,
-    session::{SessionId, UserId},
-};
+use super::session::{SessionId, UserId};
 use crate::jose::{Claims, RegisteredClaims, TokenError};
 
 /// The claim `email` of a session token.
@@ -38,14 +35,6 @@ impl Claims for SessionClaims {
         registered: &RegisteredClaims,
         mut private: Map<String, Value>,
     ) -> Result<Self, TokenError> {
-        // Revocations are forgotten after this time: see `MAX_SESSION_LIFETIME`.
-        let lifetime = registered.issued_at.map(|issued_at| {
-            let expires_at = registered.expires_at.since_epoch();
-            expires_at.saturating_sub(issued_at.since_epoch())
-        });
-        if lifetime.is_some_and(|lifetime| lifetime > MAX_SESSION_LIFETIME) {
-            return Err(TokenError::TooLongLived);
-        }
         let subject = registered
             .subject
             .as_deref()
@@ -55,11 +44,14 @@ impl Claims for SessionClaims {
             Some(Value::String(session_id)) => parse_uuid(&session_id),
             Some(_) => None,
         };
-        let email = private
-            .remove("email")
-            .map(EmailClaim::deserialize)
-            .transpose()
-            .map_err(|_| TokenError::MalformedClaim("email"))?;
+        let email = match private.remove("email") {
+            None => None,
+            // serde would take an array for an object whose members have lost their names.
+            Some(email @ Value::Object(_)) => Some(
+                EmailClaim::deserialize(email).map_err(|_| TokenError::MalformedClaim("email"))?,
+            ),
+            Some(_) => return Err(TokenError::MalformedClaim("email")),
+        };
         let username = match private.remove("username") {
             None => None,
             Some(Value::String(username)) => Some(username),

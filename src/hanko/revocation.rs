@@ -5,7 +5,7 @@ mod mirror;
 #[cfg(feature = "redis")]
 mod redis;
 
-use std::{fmt, pin::Pin, time::Duration};
+use std::{fmt, pin::Pin};
 
 pub use memory::MemoryStore;
 pub(crate) use mirror::Mirror;
@@ -14,11 +14,6 @@ pub(crate) use mirror::Mirror;
 pub use self::redis::{RedisStore, RedisStoreError};
 use super::session::{SessionId, UserId};
 use crate::jose::NumericDate;
-
-/// The longest that a session token may be valid, from `iat` to `exp`. A token that claims more is refused.
-///
-/// The end of a user is remembered for as long: no token that was issued before it can outlive that.
-pub const MAX_SESSION_LIFETIME: Duration = Duration::from_hours(400 * 24);
 
 /// The end of a session, or of all sessions of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
-    revocation::{MAX_SESSION_LIFETIME, Revocation, Target},
+    revocation::{Revocation, Target},
     session::{SessionId, UserId},
 };
 use crate::jose::{Claims, NumericDate, RegisteredClaims, TokenError, Verified};
@@ -208,17 +208,13 @@ impl Event {
     /// The revocation that follows from the event, if one does. `Err` where one should and the data do not tell of what.
     pub(super) fn revocation(&self, leeway: Duration) -> Result<Option<Revocation>, ()> {
         // In whole seconds and rounded up, so that nothing is forgotten a fraction of a second early.
-        let after = |moment: Duration, time: Duration| {
-            NumericDate::from(Duration::from_secs((moment + time).as_secs() + 1))
-        };
-        let last_token_ends = || after(self.issued_at.since_epoch(), MAX_SESSION_LIFETIME + leeway);
+        let token_ends =
+            |end: Duration| NumericDate::from(Duration::from_secs((end + leeway).as_secs() + 1));
         if self.kind.is_within("session.delete") {
             let id = self.subject_id().ok_or(())?;
             Ok(Some(Revocation {
                 target: Target::Session(SessionId::new(id)),
-                until: self
-                    .expires_at()
-                    .map_or_else(last_token_ends, |end| after(end, leeway)),
+                until: self.expires_at().map_or(NumericDate::LAST, token_ends),
             }))
         } else if self.kind.is_within("user.delete") {
             let id = self.subject_id().ok_or(())?;
@@ -227,7 +223,8 @@ impl Event {
                     id: UserId::new(id),
                     issued_until: self.issued_at,
                 },
-                until: last_token_ends(),
+                // How long the operator's sessions live is not known here: any token may still be valid.
+                until: NumericDate::LAST,
             }))
         } else {
             Ok(None)

@@ -6,14 +6,15 @@ use serde_json::{Map, Value};
 
 use super::error::TokenError;
 
-/// 9999-12-31T23:59:59Z, the last second that RFC 3339 can write. A later `NumericDate` is a mistake or an attack.
-const LAST_NUMERIC_DATE: u64 = 253_402_300_799;
-
 /// A `NumericDate` (RFC 7519 section 2): seconds since 1970-01-01T00:00:00Z, perhaps with a fraction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NumericDate(Duration);
 
 impl NumericDate {
+    /// 9999-12-31T23:59:59Z, the last second that RFC 3339 can write. A later date is a mistake or an attack, and no token
+    /// is valid then.
+    pub const LAST: Self = Self(Duration::from_secs(253_402_300_799));
+
     /// The time since 1970-01-01T00:00:00Z.
     pub fn since_epoch(self) -> Duration {
         self.0
@@ -24,7 +25,7 @@ impl NumericDate {
             Some(seconds) => Duration::from_secs(seconds),
             None => Duration::try_from_secs_f64(value.as_f64()?).ok()?,
         };
-        (since_epoch <= Duration::from_secs(LAST_NUMERIC_DATE)).then_some(Self(since_epoch))
+        (since_epoch <= Self::LAST.0).then_some(Self(since_epoch))
     }
 }
 

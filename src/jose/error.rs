@@ -55,9 +55,6 @@ pub enum TokenError {
     /// `iat` lies in the future (RFC 7519 section 4.1.6).
     #[error("the token was issued in the future")]
     IssuedInTheFuture,
-    /// More time lies between `iat` and `exp` than any session lasts.
-    #[error("the token is valid for too long")]
-    TooLongLived,
     /// `aud` names none of the configured audiences (RFC 7519 section 4.1.3).
     #[error("the token is meant for another audience")]
     WrongAudience,

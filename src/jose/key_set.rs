@@ -19,6 +19,12 @@ const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"]
 const MAX_MODULUS_BITS: usize = 8192;
 /// The smallest (RFC 7518 section 3.3).
 const MIN_MODULUS_BITS: usize = 2048;
+/// The largest exponent with which aws-lc verifies. It would find that out at the first signature only, and call that
+/// wrong.
+const MAX_EXPONENT_BITS: usize = 33;
+
+/// The members that say what a key is for. A `null` there is of the wrong type, and no licence for everything.
+const RESTRICTING_MEMBERS: [&str; 3] = ["use", "alg", "key_ops"];
 
 /// The JWK thumbprint (RFC 7638, SHA-256) of a key: its identity, whatever `kid` it goes by.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -168,6 +174,12 @@ fn parse_key(members: Option<&Value>) -> Result<VerificationKey, UnusableKey> {
     {
         return Err(UnusableKey::Private);
     }
+    if RESTRICTING_MEMBERS
+        .iter()
+        .any(|member| members.get(member).is_some_and(Value::is_null))
+    {
+        return Err(UnusableKey::Malformed);
+    }
     let jwk = Jwk::deserialize(members).map_err(|_| UnusableKey::Malformed)?;
     if !matches!(
         jwk.common.public_key_use,
@@ -186,8 +198,9 @@ fn parse_key(members: Option<&Value>) -> Result<VerificationKey, UnusableKey> {
     {
         return Err(UnusableKey::Operations);
     }
+    // `kty` is RSA: what has come out as anything else has an `n` or `e` that is no string.
     let AlgorithmParameters::RSA(parameters) = &jwk.algorithm else {
-        return Err(UnusableKey::KeyType);
+        return Err(UnusableKey::Malformed);
     };
     let modulus = decode_base64url_uint(&parameters.n)?;
     let exponent = decode_base64url_uint(&parameters.e)?;
@@ -216,13 +229,18 @@ fn decode_base64url_uint(value: &str) -> Result<Vec<u8>, UnusableKey> {
 }
 
 fn parse_components(modulus: &[u8], exponent: &[u8]) -> Result<ParsedPublicKey, UnusableKey> {
-    let modulus_bits = modulus.len() * 8 - modulus[0].leading_zeros() as usize;
-    if !(MIN_MODULUS_BITS..=MAX_MODULUS_BITS).contains(&modulus_bits) {
+    // Neither has a leading zero octet.
+    let bits = |octets: &[u8]| octets.len() * 8 - octets[0].leading_zeros() as usize;
+    if !(MIN_MODULUS_BITS..=MAX_MODULUS_BITS).contains(&bits(modulus)) {
         return Err(UnusableKey::Size);
     }
     let is_odd = |octets: &[u8]| octets.last().is_some_and(|octet| octet & 1 == 1);
     // With an exponent of 1 every message is its own signature.
-    if !is_odd(modulus) || !is_odd(exponent) || exponent == [1] {
+    if !is_odd(modulus)
+        || !is_odd(exponent)
+        || exponent == [1]
+        || bits(exponent) > MAX_EXPONENT_BITS
+    {
         return Err(UnusableKey::Components);
     }
     RsaPublicKeyComponents {
