@@ -27,7 +27,7 @@ const MAX_FORM_BYTES: usize = 4 * 1024;
 /// The longest address that can receive mail (RFC 5321 section 4.5.3.1.3), and long enough for a user name.
 const MAX_FIELD_BYTES: usize = 254;
 
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; \
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; \
     base-uri 'none'; frame-ancestors 'none'";
 
 /// Where the form goes that ends the session.

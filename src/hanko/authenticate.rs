@@ -266,7 +266,7 @@ impl Hanko {
                 tracing::error!(event = %event.kind(), "an event does not tell what has ended");
             }
         }
-        tracing::info!(event = %event.kind(), id = ?event.subject_id(), "Hanko told of an event");
+        tracing::info!(event = %event.kind(), id = event.subject_id().map(tracing::field::display), "Hanko told of an event");
         if let Some(listener) = &inner.listener {
             listener(&event);
         }
