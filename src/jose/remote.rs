@@ -224,7 +224,7 @@ impl RemoteKeySet {
         let held = shared.held.load();
         let progress = shared.progress();
         KeySetStatus {
-            usable_keys: shared.current().map_or(0, |key_set| key_set.len()),
+            usable_keys: shared.usable().map_or(0, |key_set| key_set.len()),
             age: held.as_ref().map(|held| held.age(now)),
             is_stale: held
                 .as_ref()
@@ -246,12 +246,16 @@ impl Shared {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn current(&self) -> Result<Arc<KeySet>, KeySetError> {
+    /// The held keys, unless they are too old. Takes no lock.
+    fn usable(&self) -> Option<Arc<KeySet>> {
         let held = self.held.load();
         held.as_ref()
             .filter(|held| held.age(self.clock.monotonic()) <= self.policy.max_stale)
             .map(|held| Arc::clone(&held.key_set))
-            .ok_or_else(|| self.unavailable())
+    }
+
+    fn current(&self) -> Result<Arc<KeySet>, KeySetError> {
+        self.usable().ok_or_else(|| self.unavailable())
     }
 
     fn unavailable(&self) -> KeySetError {
@@ -428,7 +432,7 @@ async fn keep_fresh(shared: Arc<Shared>) {
                     %error,
                     failures_in_a_row,
                     retry_in = ?pause,
-                    usable_keys = shared.current().map_or(0, |key_set| key_set.len()),
+                    usable_keys = shared.usable().map_or(0, |key_set| key_set.len()),
                     "fetching the JWK Set failed"
                 );
                 (pause, Some(error))
