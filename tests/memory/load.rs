@@ -278,7 +278,7 @@ async fn serve_keys(listener: TcpListener, key_set: String, endpoint: Arc<Endpoi
                 stream
                     .write_all(b"HTTP/1.1 200 OK\r\n\r\n{\"keys\":[")
                     .await?;
-                while stream.write_all(&[b' '; 64 * 1024]).await.is_ok() {}
+                while stream.write_all(&[b' '; 8 * 1024]).await.is_ok() {}
                 endpoint.endless_bodies_cut.fetch_add(1, Ordering::SeqCst);
             } else {
                 let length = key_set.len();
