@@ -21,14 +21,17 @@ use url::Url;
 
 use super::{
     error::{FetchError, KeySetError},
-    key_set::{KeySet, KeySetDocument, KeyThumbprint},
+    key_set::{KeySet, KeySetDocument, KeyThumbprint, PassedOverKey},
 };
 use crate::clock::Clock;
 
 /// The largest JWK Set that is read, in bytes. A Hanko with ten 4096-bit keys answers 8 KiB.
 const MAX_KEY_SET_BYTES: usize = 1024 * 1024;
 
-/// The first pause after a failed fetch; it doubles with every further failure.
+/// More bad keys than these in one set are counted and not named.
+const MAX_WARNINGS: usize = 20;
+
+/// The first pause after a failed fetch; it doubles with every further failure. No pause is shorter, whatever the policy.
 const MIN_BACKOFF: Duration = Duration::from_millis(500);
 /// The longest pause between two attempts during an outage, so that recovery is noticed within it.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
@@ -102,7 +105,6 @@ struct Shared {
 /// The last set that was fetched well.
 struct HeldKeySet {
     key_set: Arc<KeySet>,
-    digest: digest::Digest,
     fetched_at: Duration,
     lifetime: Duration,
 }
@@ -258,6 +260,7 @@ impl Shared {
         held.age(self.clock.monotonic()) <= self.policy.max_stale
     }
 
+    /// The held keys, unless they are too old. Takes no lock.
     fn usable(&self) -> Option<Arc<KeySet>> {
         let held = self.held.load();
         held.as_ref()
@@ -371,25 +374,14 @@ impl Shared {
         })
     }
 
-    /// Takes a fetched set into use and returns its freshness lifetime.
-    fn hold(&self, fetched: Fetched) -> Result<Duration, FetchError> {
-        let held = self.held.load();
-        let is_new = held
-            .as_ref()
-            .is_none_or(|held| held.digest.as_ref() != fetched.digest.as_ref());
+    /// Takes a fetched set into use and returns its freshness lifetime. `is_new` unless the last answer was the same.
+    fn hold(&self, fetched: Fetched, is_new: bool) -> Result<Duration, FetchError> {
         let KeySetDocument {
             key_set,
             passed_over,
         } = fetched.document;
         if is_new {
-            for key in &passed_over {
-                tracing::warn!(
-                    index = key.index,
-                    kid = key.kid.as_deref().map(loggable),
-                    reason = %key.reason,
-                    "passed over a key of the JWK Set"
-                );
-            }
+            warn_of(&passed_over);
         }
         // An empty set never replaces held keys: `current` lets go of them after `max_stale`.
         if key_set.is_empty() {
@@ -402,10 +394,10 @@ impl Shared {
             .max_age
             .unwrap_or(self.policy.max_age)
             .max(self.policy.cooldown)
-            .min(self.policy.max_age);
+            .min(self.policy.max_age)
+            .min(self.policy.max_stale);
         self.held.store(Some(Arc::new(HeldKeySet {
             key_set: Arc::new(key_set),
-            digest: fetched.digest,
             fetched_at: self.clock.monotonic(),
             lifetime,
         })));
@@ -422,6 +414,8 @@ struct Fetched {
 /// Fetches the set whenever it is due or asked for, for ever.
 async fn keep_fresh(shared: Arc<Shared>) {
     let mut failures_in_a_row: u32 = 0;
+    // Of the last JWK Set that came, whether it was taken or not: its bad keys have been warned of.
+    let mut last_digest: Option<digest::Digest> = None;
     loop {
         {
             let mut progress = shared.progress();
@@ -429,7 +423,12 @@ async fn keep_fresh(shared: Arc<Shared>) {
             progress.fetches_begun += 1;
         }
         let outcome = match shared.fetch().await {
-            Ok(fetched) => shared.hold(fetched),
+            Ok(fetched) => {
+                let is_new = last_digest
+                    .replace(fetched.digest)
+                    .is_none_or(|last| last.as_ref() != fetched.digest.as_ref());
+                shared.hold(fetched, is_new)
+            }
             Err(error) => Err(error),
         };
         let (pause, last_error) = match outcome {
@@ -438,7 +437,7 @@ async fn keep_fresh(shared: Arc<Shared>) {
                     tracing::info!(failures_in_a_row, "the JWK Set can be fetched again");
                 }
                 failures_in_a_row = 0;
-                (lifetime.mul_f64(REFRESH_AT), None)
+                (lifetime.mul_f64(REFRESH_AT).max(MIN_BACKOFF), None)
             }
             Err(error) => {
                 failures_in_a_row = failures_in_a_row.saturating_add(1);
@@ -474,6 +473,21 @@ async fn keep_fresh(shared: Arc<Shared>) {
                 }
             }
         }
+    }
+}
+
+fn warn_of(passed_over: &[PassedOverKey]) {
+    for key in passed_over.iter().take(MAX_WARNINGS) {
+        tracing::warn!(
+            index = key.index,
+            kid = key.kid.as_deref().map(loggable),
+            reason = %key.reason,
+            "passed over a key of the JWK Set"
+        );
+    }
+    let unnamed = passed_over.len().saturating_sub(MAX_WARNINGS);
+    if unnamed > 0 {
+        tracing::warn!(keys = unnamed, "passed over further keys of the JWK Set");
     }
 }
 

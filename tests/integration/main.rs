@@ -7,6 +7,8 @@ mod attacks;
 mod cli;
 mod config;
 mod embedding;
+mod faults;
+mod log_capture;
 mod revocations;
 mod routes;
 mod sessions;

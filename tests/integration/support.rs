@@ -1,6 +1,12 @@
 //! A service of its own for each test.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use poem_hanko::{
     Hanko,
@@ -13,6 +19,7 @@ use poem_hanko::{
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use tracing_subscriber::fmt::MakeWriter;
 
 /// 2026-11-23T12:00:00Z: when every test begins.
 pub(crate) const START: Duration = Duration::from_hours(498_732);
@@ -91,12 +98,26 @@ pub(crate) fn client() -> reqwest::Client {
         .expect("a client")
 }
 
+/// Awaits what must come about without the test's help, and fails the test where it does not, instead of hanging.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a test that would hang must fail, whatever its clock says"
+)]
+#[track_caller]
+pub(crate) fn within<T>(future: impl Future<Output = T>) -> impl Future<Output = T> {
+    let caller = std::panic::Location::caller();
+    async move {
+        tokio::time::timeout(Duration::from_mins(1), future)
+            .await
+            .unwrap_or_else(|_| panic!("{caller}: it never came about"))
+    }
+}
+
 #[track_caller]
 pub(crate) fn send(request: RequestBuilder) -> impl Future<Output = Response> {
     let caller = std::panic::Location::caller();
     async move {
-        request
-            .send()
+        within(request.send())
             .await
             .unwrap_or_else(|error| panic!("{caller}: no response: {error:?}"))
     }
@@ -173,4 +194,35 @@ pub(crate) fn header(response: &Response, name: &str) -> Option<String> {
     let value = values.next()?;
     assert!(values.next().is_none(), "{name} occurs twice");
     Some(value.to_str().expect("text").to_owned())
+}
+
+/// A log that is kept in memory.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub(crate) fn text(&self) -> String {
+        let octets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&octets).into_owned()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        log.extend_from_slice(octets);
+        Ok(octets.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
 }
