@@ -162,7 +162,7 @@ impl LocalHankoBuilder {
             issuer: self.issuer,
             cookie_name: self.cookie_name,
             inner: Mutex::new(Inner {
-                keys: vec![key],
+                keys: vec![Arc::new(key)],
                 sessions: HashMap::new(),
                 key_set_requests: 0,
                 validate_requests: 0,
@@ -238,14 +238,14 @@ impl LocalHanko {
 
     /// Signs any claims as Hanko signs its tokens.
     pub fn sign_claims(&self, claims: &Map<String, Value>) -> String {
-        let inner = self.state.inner();
-        inner.signing_key().sign(claims)
+        let key = self.state.inner().signing_key();
+        key.sign(claims)
     }
 
     /// Signs any octets under any header, with the current key and RS256.
     pub fn sign_raw(&self, header: &[u8], payload: &[u8]) -> String {
-        let inner = self.state.inner();
-        inner.signing_key().sign_raw(header, payload)
+        let key = self.state.inner().signing_key();
+        key.sign_raw(header, payload)
     }
 
     /// The `kid` of the key that signs.
@@ -263,7 +263,7 @@ impl LocalHanko {
         let key = tokio::task::spawn_blocking(move || SigningKey::generate(key_size))
             .await
             .map_err(io::Error::other)??;
-        self.state.inner().keys.push(key);
+        self.state.inner().keys.push(Arc::new(key));
         Ok(())
     }
 
@@ -303,7 +303,7 @@ struct State {
 #[derive(Debug)]
 struct Inner {
     /// The last one signs. There is always one.
-    keys: Vec<SigningKey>,
+    keys: Vec<Arc<SigningKey>>,
     /// By id, with the time at which each expires.
     sessions: HashMap<Uuid, u64>,
     key_set_requests: u64,
@@ -311,8 +311,9 @@ struct Inner {
 }
 
 impl Inner {
-    fn signing_key(&self) -> &SigningKey {
-        &self.keys[self.keys.len() - 1]
+    /// To be used without the lock: a signature takes milliseconds.
+    fn signing_key(&self) -> Arc<SigningKey> {
+        Arc::clone(&self.keys[self.keys.len() - 1])
     }
 
     fn key_set(&self) -> Value {
@@ -361,8 +362,10 @@ impl State {
         let mut inner = self.inner();
         inner.sessions.retain(|_, expires_at| *expires_at > now);
         inner.sessions.insert(session_id, expires_at);
+        let key = inner.signing_key();
+        drop(inner);
         SignedIn {
-            token: inner.signing_key().sign(&claims),
+            token: key.sign(&claims),
             session_id,
             expires_at,
         }
