@@ -2,6 +2,8 @@
 
 from xml.sax.saxutils import escape
 
+from machine import count
+
 WIDTH = 760
 LEFT = 190
 RIGHT = 70
@@ -35,7 +37,7 @@ def draw(servers, tokens, machine):
     title = "Requests per second on one core, RSA 4096"
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="t">',
-        f"  <title id=\"t\">{escape(title)}: {escape('; '.join(f'{name} {rates[1]:,.0f} with one token' for name, rates in servers))}</title>",
+        f"  <title id=\"t\">{escape(title)}: {escape('; '.join(f'{name} {count(rates[1])} with one token' for name, rates in servers))}</title>",
         f"  <style>{STYLE}  </style>",
         f'  <text class="title" x="12" y="24">{escape(title)}</text>',
     ]
@@ -53,7 +55,7 @@ def draw(servers, tokens, machine):
             top = y + index * BAR
             width = rate * scale
             out.append(f'  <rect class="c{index}" x="{LEFT}" y="{top}" width="{width:.1f}" height="{BAR - 2}" rx="2"/>')
-            out.append(f'  <text class="small" x="{LEFT + width + 5:.1f}" y="{top + BAR - 3}">{rate:,.0f}</text>')
+            out.append(f'  <text class="small" x="{LEFT + width + 5:.1f}" y="{top + BAR - 3}">{count(rate)}</text>')
     bottom = TOP + group * len(servers) - GAP
     out.append(f'  <line class="axis" x1="{LEFT - 0.5}" y1="{TOP - 4}" x2="{LEFT - 0.5}" y2="{bottom + 4}"/>')
     out.append(f'  <text class="small" x="12" y="{height - 8}">{escape(machine)}</text>')

@@ -28,9 +28,9 @@ const USAGE: &str = "usage:
   load answer
       prints its address and answers every request with the same octets: what the generator itself can do at most";
 
-/// Half a usual backlog: so many connections are opened before making sure that the server has accepted them. Those that
-/// overflow the backlog would wait for seconds.
-const BATCH: usize = 256;
+/// So many connections are opened before making sure that the server has accepted them: half of the backlog that std and
+/// tokio listen with. Those that overflow it would wait for seconds.
+const BATCH: usize = 64;
 
 /// After the time is up, the answers that are under way may take this long.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
