@@ -12,7 +12,7 @@ import time
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
 TICKS = os.sysconf("SC_CLK_TCK")
 EXAMPLE = TARGET / "debug" / "examples" / "bench-hanko"
 LOAD = TARGET / "release" / "load"
@@ -76,7 +76,9 @@ class Process:
         tie = ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", ",".join(map(str, cores))]
         self.child = subprocess.Popen(
             [*tie, *map(str, command)],
-            env={**os.environ, **(environment or {})},
+            # Neither the variables of whoever runs this nor their `.env` change what is measured.
+            env={"PATH": os.environ["PATH"], **(environment or {})},
+            cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=self.log,

@@ -70,7 +70,6 @@ def measure(hanko, cores, server_cores, tokens, connections, seconds):
     """One row of the table."""
     environment = {
         "HANKO_API_URL": hanko.url,
-        "RUST_LOG": "warn",
         "TOKEN_CACHE_CAPACITY": str(CACHE),
         "TOKIO_WORKER_THREADS": str(server_cores),
     }
