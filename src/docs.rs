@@ -21,8 +21,8 @@ use crate::api::{Document, DocumentFormat};
 macro_rules! swagger_ui_file {
     ($name:literal) => {
         Asset {
-            content: include_bytes!(concat!(env!("OUT_DIR"), "/", $name)).into(),
-            gzip: include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".gz")).into(),
+            content: Bytes::from_static(include_bytes!(concat!(env!("OUT_DIR"), "/", $name))),
+            gzip: Bytes::from_static(include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".gz"))),
         }
     };
 }
@@ -106,19 +106,22 @@ pub(crate) fn escape(text: &str) -> String {
 }
 
 struct Asset {
-    content: Vec<u8>,
-    gzip: Vec<u8>,
+    content: Bytes,
+    gzip: Bytes,
 }
 
 impl Asset {
-    fn new(content: impl Into<Vec<u8>>) -> Self {
+    fn new(content: impl Into<Bytes>) -> Self {
         let content = content.into();
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
         let gzip = encoder
             .write_all(&content)
             .and_then(|()| encoder.finish())
             .expect("writing to memory cannot fail");
-        Self { content, gzip }
+        Self {
+            content,
+            gzip: gzip.into(),
+        }
     }
 }
 
@@ -158,8 +161,8 @@ impl StaticFile {
         headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
         headers.typed_insert(etag.clone());
         Self {
-            content: asset.content.into(),
-            gzip: asset.gzip.into(),
+            content: asset.content,
+            gzip: asset.gzip,
             digest,
             etag,
             headers,

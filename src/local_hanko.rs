@@ -167,7 +167,7 @@ impl LocalHankoBuilder {
             issuer: self.issuer,
             cookie_name: self.cookie_name,
             inner: Mutex::new(Inner {
-                keys: vec![key],
+                keys: vec![Arc::new(key)],
                 sessions: HashMap::new(),
                 webhook_url: None,
                 key_set_requests: 0,
@@ -244,14 +244,14 @@ impl LocalHanko {
 
     /// Signs any claims as Hanko signs its tokens.
     pub fn sign_claims(&self, claims: &Map<String, Value>) -> String {
-        let inner = self.state.inner();
-        inner.signing_key().sign(claims)
+        let key = self.state.inner().signing_key();
+        key.sign(claims)
     }
 
     /// Signs any octets under any header, with the current key and RS256.
     pub fn sign_raw(&self, header: &[u8], payload: &[u8]) -> String {
-        let inner = self.state.inner();
-        inner.signing_key().sign_raw(header, payload)
+        let key = self.state.inner().signing_key();
+        key.sign_raw(header, payload)
     }
 
     /// Sends webhooks to this URL from now on.
@@ -338,7 +338,7 @@ impl LocalHanko {
         let key = tokio::task::spawn_blocking(move || SigningKey::generate(key_size))
             .await
             .map_err(io::Error::other)??;
-        self.state.inner().keys.push(key);
+        self.state.inner().keys.push(Arc::new(key));
         Ok(())
     }
 
@@ -386,7 +386,7 @@ struct SessionRecord {
 #[derive(Debug)]
 struct Inner {
     /// The last one signs. There is always one.
-    keys: Vec<SigningKey>,
+    keys: Vec<Arc<SigningKey>>,
     sessions: HashMap<Uuid, SessionRecord>,
     webhook_url: Option<String>,
     key_set_requests: u64,
@@ -394,8 +394,9 @@ struct Inner {
 }
 
 impl Inner {
-    fn signing_key(&self) -> &SigningKey {
-        &self.keys[self.keys.len() - 1]
+    /// To be used without the lock: a signature takes milliseconds.
+    fn signing_key(&self) -> Arc<SigningKey> {
+        Arc::clone(&self.keys[self.keys.len() - 1])
     }
 
     fn key_set(&self) -> Value {
@@ -451,8 +452,10 @@ impl State {
                 expires_at,
             },
         );
+        let key = inner.signing_key();
+        drop(inner);
         SignedIn {
-            token: inner.signing_key().sign(&claims),
+            token: key.sign(&claims),
             session_id,
             expires_at,
         }

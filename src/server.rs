@@ -11,7 +11,7 @@ use std::{
 
 use edge::Edge;
 use poem::{EndpointExt, Route, endpoint::BoxEndpoint};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::{
     api::{self, Document, WEBHOOK_PATH},
@@ -21,6 +21,9 @@ use crate::{
     hanko::{BuildError, Hanko, RedisStore, RedisStoreError, Tenant},
     local_hanko::LocalHanko,
 };
+
+/// How many connections may wait to be accepted. A client beyond them waits a second for its next attempt.
+const ACCEPT_BACKLOG: u32 = 4096;
 
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +106,7 @@ impl Server {
     ) -> Result<Self, StartError> {
         let address = SocketAddr::new(config.http.host, config.http.port);
         let listen_error = |source| StartError::Listen { address, source };
-        let listener = TcpListener::bind(address).await.map_err(listen_error)?;
+        let listener = listen(address).map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
         let public_url = config.http.public_url(address.port());
         let trusted_origins = config.http.trusted_origins(&public_url);
@@ -169,6 +172,18 @@ impl Server {
         .await;
         tracing::info!("stopped");
     }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Otherwise a restart would have to wait for the last connections of the process before.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(ACCEPT_BACKLOG)
 }
 
 /// All routes of the service, errors turned into problems. `local_hanko` adds the sign-in page of `dev`.

@@ -1,0 +1,413 @@
+//! A load generator for one HTTP/1.1 server on loopback: as fast as it answers, or at a constant rate.
+//!
+//! At a constant rate a request is due at a moment that does not depend on how the server keeps up, waits its turn where
+//! all connections are busy, and its latency counts from that moment, so that a slow answer is not hidden by the requests
+//! it held up (no "coordinated omission"). wrk has no constant rate, and oha cannot send tokens in turn; hence this. One
+//! thread, epoll, no allocation for a request.
+
+use std::{
+    collections::VecDeque,
+    env, fmt, fs,
+    io::{self, ErrorKind, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    num::NonZeroU64,
+    process::ExitCode,
+    str::FromStr,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    buffer::spare_capacity,
+    event::{Timespec, epoll},
+};
+
+const USAGE: &str = "usage:
+  load request ADDRESS PATH --connections N (--seconds S | --requests N) [--rate PER_SECOND] [--tokens FILE [--first N]]
+      prints a line once connected, and then what it found as one JSON object; --rate 0, the default, is as fast as
+      the server answers
+  load answer
+      prints its address and answers every request with the same octets: what the generator itself can do at most";
+
+/// So many connections are opened before making sure that the server has accepted them: half of the backlog that std and
+/// tokio listen with. Those that overflow it would wait for seconds.
+const BATCH: usize = 64;
+
+/// After the time is up, the answers that are under way may take this long.
+const LAST_ANSWERS: Duration = Duration::from_secs(10);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let outcome = match arguments.split_first() {
+        Some((command, rest)) if command == "request" => request(rest),
+        Some((command, [])) if command == "answer" => answer(),
+        _ => Err(USAGE.into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+struct Plan {
+    connections: usize,
+    /// Requests a second; 0: as fast as the server answers.
+    rate: f64,
+    duration: Duration,
+    max_requests: u64,
+}
+
+fn request(arguments: &[String]) -> Outcome<()> {
+    let [address, path, options @ ..] = arguments else {
+        return Err(USAGE.into());
+    };
+    let address: SocketAddr = address.parse()?;
+    if !address.ip().is_loopback() {
+        return Err("only loopback is loaded".into());
+    }
+    let options = Options::parse(options)?;
+    let plan = Plan {
+        connections: options.get("connections")?.ok_or(USAGE)?,
+        rate: options.get("rate")?.unwrap_or(0.0),
+        duration: Duration::from_secs_f64(options.get("seconds")?.unwrap_or(600.0)),
+        max_requests: options.get("requests")?.unwrap_or(u64::MAX),
+    };
+    let tokens = match options.get::<String>("tokens")? {
+        Some(file) => fs::read_to_string(file)?,
+        None => String::new(),
+    };
+    let first = options.get("first")?.unwrap_or(usize::MAX);
+    let mut heads: Vec<Vec<u8>> = tokens
+        .lines()
+        .take(first)
+        .map(|token| head(address, path, Some(token)))
+        .collect();
+    if heads.is_empty() {
+        heads.push(head(address, path, None));
+    }
+    // The kernel would put off a wake-up by up to 50 µs otherwise.
+    rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
+    let run = Run::connect(address, &heads, &plan)?;
+    println!("connected");
+    run.run()
+}
+
+fn head(address: SocketAddr, path: &str, token: Option<&str>) -> Vec<u8> {
+    let authorization = token.map_or_else(String::new, |token| {
+        format!("Authorization: Bearer {token}\r\n")
+    });
+    format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{authorization}\r\n").into_bytes()
+}
+
+struct Options<'a>(Vec<(&'a str, &'a str)>);
+
+impl<'a> Options<'a> {
+    fn parse(arguments: &'a [String]) -> Outcome<Self> {
+        let known = [
+            "connections",
+            "seconds",
+            "requests",
+            "rate",
+            "tokens",
+            "first",
+        ];
+        let pairs = arguments.chunks(2).map(|pair| match pair {
+            [name, value] => name
+                .strip_prefix("--")
+                .filter(|name| known.contains(name))
+                .map(|name| (name, value.as_str())),
+            _ => None,
+        });
+        Ok(Self(pairs.collect::<Option<_>>().ok_or(USAGE)?))
+    }
+
+    fn get<T: FromStr<Err: fmt::Display>>(&self, name: &str) -> Outcome<Option<T>> {
+        self.0
+            .iter()
+            .find(|(option, _)| *option == name)
+            .map(|(_, value)| {
+                value
+                    .parse()
+                    .map_err(|error| format!("--{name}: {error}").into())
+            })
+            .transpose()
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    /// When the request that is under way was due.
+    due: Option<Instant>,
+    /// What has been read of its answer.
+    answer: Vec<u8>,
+}
+
+struct Run<'a> {
+    plan: &'a Plan,
+    heads: &'a [Vec<u8>],
+    epoll: rustix::fd::OwnedFd,
+    connections: Vec<Connection>,
+    idle: VecDeque<usize>,
+    next_head: usize,
+    /// Requests sent.
+    sent: u64,
+    failures: u64,
+    latencies: Vec<u32>,
+}
+
+impl<'a> Run<'a> {
+    fn connect(address: SocketAddr, heads: &'a [Vec<u8>], plan: &'a Plan) -> Outcome<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let mut connections = Vec::with_capacity(plan.connections);
+        for index in 0..plan.connections {
+            let mut stream = TcpStream::connect(address)?;
+            stream.set_nodelay(true)?;
+            if index % BATCH == BATCH - 1 {
+                wait_for_answer(&mut stream, &heads[0])?;
+            }
+            stream.set_nonblocking(true)?;
+            let data = epoll::EventData::new_u64(index as u64);
+            epoll::add(&epoll, &stream, data, epoll::EventFlags::IN)?;
+            connections.push(Connection {
+                stream,
+                due: None,
+                answer: Vec::new(),
+            });
+        }
+        Ok(Self {
+            plan,
+            heads,
+            epoll,
+            idle: (0..connections.len()).collect(),
+            connections,
+            next_head: 0,
+            sent: 0,
+            failures: 0,
+            latencies: Vec::new(),
+        })
+    }
+
+    /// Loads the server, and prints what was found while the connections are still open.
+    fn run(mut self) -> Outcome<()> {
+        let start = Instant::now();
+        let end = start + self.plan.duration;
+        let interval = (self.plan.rate > 0.0).then(|| 1.0 / self.plan.rate);
+        let mut events = Vec::with_capacity(1024);
+        let mut last_answer = start;
+        let mut answered_in_time = 0;
+        loop {
+            let now = Instant::now();
+            let mut next_due = None;
+            while self.sent < self.plan.max_requests && !self.idle.is_empty() {
+                let due = interval.map_or(now, |interval| {
+                    #[allow(clippy::cast_precision_loss, reason = "far below 2^52 requests")]
+                    let offset = Duration::from_secs_f64(self.sent as f64 * interval);
+                    start + offset
+                });
+                if due >= end || now >= end && interval.is_none() {
+                    break;
+                }
+                if due > now {
+                    next_due = Some(due);
+                    break;
+                }
+                self.send(due)?;
+            }
+            let is_over = now >= end || self.sent >= self.plan.max_requests;
+            if is_over && self.idle.len() == self.connections.len() || now >= end + LAST_ANSWERS {
+                break;
+            }
+            let until = next_due.unwrap_or(if is_over {
+                end.max(now) + LAST_ANSWERS
+            } else {
+                end
+            });
+            let timeout = Timespec::try_from(until.saturating_duration_since(now))?;
+            events.clear();
+            epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout))?;
+            for event in &events {
+                let index = usize::try_from(event.data.u64())?;
+                if self.receive(index)? {
+                    last_answer = Instant::now();
+                    if last_answer <= end {
+                        answered_in_time = self.latencies.len() as u64;
+                    }
+                }
+            }
+        }
+        self.failures += (self.connections.len() - self.idle.len()) as u64;
+        let measured = last_answer.min(end) - start;
+        println!("{}", Summary::new(&mut self, answered_in_time, measured));
+        Ok(())
+    }
+
+    fn send(&mut self, due: Instant) -> Outcome<()> {
+        let Some(index) = self.idle.pop_front() else {
+            return Ok(());
+        };
+        let connection = &mut self.connections[index];
+        // A head of a kilobyte always fits into the send buffer of a connection with nothing under way.
+        connection.stream.write_all(&self.heads[self.next_head])?;
+        connection.due = Some(due);
+        self.next_head = (self.next_head + 1) % self.heads.len();
+        self.sent += 1;
+        Ok(())
+    }
+
+    /// Reads what has come on a connection; `true` where that makes the answer complete.
+    fn receive(&mut self, index: usize) -> Outcome<bool> {
+        let connection = &mut self.connections[index];
+        let mut buffer = [0; 4096];
+        let read = match connection.stream.read(&mut buffer) {
+            Ok(0) => return Err("the server closed a connection".into()),
+            Ok(read) => &buffer[..read],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        let status = if connection.answer.is_empty()
+            && let Some(status) = complete_answer(read)
+        {
+            status
+        } else {
+            connection.answer.extend_from_slice(read);
+            let Some(status) = complete_answer(&connection.answer) else {
+                return Ok(false);
+            };
+            connection.answer.clear();
+            status
+        };
+        let due = connection.due.take().ok_or("an answer without a request")?;
+        let latency = due.elapsed().as_nanos() / 100;
+        self.latencies
+            .push(u32::try_from(latency).unwrap_or(u32::MAX));
+        self.failures += u64::from(status != *b"200");
+        self.idle.push_back(index);
+        Ok(true)
+    }
+}
+
+fn wait_for_answer(stream: &mut TcpStream, head: &[u8]) -> io::Result<()> {
+    stream.write_all(head)?;
+    let mut answer = Vec::new();
+    let mut buffer = [0; 4096];
+    while complete_answer(&answer).is_none() {
+        match stream.read(&mut buffer)? {
+            0 => return Err(ErrorKind::UnexpectedEof.into()),
+            read => answer.extend_from_slice(&buffer[..read]),
+        }
+    }
+    Ok(())
+}
+
+/// The status of an answer, once all of it is there. Only `Content-Length` frames a body here.
+fn complete_answer(octets: &[u8]) -> Option<[u8; 3]> {
+    let head_length = octets.windows(4).position(|octets| octets == b"\r\n\r\n")? + 4;
+    let mut lines = octets[..head_length].split(|octet| *octet == b'\n');
+    let status = lines.next()?.get(9..12)?.try_into().ok()?;
+    let length: usize = lines
+        .find_map(|line| {
+            let (name, value) = line.split_at_checked(15)?;
+            name.eq_ignore_ascii_case(b"content-length:")
+                .then_some(value)
+        })
+        .and_then(|value| str::from_utf8(value).ok()?.trim().parse().ok())?;
+    (octets.len() >= head_length + length).then_some(status)
+}
+
+struct Summary {
+    requests: u64,
+    failures: u64,
+    seconds: f64,
+    per_second: f64,
+    /// p50, p90, p99, p99.9 and the longest, in microseconds.
+    latencies: [f64; 5],
+}
+
+impl Summary {
+    #[allow(clippy::cast_precision_loss, reason = "far below 2^52 requests")]
+    fn new(run: &mut Run<'_>, answered_in_time: u64, measured: Duration) -> Self {
+        run.latencies.sort_unstable();
+        let at = |permille: usize| {
+            let last = run.latencies.len().saturating_sub(1);
+            let index = (run.latencies.len() * permille / 1000).min(last);
+            f64::from(run.latencies.get(index).copied().unwrap_or(0)) / 10.0
+        };
+        let seconds = measured.as_secs_f64();
+        Self {
+            requests: run.latencies.len() as u64,
+            failures: run.failures,
+            seconds,
+            per_second: answered_in_time as f64 / seconds,
+            latencies: [at(500), at(900), at(990), at(999), at(1000)],
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [p50, p90, p99, p999, max] = self.latencies;
+        write!(
+            formatter,
+            r#"{{"requests":{},"failures":{},"seconds":{:.3},"per_second":{:.1},"p50_us":{p50},"p90_us":{p90},"p99_us":{p99},"p999_us":{p999},"max_us":{max}}}"#,
+            self.requests, self.failures, self.seconds, self.per_second
+        )
+    }
+}
+
+/// One thread that answers whatever comes on any number of connections, without looking at it.
+fn answer() -> Outcome<()> {
+    const ANSWER: &[u8] =
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 27\r\n\r\n{\"message\":\"Poem x Hanko!\"}";
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    listener.set_nonblocking(true)?;
+    println!("{}", listener.local_addr()?);
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    epoll::add(
+        &epoll,
+        &listener,
+        epoll::EventData::new_u64(0),
+        epoll::EventFlags::IN,
+    )?;
+    let mut connections: Vec<Option<TcpStream>> = Vec::new();
+    let mut events = Vec::with_capacity(1024);
+    let mut buffer = [0; 4096];
+    loop {
+        events.clear();
+        epoll::wait(&epoll, spare_capacity(&mut events), None)?;
+        for event in &events {
+            let key = usize::try_from(event.data.u64())?;
+            if key == 0 {
+                let (stream, _) = listener.accept()?;
+                stream.set_nodelay(true)?;
+                stream.set_nonblocking(true)?;
+                connections.push(Some(stream));
+                let data = epoll::EventData::new_u64(connections.len() as u64);
+                let stream = connections
+                    .last()
+                    .and_then(Option::as_ref)
+                    .ok_or("pushed")?;
+                epoll::add(&epoll, stream, data, epoll::EventFlags::IN)?;
+                continue;
+            }
+            let Some(stream) = &mut connections[key - 1] else {
+                continue;
+            };
+            let ended = match stream.read(&mut buffer) {
+                Ok(0) => true,
+                // The generator sends a head in one piece, and never two at once.
+                Ok(read) if buffer[..read].ends_with(b"\r\n\r\n") => {
+                    stream.write_all(ANSWER).is_err()
+                }
+                Ok(_) => false,
+                Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+            };
+            if ended {
+                connections[key - 1] = None;
+            }
+        }
+    }
+}

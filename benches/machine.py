@@ -1,0 +1,224 @@
+"""The machine a benchmark runs on: its cores, and the processes started there. Linux only."""
+
+import os
+import pathlib
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
+TICKS = os.sysconf("SC_CLK_TCK")
+EXAMPLE = TARGET / "debug" / "examples" / "bench-hanko"
+LOAD = TARGET / "release" / "load"
+POEM_HANKO = TARGET / "release" / "poem-hanko"
+
+
+class Failed(Exception):
+    """What a benchmark gives up for."""
+
+
+def progress(text):
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+def two_cores():
+    """The core of the server and the core of the load generator."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise Failed("this needs two cores: one for the server, one for the load generator")
+    return cores[:2]
+
+
+def description():
+    """One line on the machine, for the head of a table."""
+    info = pathlib.Path("/proc/cpuinfo").read_text()
+    names = [line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    virtual = ", virtual" if "hypervisor" in info else ""
+    return (
+        f"{names[0] if names else platform.machine()} with {os.cpu_count()} cores{virtual}, "
+        f"{memory:.0f} GiB, Linux {platform.release().split('-')[0]}"
+    )
+
+
+def is_busy():
+    """What else runs: the cores' worth of work in the last second."""
+
+    def busy():
+        fields = [int(field) for field in pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+        return sum(fields) - fields[3] - fields[4]
+
+    before = busy()
+    time.sleep(1)
+    return (busy() - before) / TICKS
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Process:
+    """A child on chosen cores. It ends with the block it was made for, and with this program, however that ends."""
+
+    running = []
+
+    def __init__(self, name, command, cores, environment=None, stdout=subprocess.DEVNULL):
+        self.name = name
+        self.log = tempfile.TemporaryFile()
+        tie = ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", ",".join(map(str, cores))]
+        self.child = subprocess.Popen(
+            [*tie, *map(str, command)],
+            # Neither the variables of whoever runs this nor their `.env` change what is measured.
+            env={"PATH": os.environ["PATH"], **(environment or {})},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=self.log,
+        )
+        Process.running.append(self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.end()
+
+    def end(self):
+        if self in Process.running:
+            Process.running.remove(self)
+        if self.child.poll() is None:
+            self.child.send_signal(signal.SIGTERM)
+            try:
+                self.child.wait(2)
+            except subprocess.TimeoutExpired:
+                self.child.kill()
+                self.child.wait()
+        self.log.close()
+
+    def check(self):
+        if self.child.poll() is not None:
+            self.log.seek(0)
+            raise Failed(f"{self.name} ended: {self.log.read().decode(errors='replace').strip()[-2000:]}")
+
+    def memory(self):
+        """Resident memory now and at most, in MB."""
+        status = pathlib.Path(f"/proc/{self.child.pid}/status").read_text()
+        fields = dict(line.split(":", 1) for line in status.splitlines())
+        return tuple(int(fields[name].split()[0]) * 1024 / 1e6 for name in ("VmRSS", "VmHWM"))
+
+    def cpu_seconds(self):
+        fields = pathlib.Path(f"/proc/{self.child.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+class Server(Process):
+    """A server on a port of its own, waited for until it answers."""
+
+    def __init__(self, name, command, cores, environment):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__(name, command, cores, {**environment, "PORT": str(self.port)})
+        deadline = time.monotonic() + 10
+        while True:
+            self.check()
+            try:
+                if status(f"{self.url}/") == 200:
+                    break
+            except OSError:
+                pass
+            if time.monotonic() > deadline:
+                self.end()
+                raise Failed(f"{name} does not answer within 10 s")
+            time.sleep(0.02)
+
+
+class Hanko:
+    """A local Hanko with RSA 4096, and so many session tokens of it in a file."""
+
+    def __init__(self, tokens, cores):
+        self.folder = tempfile.TemporaryDirectory(prefix="poem-hanko-bench-")
+        folder = pathlib.Path(self.folder.name)
+        self.tokens = folder / "tokens"
+        self.process = Process("the local Hanko", [EXAMPLE, folder, tokens], cores)
+        try:
+            while not (folder / "hanko-url").exists():
+                self.process.check()
+                time.sleep(0.1)
+        except BaseException:
+            self.__exit__()
+            raise
+        self.url = (folder / "hanko-url").read_text()
+        with self.tokens.open() as lines:
+            self.token = lines.readline().strip()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.end()
+        self.folder.cleanup()
+
+
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def status(url, headers=None):
+    """The status of a GET request."""
+    try:
+        with OPENER.open(urllib.request.Request(url, headers=headers or {}), timeout=5) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def check_answers(server, token):
+    """That a server lets in whom it should and nobody else, before its speed is measured."""
+    forged = token[:-8] + ("A" * 8 if token[-8:] != "A" * 8 else "B" * 8)
+    for path, headers, expected in [
+        ("/", {}, 200),
+        ("/protected", {}, 401),
+        ("/protected", {"Authorization": f"Bearer {token}"}, 200),
+        ("/protected", {"Cookie": f"hanko={token}"}, 200),
+        ("/protected", {"Authorization": f"Bearer {forged}"}, 401),
+        ("/protected", {"Cookie": f"hanko={forged}"}, 401),
+    ]:
+        got = status(server.url + path, headers)
+        if got != expected:
+            raise Failed(f"{server.name} answers {got}, not {expected}, to {path} with {list(headers) or 'nothing'}")
+
+
+def main(program):
+    """Runs a program; whatever happens, no process of it is left."""
+
+    def stop(number, _frame):
+        raise Failed(f"ended by {signal.Signals(number).name}")
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+    try:
+        sys.exit(program())
+    except Failed as failed:
+        sys.exit(f"error: {failed}")
+    finally:
+        for process in list(Process.running):
+            process.end()
+
+
+def table(head, rows):
+    """A Markdown table, numbers to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def count(number):
+    """A count with three significant digits, as the noise allows."""
+    digits = max(0, len(str(int(number))) - 3)
+    return f"{round(number, -digits):,.0f}"

@@ -1,0 +1,152 @@
+//! The parts of a request, one by one: `cargo bench --bench parts`.
+
+use std::{sync::Arc, time::Duration};
+
+use divan::{Bencher, black_box};
+use poem::{
+    Request,
+    http::header::{AUTHORIZATION, COOKIE},
+};
+use poem_hanko::{
+    Hanko, auth,
+    clock::{Clock, ManualClock, SystemClock},
+    hanko::SessionClaims,
+    jose::{
+        ClaimsRules, FetchPolicy, KeySet, KeySetDocument, NumericDate, RemoteKeySet,
+        UnverifiedToken,
+    },
+    local_hanko::{LocalHanko, Person},
+};
+use tokio::runtime::{self, Runtime};
+
+fn main() {
+    divan::main();
+}
+
+fn runtime() -> Runtime {
+    runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
+/// A local Hanko with RSA 2048 or 4096.
+fn local_hanko(runtime: &Runtime, bits: usize) -> LocalHanko {
+    let builder = match bits {
+        4096 => LocalHanko::builder().rsa_4096(),
+        _ => LocalHanko::builder(),
+    };
+    runtime.block_on(builder.start()).expect("a local Hanko")
+}
+
+fn token(local_hanko: &LocalHanko) -> String {
+    local_hanko
+        .sign_in(&Person::with_email("ada@example.com"))
+        .token
+}
+
+/// The product's way to a session, with its keys fetched.
+fn hanko(runtime: &Runtime, local_hanko: &LocalHanko) -> Hanko {
+    let _runtime = runtime.enter();
+    let hanko = Hanko::builder(local_hanko.tenant())
+        .build()
+        .expect("an HTTP client");
+    runtime.block_on(hanko.wait_for_key_set_fetches(1));
+    hanko
+}
+
+/// Where a request carries its credentials. The token is refused at first sight, so that nothing else is measured.
+#[divan::bench(args = ["none", "bearer", "the last of ten cookies"], min_time = 1)]
+fn credentials(bencher: Bencher<'_, '_>, place: &str) {
+    let runtime = runtime();
+    let hanko = hanko(&runtime, &local_hanko(&runtime, 2048));
+    let mut request = match place {
+        "bearer" => Request::builder()
+            .header(AUTHORIZATION, "Bearer -")
+            .finish(),
+        "the last of ten cookies" => {
+            let cookies = ["other=value"; 9].join("; ") + "; hanko=-";
+            Request::builder().header(COOKIE, cookies).finish()
+        }
+        _ => Request::builder().finish(),
+    };
+    request.set_data(hanko);
+    bencher.bench_local(|| {
+        runtime
+            .block_on(auth::authenticate(black_box(&request)))
+            .is_ok()
+    });
+}
+
+/// Everything about a token that was never seen before.
+#[divan::bench(args = [2048, 4096], min_time = 1)]
+fn verify_cold(bencher: Bencher<'_, '_>, bits: usize) {
+    let local_hanko = local_hanko(&runtime(), bits);
+    let token = token(&local_hanko);
+    let keys: KeySet = KeySetDocument::parse(local_hanko.key_set().to_string().as_bytes())
+        .expect("a JWK Set")
+        .key_set;
+    let rules = ClaimsRules {
+        leeway: Duration::from_secs(30),
+        ..ClaimsRules::default()
+    };
+    let now = NumericDate::from(SystemClock::new().unix_time());
+    let verify = || {
+        UnverifiedToken::parse(black_box(&token))?
+            .verify_signature(&keys)?
+            .validate::<SessionClaims>(&rules, now)
+    };
+    verify().expect("a good token");
+    bencher.bench_local(verify);
+}
+
+/// A token that was seen before.
+#[divan::bench(args = [2048, 4096], min_time = 1)]
+fn verify_warm(bencher: Bencher<'_, '_>, bits: usize) {
+    let runtime = runtime();
+    let local_hanko = local_hanko(&runtime, bits);
+    let hanko = hanko(&runtime, &local_hanko);
+    let token = token(&local_hanko);
+    let authenticate = || runtime.block_on(hanko.authenticate(black_box(&token)));
+    authenticate().expect("a good token");
+    bencher.bench_local(authenticate);
+}
+
+/// Taking the current key set while it is being swapped as fast as it can be fetched, or left alone.
+#[divan::bench(args = ["left alone", "being swapped"], threads = [1, 2], min_time = 1)]
+fn current_key_set(bencher: Bencher<'_, '_>, state: &str) {
+    let runtime = runtime();
+    let local_hanko = local_hanko(&runtime, 2048);
+    let clock = ManualClock::new(Duration::ZERO);
+    let max_age = Duration::from_secs(1);
+    let client = reqwest::Client::builder().no_proxy().build();
+    let keys = {
+        let _runtime = runtime.enter();
+        RemoteKeySet::start(
+            local_hanko.tenant().jwks_url(),
+            client.expect("an HTTP client"),
+            FetchPolicy {
+                max_age,
+                cooldown: max_age,
+                ..FetchPolicy::default()
+            },
+            Arc::new(clock.clone()),
+        )
+    };
+    let keys = Arc::new(keys);
+    runtime.block_on(keys.wait_for_fetches(1));
+    let swapper = (state == "being swapped").then(|| {
+        let keys = Arc::clone(&keys);
+        runtime.spawn(async move {
+            for fetches in 2.. {
+                clock.advance(max_age);
+                keys.wait_for_fetches(fetches).await;
+            }
+        })
+    });
+    bencher.bench(|| keys.current());
+    if let Some(swapper) = swapper {
+        swapper.abort();
+    }
+}

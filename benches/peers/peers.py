@@ -1,0 +1,198 @@
+"""Compares this service with its peers, one core for the server and one for wrk. Started by `run`."""
+
+import argparse
+import pathlib
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import chart  # noqa: E402
+from machine import (  # noqa: E402
+    POEM_HANKO,
+    ROOT,
+    TARGET,
+    Failed,
+    Hanko,
+    Server,
+    check_answers,
+    count,
+    description,
+    is_busy,
+    main,
+    progress,
+    table,
+    two_cores,
+)
+
+CONNECTIONS = 32
+TOKENS = 2000
+BUN = HERE / "javascript/node_modules/.bin/bun"
+
+OURS = "poem-hanko"
+COLD = "poem-hanko without its cache"
+BUN_HONO = "Bun + Hono + jose"
+AXUM = "axum + axum-jwt-auth"
+ONE_THREAD = {"TOKIO_WORKER_THREADS": "1"}
+SERVERS = {
+    OURS: ([POEM_HANKO], ONE_THREAD),
+    COLD: ([POEM_HANKO], {**ONE_THREAD, "TOKEN_CACHE_CAPACITY": "0"}),
+    AXUM: ([TARGET / "release/axum-peer"], ONE_THREAD),
+    BUN_HONO: ([BUN, HERE / "javascript/bun-hono.js"], {"NODE_ENV": "production"}),
+    "Bun + Elysia + jose": ([BUN, HERE / "javascript/bun-elysia.js"], {"NODE_ENV": "production"}),
+    "Node + Hono + jose": (["node", HERE / "javascript/node-hono.js"], {"NODE_ENV": "production"}),
+}
+# Path and number of tokens.
+PUBLIC = ("/", 0)
+ONE = ("/protected", 1)
+MANY = ("/protected", TOKENS)
+
+
+def measure(server, scenario, hanko, core, seconds):
+    """Requests a second that were answered well, and the share of its core that the server was busy."""
+    path, tokens = scenario
+    busy, start = server.cpu_seconds(), time.monotonic()
+    run = subprocess.run(
+        ["taskset", "-c", str(core), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "5s"]
+        + ["-s", HERE / "requests.lua", server.url + path, "--", hanko.tokens, str(tokens)],
+        capture_output=True,
+        text=True,
+        timeout=seconds + 30,
+    )
+    busy = (server.cpu_seconds() - busy) / (time.monotonic() - start)
+    server.check()
+    result = re.search(r"^RESULT (\d+) (\d+) (\d+)$", run.stdout, re.MULTILINE)
+    if run.returncode != 0 or not result:
+        raise Failed(f"wrk: {run.stdout}{run.stderr}")
+    requests, microseconds, errors = map(int, result.groups())
+    if errors or not requests:
+        raise Failed(f"{server.name}: {errors} of {requests} requests to {path} were not answered with success")
+    return requests / microseconds * 1e6, busy
+
+
+def verifications(core):
+    """RSA 4096 verifications a second by OpenSSL."""
+    output = subprocess.run(
+        ["taskset", "-c", str(core), "openssl", "speed", "-seconds", "2", "rsa4096"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    ).stdout
+    head, line = re.search(r"^( +sign .*)\n(?:.*\n)*?rsa +4096 bits(.*)$", output, re.MULTILINE).groups()
+    return float(line.split()[head.split().index("verify/s")])
+
+
+class Results:
+    def __init__(self):
+        self.rates = {}
+        self.busy = {}
+        self.memory = {}
+        self.verifications = []
+
+    def rate(self, name, scenario):
+        return statistics.median(self.rates[name, scenario])
+
+
+def run_all(hanko, cores, rounds, seconds):
+    results = Results()
+    server_core, load_core = cores
+    for number in range(1, rounds + 1):
+        results.verifications.append(verifications(server_core))
+        progress(f"round {number} of {rounds}: OpenSSL verifies {count(results.verifications[-1])} signatures a second")
+        for name, (command, environment) in SERVERS.items():
+            with Server(name, command, [server_core], {**environment, "HANKO_API_URL": hanko.url}) as server:
+                check_answers(server, hanko.token)
+                # Just-in-time compilers and connection pools want some time.
+                for scenario in (PUBLIC, ONE):
+                    measure(server, scenario, hanko, load_core, 1)
+                said = []
+                for scenario in (MANY,) if name == COLD else (PUBLIC, ONE, MANY):
+                    rate, busy = measure(server, scenario, hanko, load_core, seconds)
+                    results.rates.setdefault((name, scenario), []).append(rate)
+                    results.busy.setdefault((name, scenario), []).append(busy)
+                    said.append(count(rate))
+                results.memory.setdefault(name, []).append(server.memory())
+                progress(f"  {name}: {', '.join(said)} requests/s")
+    return results
+
+
+def rows(results):
+    """Per server: requests a second by kind, and memory now and at most."""
+    for name in SERVERS:
+        if name == COLD:
+            continue
+        # No peer remembers a token: every one is new to it.
+        cold = COLD if name == OURS else name
+        rates = [results.rate(name, scenario) for scenario in (PUBLIC, ONE, MANY)] + [results.rate(cold, MANY)]
+        memory = [statistics.median(column) for column in zip(*results.memory[name])]
+        yield name, rates, memory
+
+
+def criteria(results):
+    """What issue and README promise, and whether it held."""
+    public, warm, cold = results.rate(OURS, PUBLIC), results.rate(OURS, ONE), results.rate(COLD, MANY)
+    limit = 1 / (1 / statistics.median(results.verifications) + 1 / public)
+    for text, value, least in [
+        ("warm, against its own public route", warm / public, 0.85),
+        (f"warm, against {BUN_HONO}", warm / results.rate(BUN_HONO, ONE), 8),
+        (f"warm, against {AXUM}", warm / results.rate(AXUM, ONE), 6),
+        (f"cold, against {AXUM}", cold / results.rate(AXUM, MANY), 1.05),
+        (f"cold, against the limit of {count(limit)}/s that OpenSSL and the public route set", cold / limit, 0.85),
+    ]:
+        yield text, value, least
+
+
+def report(results, rounds, seconds):
+    hono = results.rate(BUN_HONO, ONE)
+    print(f"\nMachine: {description()}. One core for the server, one for `wrk -t1 -c{CONNECTIONS}`; RSA 4096; "
+          f"medians of {rounds} rounds of {seconds} s; requests per second, and MB of memory after the load and at most.\n")
+    head = ["", "public", "one token", f"{TOKENS:,} tokens", "every token new", f"one token, × {BUN_HONO.split(' + jose')[0]}",
+            "RSS", "peak"]
+    lines = []
+    for name, rates, (rss, peak) in rows(results):
+        bold = "**" if name == OURS else ""
+        lines.append([f"{bold}{name}{bold}", *map(count, rates), f"{rates[1] / hono:.1f}", f"{rss:.0f}", f"{peak:.0f}"])
+    print(table(head, lines))
+    least_busy = min(results.busy, key=lambda key: statistics.median(results.busy[key]))
+    print(f"\nOpenSSL verifies {count(statistics.median(results.verifications))} RSA 4096 signatures per second on that core. "
+          f"Least busy of its core was {least_busy[0]} at `{least_busy[1][0]}`, "
+          f"{statistics.median(results.busy[least_busy]):.0%}: near 100%, wrk was nowhere the limit.\n")
+    held = True
+    lines = []
+    for text, value, least in criteria(results):
+        held &= value >= least
+        lines.append([text, f"{value:.2f}", f"{least:.2f}", "pass" if value >= least else "**fail**"])
+    print(table(["criterion", "ratio", "at least", ""], lines))
+    return held
+
+
+def program():
+    parser = argparse.ArgumentParser(prog="benches/peers/run", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="how often each server is measured (default: %(default)s)")
+    parser.add_argument("--seconds", type=int, default=4, help="of each measurement (default: %(default)s)")
+    parser.add_argument("--chart", type=pathlib.Path, default=HERE / "chart.svg", help="where the chart is written")
+    arguments = parser.parse_args()
+    for tool in ("wrk", "openssl", "taskset", "setpriv", "node"):
+        if not shutil.which(tool):
+            raise Failed(f"{tool} is missing")
+    cores = two_cores()
+    if (busy := is_busy()) > 0.2:
+        progress(f"warning: other programs use {busy:.1f} cores: these figures will not be good ones")
+    start = time.monotonic()
+    progress(f"a local Hanko signs {TOKENS:,} tokens with RSA 4096")
+    with Hanko(TOKENS, cores) as hanko:
+        results = run_all(hanko, cores, arguments.rounds, arguments.seconds)
+    held = report(results, arguments.rounds, arguments.seconds)
+    arguments.chart.write_text(chart.draw([(name, rates) for name, rates, _ in rows(results)], TOKENS, description()))
+    shown = arguments.chart.resolve()
+    progress(f"wrote {shown.relative_to(ROOT) if shown.is_relative_to(ROOT) else shown}; "
+             f"{time.monotonic() - start:.0f} s in all")
+    return 0 if held else 1
+
+
+main(program)

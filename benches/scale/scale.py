@@ -1,0 +1,184 @@
+"""How this service scales with cores, connections and distinct tokens. Started by `run`."""
+
+import argparse
+import json
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from machine import (  # noqa: E402
+    LOAD,
+    POEM_HANKO,
+    Failed,
+    Hanko,
+    Process,
+    Server,
+    check_answers,
+    count,
+    description,
+    is_busy,
+    main,
+    progress,
+    table,
+    two_cores,
+)
+
+CACHE = 10_000
+CONNECTIONS = [10, 100, 1_000, 10_000]
+TOKENS = [1, 1_000, 100_000]
+# Where the memory of a full cache is compared with that of one that overflows.
+CROWD = 1_000
+MAX_RSS = 40
+
+
+def load(server, path, cores, connections, *options):
+    """Runs the load generator, which counts as failed what was not answered 200, and returns what it found."""
+    address = server.url.removeprefix("http://")
+    command = [LOAD, "request", address, path, "--connections", connections, *options]
+    with Process("load generator", command, cores, stdout=subprocess.PIPE) as generator:
+
+        def line():
+            text = generator.child.stdout.readline()
+            if not text:
+                generator.child.wait()
+                generator.check()
+            return text
+
+        line()
+        busy, start = server.cpu_seconds(), time.monotonic()
+        found = json.loads(line())
+        found["cpu_seconds"] = server.cpu_seconds() - busy
+        found["busy"] = found["cpu_seconds"] / (time.monotonic() - start)
+    if found["failures"] or not found["requests"]:
+        raise Failed(f"{found['failures']} of {found['requests']} requests to {path} were not answered with 200")
+    return found
+
+
+def ceiling(cores, seconds):
+    """What the generator can do at most: requests a second to a server that does nothing."""
+    server_core, load_core = cores
+    with Process("trivial server", [LOAD, "answer"], [server_core], stdout=subprocess.PIPE) as server:
+        server.url = server.child.stdout.readline().decode().strip()
+        return load(server, "/", [load_core], 100, "--seconds", seconds)["per_second"]
+
+
+def measure(hanko, cores, server_cores, tokens, connections, seconds):
+    """One row of the table."""
+    environment = {
+        "HANKO_API_URL": hanko.url,
+        "TOKEN_CACHE_CAPACITY": str(CACHE),
+        "TOKIO_WORKER_THREADS": str(server_cores),
+    }
+    load_cores = cores[1:] if server_cores == 1 else cores
+    with Server("poem-hanko", [POEM_HANKO], cores[:server_cores], environment) as server:
+        check_answers(server, hanko.token)
+        sent = ["--tokens", hanko.tokens, "--first", tokens]
+        # Every token once, and some more for the connection handling.
+        load(server, "/protected", load_cores, 100, "--requests", max(tokens, 5_000), *sent)
+        full = load(server, "/protected", load_cores, connections, "--seconds", seconds, *sent)
+        rate = full["per_second"] / 2
+        half = load(server, "/protected", load_cores, connections, "--seconds", seconds, "--rate", rate, *sent)
+        if half["per_second"] < 0.97 * rate:
+            progress(f"  warning: only {half['per_second']:.0f} of {rate:.0f} requests/s were answered at half load")
+        rss, peak = server.memory()
+        server.check()
+    return {
+        "cores": server_cores,
+        "tokens": tokens,
+        "connections": connections,
+        "rate": full["per_second"],
+        "per_cpu_second": full["requests"] / full["cpu_seconds"],
+        "busy": full["busy"] / server_cores,
+        "latencies": [half[name] for name in ("p50_us", "p99_us", "p999_us")],
+        "rss": rss,
+        "peak": peak,
+    }
+
+
+def latency(microseconds):
+    """Three digits, in the unit that suits."""
+    if microseconds < 1_000:
+        return f"{microseconds:.0f} µs"
+    return f"{microseconds / 1_000:.3g} ms"
+
+
+def criteria(rows):
+    """What the README promises, and whether it held."""
+
+    def pick(cores, tokens, connections):
+        found = [row for row in rows if (row["cores"], row["tokens"], row["connections"]) == (cores, tokens, connections)]
+        return found[0] if found else None
+
+    one, two = pick(1, 1_000, 100), pick(2, 1_000, 100)
+    if one and two:
+        ratio = 2 * two["per_cpu_second"] / one["per_cpu_second"]
+        yield f"two cores serve × one (1,000 tokens, 100 connections, by CPU time): {ratio:.2f}, at least 1.80", ratio >= 1.8
+    full, over = pick(1, CACHE, CROWD), pick(1, 100_000, CROWD)
+    if full and over:
+        yield (f"memory with {CROWD:,} connections and a full cache: {full['peak']:.1f} MB at most, under {MAX_RSS} MB",
+               full["peak"] < MAX_RSS)
+        yield (f"the same with 100,000 distinct tokens: {over['peak']:.1f} MB at most, no more than 5% above",
+               over["peak"] <= 1.05 * full["peak"] and over["peak"] < MAX_RSS)
+
+
+def report(rows, generator, seconds):
+    print(f"\nMachine: {description()}. `/protected`, RSA 4096, tokens in turn, a cache of {CACHE:,} tokens, {seconds} s each; "
+          "latencies at half of the rate, at a constant rate, from the moment a request was due; MB of memory after the load and at most.\n")
+    head = ["cores", "tokens", "connections", "requests/s", "per CPU second", "busy", "p50", "p99", "p99.9", "RSS", "peak"]
+    lines = [
+        [row["cores"], f"{row['tokens']:,}", f"{row['connections']:,}", count(row["rate"]), count(row["per_cpu_second"]),
+         f"{row['busy']:.0%}", *map(latency, row["latencies"]), f"{row['rss']:.0f}", f"{row['peak']:.0f}"]
+        for row in rows
+    ]
+    print(table(head, lines))
+    print(f"\nWith one core the load generator has the other to itself; it manages {count(generator)} requests/s against a server "
+          "that answers without looking. With two it takes its share of both, so that requests/s says as much of the generator as of "
+          "the server: *per CPU second*, requests by the CPU time that the server took for them, is what to compare there. *busy* is "
+          "the share of its cores that the server used.\n")
+    held = True
+    for text, holds in criteria(rows):
+        held &= holds
+        print(f"- {'pass' if holds else '**fail**'}: {text}")
+    return held
+
+
+def program():
+    def numbers(text):
+        return [int(number) for number in text.split(",")]
+
+    parser = argparse.ArgumentParser(prog="benches/scale/run", description=__doc__)
+    parser.add_argument("--seconds", type=int, default=4, help="of each measurement (default: %(default)s)")
+    parser.add_argument("--connections", type=numbers, default=CONNECTIONS, metavar="N,N")
+    parser.add_argument("--tokens", type=numbers, default=TOKENS, metavar="N,N", help="1e5 take minutes to sign")
+    arguments = parser.parse_args()
+    cores = two_cores()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < max(arguments.connections) + 200:
+        raise Failed(f"{max(arguments.connections):,} connections need as many file descriptors; this machine allows {hard:,}")
+    if (busy := is_busy()) > 0.2:
+        progress(f"warning: other programs use {busy:.1f} cores: these figures will not be good ones")
+    generator = ceiling(cores, arguments.seconds)
+    progress(f"the load generator manages {count(generator)} requests/s")
+
+    runs = [(tokens, connections) for tokens in arguments.tokens for connections in arguments.connections]
+    if max(arguments.tokens) > CACHE and CROWD in arguments.connections:
+        runs.append((CACHE, CROWD))
+    runs = [(server_cores, *run) for server_cores in (1, 2) for run in sorted(runs)]
+    tokens = max(tokens for _, tokens, _ in runs)
+    progress(f"a local Hanko signs {tokens:,} tokens with RSA 4096")
+    rows = []
+    with Hanko(tokens, cores) as hanko:
+        for number, run in enumerate(runs, 1):
+            row = measure(hanko, cores, *run, arguments.seconds)
+            rows.append(row)
+            progress(f"{number} of {len(runs)}: {run[0]} core(s), {run[1]:,} token(s), {run[2]:,} connections: "
+                     f"{count(row['rate'])} requests/s, p99 {latency(row['latencies'][1])}, {row['peak']:.0f} MB")
+    return 0 if report(rows, generator, arguments.seconds) else 1
+
+
+main(program)

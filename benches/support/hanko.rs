@@ -1,0 +1,49 @@
+//! A local Hanko for the benchmarks: signs with RSA 4096, as Hanko does, and stays until it is ended.
+//!
+//! `bench-hanko FOLDER TOKENS` writes that many session tokens, one a line, to `FOLDER/tokens`, and then its URL to
+//! `FOLDER/hanko-url`.
+
+use std::{env, error::Error, fs, path::PathBuf, sync::Arc, thread};
+
+use poem_hanko::local_hanko::{LocalHanko, Person};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = env::args().skip(1);
+    let (Some(folder), Some(tokens), None) = (arguments.next(), arguments.next(), arguments.next())
+    else {
+        return Err("usage: bench-hanko FOLDER TOKENS".into());
+    };
+    let folder = PathBuf::from(folder);
+    let hanko = Arc::new(LocalHanko::builder().rsa_4096().start().await?);
+    fs::write(folder.join("tokens"), sign(&hanko, tokens.parse()?)?)?;
+    // Last, and at once: whoever finds it finds everything.
+    let url = folder.join("hanko-url");
+    fs::write(url.with_extension("new"), hanko.url())?;
+    fs::rename(url.with_extension("new"), url)?;
+    std::future::pending().await
+}
+
+/// Signs a token for each of as many people, on all cores.
+fn sign(hanko: &Arc<LocalHanko>, tokens: usize) -> Result<String, &'static str> {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let signers: Vec<_> = (0..threads)
+        .map(|thread| {
+            let hanko = Arc::clone(hanko);
+            thread::spawn(move || {
+                (thread..tokens)
+                    .step_by(threads)
+                    .map(|number| {
+                        let person = Person::with_email(format!("person-{number}@example.com"));
+                        hanko.sign_claims(&hanko.claims_of(&person)) + "\n"
+                    })
+                    .collect::<String>()
+            })
+        })
+        .collect();
+    let mut lines = String::new();
+    for signer in signers {
+        lines += &signer.join().map_err(|_| "a signer panicked")?;
+    }
+    Ok(lines)
+}
