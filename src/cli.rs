@@ -183,7 +183,6 @@ async fn serve(lookup: &Lookup<'_>) -> Outcome {
         return Err(fail(EXIT_USAGE, "HANKO_API_URL is not set"));
     };
     let server = Server::bind(config, tenant, Arc::new(SystemClock::new()))
-        .await
         .map_err(|error| fail(EXIT_FAILURE, error))?;
     eprintln!("Swagger UI: {}/docs", server.public_url());
     server.run(shutdown_signal()).await;

@@ -61,16 +61,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens as configured, for sessions of `tenant`. Hanko need not be reachable.
+    /// Listens as configured, for sessions of `tenant`. Hanko need not be reachable. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// [`StartError`]
-    pub async fn bind(
-        config: Config,
-        tenant: Tenant,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self, StartError> {
-        Self::bind_with(config, tenant, clock, None).await
+    pub fn bind(config: Config, tenant: Tenant, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+        Self::bind_with(config, tenant, clock, None)
     }
 
     /// Starts a local Hanko and listens on loopback, whatever `HOST` says, for its sessions.
@@ -93,12 +89,12 @@ impl Server {
         let tenant = local_hanko.tenant();
         let local_hanko = Arc::new(local_hanko);
         let clock = Arc::new(SystemClock::new());
-        let server = Self::bind_with(config, tenant, clock, Some(Arc::clone(&local_hanko))).await?;
+        let server = Self::bind_with(config, tenant, clock, Some(Arc::clone(&local_hanko)))?;
         local_hanko.send_webhooks_to(format!("http://{}{WEBHOOK_PATH}", server.address));
         Ok(server)
     }
 
-    async fn bind_with(
+    fn bind_with(
         config: Config,
         tenant: Tenant,
         clock: Arc<dyn Clock>,

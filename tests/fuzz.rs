@@ -303,6 +303,24 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
+    fn no_body_is_a_webhook_but_one_that_hanko_signed(
+        body in prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..256),
+            (any::<String>(), any::<String>()).prop_map(|(token, event)| {
+                json!({ "token": token, "event": event }).to_string().into_bytes()
+            }),
+            (claims(), any::<String>()).prop_map(|(claims, event)| {
+                let token = WORLD.signer.sign_raw(br#"{"alg":"RS256"}"#, &claims);
+                json!({ "token": token, "event": event }).to_string().into_bytes()
+            }),
+        ]
+    ) {
+        // Whatever a token says, the request is about another event than the token.
+        prop_assert!(WORLD.runtime.block_on(WORLD.hanko.receive_webhook(&body)).is_err());
+        prop_assert_eq!(WORLD.hanko.revocations(), 0);
+    }
+
+    #[test]
     fn any_text_is_parsed_without_panic(text in any::<String>()) {
         prop_assert!(WORLD.verify(&text).is_err());
     }

@@ -98,7 +98,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     held: ArcSwapOption<HeldKeySet>,
     progress: Mutex<Progress>,
-    fetches_ended: watch::Sender<u64>,
+    fetches_ended: watch::Receiver<u64>,
     fetch_requested: Notify,
 }
 
@@ -167,6 +167,7 @@ impl RemoteKeySet {
         policy: FetchPolicy,
         clock: Arc<dyn Clock>,
     ) -> Self {
+        let (fetch_has_ended, fetches_ended) = watch::channel(0);
         let shared = Arc::new(Shared {
             url,
             client,
@@ -178,10 +179,10 @@ impl RemoteKeySet {
                 ..Progress::default()
             }),
             clock,
-            fetches_ended: watch::Sender::new(0),
+            fetches_ended,
             fetch_requested: Notify::new(),
         });
-        let task = tokio::spawn(keep_fresh(Arc::clone(&shared))).abort_handle();
+        let task = tokio::spawn(keep_fresh(Arc::clone(&shared), fetch_has_ended)).abort_handle();
         Self { shared, task }
     }
 
@@ -287,10 +288,10 @@ impl Shared {
     }
 
     async fn wait_for_fetches(&self, fetches: u64) {
-        // The sender lives as long as `self`.
+        // The task has the sender: if it ever died, nobody would wait for it.
         let _ = self
             .fetches_ended
-            .subscribe()
+            .clone()
             .wait_for(|ended| *ended >= fetches)
             .await;
     }
@@ -412,7 +413,7 @@ struct Fetched {
 }
 
 /// Fetches the set whenever it is due or asked for, for ever.
-async fn keep_fresh(shared: Arc<Shared>) {
+async fn keep_fresh(shared: Arc<Shared>, fetch_has_ended: watch::Sender<u64>) {
     let mut failures_in_a_row: u32 = 0;
     // Of the last JWK Set that came, whether it was taken or not: its bad keys have been warned of.
     let mut last_digest: Option<digest::Digest> = None;
@@ -461,7 +462,7 @@ async fn keep_fresh(shared: Arc<Shared>) {
             progress.fetches_ended
         };
         let mut due = shared.clock.sleep(pause);
-        shared.fetches_ended.send_replace(fetches_ended);
+        fetch_has_ended.send_replace(fetches_ended);
         loop {
             tokio::select! {
                 () = &mut due => break,

@@ -275,7 +275,7 @@ impl Services {
         let clock = ManualClock::new(START);
         let issuer = Issuer::start().await;
         let app = async |variables: &[(&str, &str)]| {
-            let app = App::start(issuer.url(), &clock, variables).await;
+            let app = App::start(issuer.url(), &clock, variables);
             app.hanko.wait_for_key_set_fetches(1).await;
             app
         };

@@ -44,16 +44,16 @@ impl Scene {
         let clock = ManualClock::new(START);
         let local_hanko = Arc::new(local_hanko(&clock).await);
         let endpoint = KeyEndpoint::answering(answer(&local_hanko.key_set()));
-        Self::of(local_hanko, endpoint, &clock, variables).await
+        Self::of(local_hanko, endpoint, &clock, variables)
     }
 
-    async fn of(
+    fn of(
         local_hanko: Arc<LocalHanko>,
         endpoint: KeyEndpoint,
         clock: &ManualClock,
         variables: &[(&str, &str)],
     ) -> Self {
-        let app = App::start(&endpoint.url(), clock, variables).await;
+        let app = App::start(&endpoint.url(), clock, variables);
         Self {
             local_hanko,
             endpoint,
@@ -62,10 +62,10 @@ impl Scene {
     }
 
     /// Another service for the same Hanko, with an endpoint of its own.
-    async fn another(&self, answer: impl FnOnce(&Value) -> Answer) -> Self {
+    fn another(&self, answer: impl FnOnce(&Value) -> Answer) -> Self {
         let endpoint = KeyEndpoint::answering(answer(&self.local_hanko.key_set()));
         let local_hanko = Arc::clone(&self.local_hanko);
-        Self::of(local_hanko, endpoint, &self.app.clock, &[]).await
+        Self::of(local_hanko, endpoint, &self.app.clock, &[])
     }
 
     /// The endpoint answers as it should, and the keys have been fetched.
@@ -83,7 +83,7 @@ impl Scene {
     async fn down() -> Self {
         let clock = ManualClock::new(START);
         let local_hanko = Arc::new(local_hanko(&clock).await);
-        let scene = Self::of(local_hanko, KeyEndpoint::down(), &clock, &[]).await;
+        let scene = Self::of(local_hanko, KeyEndpoint::down(), &clock, &[]);
         scene.fetches(1).await;
         scene
     }

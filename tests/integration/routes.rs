@@ -241,7 +241,7 @@ async fn readiness_follows_the_keys_without_a_restart() {
     let vacant = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", vacant.local_addr().unwrap());
     drop(vacant);
-    let app = App::start(&url, &clock, &[]).await;
+    let app = App::start(&url, &clock, &[]);
     app.hanko.wait_for_key_set_fetches(1).await;
 
     assert_eq!(send(app.get("/livez")).await.status(), 200);

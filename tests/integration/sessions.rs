@@ -563,7 +563,7 @@ async fn a_hanging_hanko_is_503_within_the_timeout() {
     let local_hanko = local_hanko(&clock).await;
     let session = local_hanko.sign_in(&ada());
     let (url, script) = scripted::start(&local_hanko);
-    let app = App::start(&url, &clock, &[("HANKO_SESSION_MODE", "stateful")]).await;
+    let app = App::start(&url, &clock, &[("HANKO_SESSION_MODE", "stateful")]);
     app.hanko.wait_for_key_set_fetches(1).await;
     let asked = script.was_asked.notified();
     let request = app.get("/protected").bearer_auth(&session.token);

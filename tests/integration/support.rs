@@ -35,15 +35,10 @@ pub(crate) struct App {
 
 impl App {
     /// Serves the API for the Hanko at `hanko_url`, configured by `variables`.
-    pub(crate) async fn start(
-        hanko_url: &str,
-        clock: &ManualClock,
-        variables: &[(&str, &str)],
-    ) -> Self {
+    pub(crate) fn start(hanko_url: &str, clock: &ManualClock, variables: &[(&str, &str)]) -> Self {
         let tenant = Tenant::parse(hanko_url, PlainHttp::LoopbackOnly).expect("a loopback URL");
-        let server = Server::bind(config(variables), tenant, Arc::new(clock.clone()))
-            .await
-            .expect("a free port");
+        let server =
+            Server::bind(config(variables), tenant, Arc::new(clock.clone())).expect("a free port");
         let (stop, stopped) = oneshot::channel::<()>();
         let app = Self {
             clock: clock.clone(),
@@ -132,7 +127,7 @@ pub(crate) async fn start() -> (LocalHanko, App) {
 pub(crate) async fn start_with(variables: &[(&str, &str)]) -> (LocalHanko, App) {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
-    let app = App::start(&local_hanko.url(), &clock, variables).await;
+    let app = App::start(&local_hanko.url(), &clock, variables);
     app.hanko.wait_for_key_set_fetches(1).await;
     (local_hanko, app)
 }

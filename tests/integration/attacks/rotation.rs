@@ -11,7 +11,7 @@ use super::{
 use crate::support::{App, START, assert_problem, header as response_header};
 
 async fn start(issuer: &Issuer) -> App {
-    let app = App::start(issuer.url(), &ManualClock::new(START), &[]).await;
+    let app = App::start(issuer.url(), &ManualClock::new(START), &[]);
     app.hanko.wait_for_key_set_fetches(1).await;
     app
 }

@@ -67,7 +67,7 @@ async fn wycheproof_signatures_are_verified_as_labelled_and_none_is_a_session() 
         .map(|group| group["jwk"].clone())
         .collect();
     issuer.publish(&jwks);
-    let app = App::start(issuer.url(), &ManualClock::new(START), &[]).await;
+    let app = App::start(issuer.url(), &ManualClock::new(START), &[]);
     app.hanko.wait_for_key_set_fetches(1).await;
 
     let (mut verified, mut refused) = (Vec::new(), 0);
@@ -150,7 +150,7 @@ async fn the_example_of_rfc_7515_verifies_and_is_no_session() {
             "the token lacks the claim `sub`",
         ),
     ] {
-        let app = App::start(issuer.url(), &clock, &[]).await;
+        let app = App::start(issuer.url(), &clock, &[]);
         app.hanko.wait_for_key_set_fetches(1).await;
         let response = app.get_with_bearer("/protected", RFC_7515_A_2_TOKEN).await;
         assert_eq!(

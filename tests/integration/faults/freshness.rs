@@ -16,9 +16,7 @@ fn assert_lifetime(hanko: &Scene, headers: &str, lifetime: Duration) -> impl Fut
     let caller = std::panic::Location::caller();
     let headers = headers.to_owned();
     async move {
-        let scene = hanko
-            .another(|key_set| Answer::key_set_with(key_set, &headers))
-            .await;
+        let scene = hanko.another(|key_set| Answer::key_set_with(key_set, &headers));
         scene.fetches(1).await;
         scene.app.clock.advance(lifetime.mul_f64(0.75));
         scene.accepts(&scene.token()).await;
