@@ -121,11 +121,10 @@ fn tidy_schemas(value: &mut Value) {
         Value::Object(schema) => {
             // Poem bounds integers by floating point numbers.
             for bound in ["minimum", "maximum"] {
-                if let Some(number) = schema.get(bound).and_then(Value::as_f64) {
-                    if number.fract() == 0.0 {
-                        #[expect(clippy::cast_possible_truncation, reason = "bounds are small")]
-                        schema.insert(bound.to_owned(), json!(number as i64));
-                    }
+                let number = schema.get(bound).and_then(Value::as_f64);
+                if let Some(number) = number.filter(|number| number.fract() == 0.0) {
+                    #[expect(clippy::cast_possible_truncation, reason = "bounds are small")]
+                    schema.insert(bound.to_owned(), json!(number as i64));
                 }
             }
             // Poem says the description of a reference twice: beside `allOf`, where it belongs, and as a second schema
