@@ -6,6 +6,8 @@ start_server() {
   local binary folder=$2
   binary=$(realpath "$1")
   mkdir -p "$folder"
+  # What an earlier run has left must not be taken for an answer of this one.
+  : >"$folder/stdout"
   # Neither the variables nor the .env of whoever runs this have a say.
   (cd "$folder" && exec env -i PATH="$PATH" PORT=0 RUST_LOG="${RUST_LOG:-warn}" "$binary" dev) \
     >"$folder/stdout" 2>"$folder/stderr" </dev/null &
