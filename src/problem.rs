@@ -166,10 +166,10 @@ impl ProblemType {
 impl ProblemType {
     /// How an operation documents that it may answer with this problem.
     pub(crate) fn meta(self) -> MetaResponse {
-        let header = |name: &str, description: &str, schema| MetaHeader {
+        let header = |name: &str, required, description: &str, schema| MetaHeader {
             name: name.to_owned(),
             description: Some(description.to_owned()),
-            required: false,
+            required,
             deprecated: false,
             schema,
         };
@@ -178,6 +178,7 @@ impl ProblemType {
                 "No credential was sent, or the session token is not valid.",
                 vec![header(
                     "WWW-Authenticate",
+                    true,
                     "The challenge (RFC 6750): `Bearer`, with `error` and `error_description` where a token was sent.",
                     String::schema_ref(),
                 )],
@@ -186,6 +187,8 @@ impl ProblemType {
                 "Several credentials were sent where one is allowed, or the request is malformed.",
                 vec![header(
                     "WWW-Authenticate",
+                    // Only the first of the two comes with a challenge.
+                    false,
                     "The challenge (RFC 6750): `Bearer error=\"invalid_request\"`.",
                     String::schema_ref(),
                 )],
@@ -194,6 +197,7 @@ impl ProblemType {
                 "What is needed to verify sessions is unavailable.",
                 vec![header(
                     "Retry-After",
+                    true,
                     "Seconds to wait before another attempt.",
                     u32::schema_ref(),
                 )],

@@ -9,6 +9,9 @@ use crate::{
 };
 use poem_openapi::types::ToJSON;
 
+/// The name of the header `X-Request-Id` among the components.
+const REQUEST_ID_COMPONENT: &str = "RequestId";
+
 /// How the document is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DocumentFormat {
@@ -19,6 +22,13 @@ pub enum DocumentFormat {
 }
 
 /// The OpenAPI document of a service.
+///
+/// Its style is the one that openapi-typescript, openapi-generator, openapi-python-client and progenitor all accept:
+/// OpenAPI 3.0 (progenitor reads no 3.1), one success type per operation, plain `application/json` (openapi-python-client
+/// and openapi-fetch look the media type up by its exact name), an explicit problem body for each error status, and neither
+/// `default` nor an error without a body (progenitor wants one error type per operation). `tests/clients/run` holds it to
+/// that. One thing is not bent to: errors are `application/problem+json`, as they go out, though progenitor gives types to
+/// `application/json` only and wants the one replaced by the other before it generates.
 #[derive(Clone, Debug)]
 pub struct Document(Value);
 
@@ -38,7 +48,16 @@ impl Document {
                 .entry("security")
                 .or_insert_with(|| Value::Array(Vec::new()));
             add_examples(operation);
+            tidy_responses(operation);
         }
+        document["components"]["headers"] = json!({ REQUEST_ID_COMPONENT: {
+            "description": "Tells one request from another: the id that came with the request if it is 1 to 64 letters, \
+                digits, `-`, `_` or `.`, else a new one.",
+            "required": true,
+            "schema": { "type": "string" },
+            "example": "6f1a40f50d2b4d2c9c530e6f2f4354b2",
+        }});
+        tidy_schemas(&mut document["components"]["schemas"]);
         Self(document)
     }
 
@@ -70,6 +89,58 @@ fn operations_mut(document: &mut Value) -> impl Iterator<Item = &mut Map<String,
         .filter_map(Value::as_object_mut)
 }
 
+/// Declares what every response has, and drops what Poem writes without need.
+fn tidy_responses(operation: &mut Map<String, Value>) {
+    let responses = operation["responses"].as_object_mut();
+    for response in responses.into_iter().flat_map(|map| map.values_mut()) {
+        let Some(response) = response.as_object_mut() else {
+            continue;
+        };
+        if response.get("content") == Some(&json!({})) {
+            response.remove("content");
+        }
+        let headers = response.entry("headers").or_insert_with(|| json!({}));
+        for header in headers
+            .as_object_mut()
+            .into_iter()
+            .flat_map(Map::values_mut)
+        {
+            if let Some(header) = header.as_object_mut() {
+                header.retain(|key, value| key != "deprecated" || *value == json!(true));
+            }
+        }
+        headers["X-Request-Id"] =
+            json!({ "$ref": format!("#/components/headers/{REQUEST_ID_COMPONENT}") });
+    }
+}
+
+/// Writes what schemas mean in the way that generators read it.
+fn tidy_schemas(value: &mut Value) {
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(tidy_schemas),
+        Value::Object(schema) => {
+            // Poem bounds integers by floating point numbers.
+            for bound in ["minimum", "maximum"] {
+                let number = schema.get(bound).and_then(Value::as_f64);
+                if let Some(number) = number.filter(|number| number.fract() == 0.0) {
+                    #[expect(clippy::cast_possible_truncation, reason = "bounds are small")]
+                    schema.insert(bound.to_owned(), json!(number as i64));
+                }
+            }
+            // Poem says the description of a reference twice: beside `allOf`, where it belongs, and as a second schema
+            // in it, of which generators make an intersection with an empty type.
+            let description = schema.get("description").cloned();
+            if let Some(all_of) = schema.get_mut("allOf").and_then(Value::as_array_mut) {
+                all_of.retain(|part| {
+                    description.is_none() || part.get("description") != description.as_ref()
+                });
+            }
+            schema.values_mut().for_each(tidy_schemas);
+        }
+        _ => {}
+    }
+}
+
 /// Shows, at every error response, the problems that it may carry.
 fn add_examples(operation: &mut Map<String, Value>) {
     let is_authenticated = operation["security"]
@@ -92,7 +163,9 @@ fn add_examples(operation: &mut Map<String, Value>) {
             .into_iter()
             .filter(|problem_type| problem_type.status().as_str() == status)
             .filter(|problem_type| match problem_type {
-                ProblemType::AmbiguousCredentials => is_authenticated,
+                ProblemType::AmbiguousCredentials | ProblemType::MissingCredentials => {
+                    is_authenticated
+                }
                 ProblemType::BadRequest => reads_input,
                 _ => true,
             })

@@ -5,7 +5,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 use futures_util::FutureExt;
 use poem::{
     Endpoint, IntoResponse, Request, Response, Result,
-    http::{HeaderMap, HeaderName, HeaderValue, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
 };
 use tracing::Instrument;
 use uuid::Uuid;
@@ -30,9 +30,12 @@ impl<E> Edge<E> {
 impl<E: Endpoint> Endpoint for Edge<E> {
     type Output = Response;
 
-    async fn call(&self, request: Request) -> Result<Response> {
+    async fn call(&self, mut request: Request) -> Result<Response> {
         let request_id = request_id(request.headers());
         let method = request.method().clone();
+        if !is_routable(&method) {
+            request.set_method(Method::TRACE);
+        }
         let span = tracing::debug_span!("request", id = request_id.to_str().unwrap_or_default());
         let outcome = AssertUnwindSafe(self.0.call(request))
             .catch_unwind()
@@ -58,6 +61,22 @@ impl<E: Endpoint> Endpoint for Edge<E> {
             .or_insert(HeaderValue::from_static("no-store"));
         Ok(response)
     }
+}
+
+/// Whether Poem can route the method. What it cannot, it refuses without the `Allow` that is due (RFC 9110 section 15.5.6).
+/// Such a request goes the way of `TRACE` instead, which no path supports and each refuses with its `Allow`.
+fn is_routable(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET
+            | Method::HEAD
+            | Method::POST
+            | Method::PUT
+            | Method::PATCH
+            | Method::DELETE
+            | Method::OPTIONS
+            | Method::TRACE
+    )
 }
 
 /// The id that came with the request, if it is a harmless one; else a new one.

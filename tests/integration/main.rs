@@ -6,6 +6,7 @@ mod support;
 mod attacks;
 mod cli;
 mod config;
+mod document;
 mod embedding;
 mod faults;
 mod log_capture;
