@@ -16,7 +16,7 @@ use crate::{
     docs::escape,
     hanko::Hanko,
     local_hanko::{LocalHanko, Person, SESSION_LIFESPAN},
-    problem::{Problem, ProblemType},
+    problem::{Problem, ProblemType, allowing},
 };
 
 /// Where the page is.
@@ -37,11 +37,13 @@ pub(crate) fn add_routes(routes: Route, local_hanko: Arc<LocalHanko>) -> Route {
     routes
         .at(
             SIGN_IN_PATH,
-            get(sign_in_page)
-                .post(sign_in)
+            allowing("GET, HEAD, POST", get(sign_in_page).post(sign_in))
                 .data(Arc::clone(&local_hanko)),
         )
-        .at(END_SESSION_PATH, post(end_session).data(local_hanko))
+        .at(
+            END_SESSION_PATH,
+            allowing("POST", post(end_session)).data(local_hanko),
+        )
 }
 
 #[handler]

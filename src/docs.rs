@@ -15,7 +15,10 @@ use poem::{
 };
 use url::Url;
 
-use crate::api::{Document, DocumentFormat};
+use crate::{
+    api::{Document, DocumentFormat},
+    problem::allowing,
+};
 
 /// A file of Swagger UI, unpacked and compressed when the program was built.
 macro_rules! swagger_ui_file {
@@ -63,19 +66,26 @@ pub(crate) fn add_routes(
     let yaml = Asset::new(document.to_text(DocumentFormat::Yaml));
 
     routes
-        .at("/docs", get(page))
-        .at("/docs/", get(make_sync(|_| redirect("../docs"))))
-        .at(format!("/{bundle_path}"), get(bundle))
-        .at(format!("/{style_path}"), get(style))
-        .at(format!("/{start_path}"), get(start))
+        .at("/docs", file(page))
+        .at(
+            "/docs/",
+            allowing("GET, HEAD", get(make_sync(|_| redirect("../docs")))),
+        )
+        .at(format!("/{bundle_path}"), file(bundle))
+        .at(format!("/{style_path}"), file(style))
+        .at(format!("/{start_path}"), file(start))
         .at(
             "/openapi.json",
-            get(StaticFile::revalidated("application/json", json)),
+            file(StaticFile::revalidated("application/json", json)),
         )
         .at(
             "/openapi.yaml",
-            get(StaticFile::revalidated("application/yaml", yaml)),
+            file(StaticFile::revalidated("application/yaml", yaml)),
         )
+}
+
+fn file(file: StaticFile) -> impl Endpoint {
+    allowing("GET, HEAD", get(file))
 }
 
 fn redirect(location: &'static str) -> Response {

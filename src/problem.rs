@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "server")]
+use poem::{Endpoint, EndpointExt, RouteMethod, error::MethodNotAllowedError};
 use poem::{
     Response,
     http::{
@@ -309,6 +311,14 @@ pub fn method_not_allowed(allow: &HeaderValue) -> Response {
     let mut response = Problem::from(ProblemType::MethodNotAllowed).into_response();
     response.headers_mut().insert(ALLOW, allow.clone());
     response
+}
+
+/// A route that answers 405 with `allow` to the methods that it lacks.
+#[cfg(feature = "server")]
+pub(crate) fn allowing(allow: &'static str, route: RouteMethod) -> impl Endpoint {
+    let allow = HeaderValue::from_static(allow);
+    route
+        .catch_error(move |_: MethodNotAllowedError| std::future::ready(method_not_allowed(&allow)))
 }
 
 /// Turns any error of the framework into a problem. A response that an error carries with it, such as that of a refusal,

@@ -203,7 +203,7 @@ async fn me_tells_everything_that_the_token_says() {
 async fn errors_of_the_framework_are_problems_too() {
     let (_local_hanko, app) = start().await;
     assert_problem(send(app.get("/nowhere")).await, 404, "not-found").await;
-    for path in ["/protected", "/livez"] {
+    for path in ["/protected", "/livez", "/docs", "/docs/", "/openapi.json"] {
         let response = send(app.request(Method::DELETE, path)).await;
         assert_eq!(header(&response, "allow").as_deref(), Some("GET, HEAD"));
         assert_problem(response, 405, "method-not-allowed").await;
