@@ -5,14 +5,17 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use hyper::body::Incoming;
+use http_body_util::combinators::BoxBody;
+use hyper::{
+    body::{Bytes, Incoming},
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
-    service::TowerToHyperService,
 };
 use poem::{
-    Endpoint, Response,
+    Endpoint,
     endpoint::BoxEndpoint,
     http::{Method, Request, header, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
@@ -21,7 +24,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
-use tower::Layer;
+use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 
 use super::edge::REQUEST_ID;
@@ -84,22 +87,26 @@ pub(super) async fn serve(
         };
         // Answers are small and written at once: waiting to fill a packet only delays them.
         let _ = stream.set_nodelay(true);
-        let endpoint = Arc::clone(&endpoint);
-        let service = tower::service_fn(move |request: Request<Incoming>| {
-            let endpoint = Arc::clone(&endpoint);
-            let request = (
-                request,
-                LocalAddr(local_address.into()),
-                RemoteAddr(remote_address.into()),
-                Scheme::HTTP,
-            )
-                .into();
+        let service = Service {
+            endpoint: Arc::clone(&endpoint),
+            local_address,
+            remote_address,
+        };
+        let with_cors = cors.layer(tower::service_fn({
+            let service = service.clone();
+            move |request| service.clone().answer(request)
+        }));
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (service, with_cors) = (service.clone(), with_cors.clone());
             async move {
-                let response: Response = endpoint.get_response(request).await;
-                Ok::<_, Infallible>(hyper::Response::from(response))
+                // Most requests are not cross-origin, and need nothing of it.
+                if request.headers().contains_key(header::ORIGIN) {
+                    Box::pin(with_cors.oneshot(request)).await
+                } else {
+                    service.answer(request).await
+                }
             }
         });
-        let service = TowerToHyperService::new(cors.layer(service));
         let watcher = graceful.watcher();
         let http = Arc::clone(&http);
         tokio::spawn(async move {
@@ -119,6 +126,30 @@ pub(super) async fn serve(
     tokio::select! {
         () = graceful.shutdown() => {}
         () = clock.sleep(grace) => tracing::warn!("some requests did not finish in time"),
+    }
+}
+
+/// The endpoint, for the requests of one connection.
+#[derive(Clone)]
+struct Service {
+    endpoint: Arc<BoxEndpoint<'static>>,
+    local_address: SocketAddr,
+    remote_address: SocketAddr,
+}
+
+impl Service {
+    async fn answer(
+        self,
+        request: Request<Incoming>,
+    ) -> Result<hyper::Response<BoxBody<Bytes, io::Error>>, Infallible> {
+        let request = (
+            request,
+            LocalAddr(self.local_address.into()),
+            RemoteAddr(self.remote_address.into()),
+            Scheme::HTTP,
+        )
+            .into();
+        Ok(self.endpoint.get_response(request).await.into())
     }
 }
 
