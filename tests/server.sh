@@ -1,15 +1,16 @@
 # To be sourced: starts `poem-hanko dev` on a free port for a suite, and ends it with the suite.
-# Sets API (its URL), TOKEN (a session token), COOKIE (that of another session, as a `Cookie` header has it).
+# Sets API (its URL), HANKO (that of its local Hanko), TOKEN (a session token), COOKIE (that of another session, as a
+# `Cookie` header has it).
 
-# start_server BINARY FOLDER: FOLDER is made, and is where the server runs and its output is kept.
+# start_server BINARY FOLDER [PORT]: FOLDER is made, and is where the server runs and its output is kept.
 start_server() {
-  local binary folder=$2
+  local binary folder=$2 port=${3:-0}
   binary=$(realpath "$1")
   mkdir -p "$folder"
   # What an earlier run has left must not be taken for an answer of this one.
   : >"$folder/stdout"
   # Neither the variables nor the .env of whoever runs this have a say.
-  (cd "$folder" && exec env -i PATH="$PATH" PORT=0 RUST_LOG="${RUST_LOG:-warn}" "$binary" dev) \
+  (cd "$folder" && exec env -i PATH="$PATH" PORT="$port" RUST_LOG="${RUST_LOG:-warn}" "$binary" dev) \
     >"$folder/stdout" 2>"$folder/stderr" </dev/null &
   server_pid=$!
   trap stop_server EXIT
@@ -24,14 +25,15 @@ start_server() {
     sleep 0.1
   done
   API=$(sed -n 's/^API  *//p' "$folder/stdout")
+  HANKO=$(sed -n 's/^Local Hanko  *\([^ ]*\).*/\1/p' "$folder/stdout")
   TOKEN=$(sed -n "s/^curl .*Bearer \([^']*\)'.*/\1/p" "$folder/stdout")
   COOKIE=$(curl -sS -o /dev/null -D - -d email=grace@example.com -d username=grace "$API/dev/sign-in" |
     sed -n 's/^set-cookie: \([^;]*\).*/\1/Ip')
-  if [ -z "$API" ] || [ -z "$TOKEN" ] || [ -z "$COOKIE" ]; then
-    echo "error: the server told no URL, token or cookie" >&2
+  if [ -z "$API" ] || [ -z "$HANKO" ] || [ -z "$TOKEN" ] || [ -z "$COOKIE" ]; then
+    echo "error: the server told no URLs, token or cookie" >&2
     return 1
   fi
-  export API TOKEN COOKIE
+  export API HANKO TOKEN COOKIE
 }
 
 stop_server() {
