@@ -113,6 +113,7 @@ pub(crate) fn escape(text: &str) -> String {
         .replace('<', "&lt;")
         .replace('>', "&gt;")
         .replace('"', "&quot;")
+        .replace('\'', "&#39;")
 }
 
 struct Asset {
@@ -221,4 +222,25 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
                 .then(|| parameters.trim().trim_start_matches("q=").parse().ok())
         })
         .any(|weight: Option<f32>| weight != Some(0.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api;
+
+    #[tokio::test]
+    async fn a_title_is_text_whatever_is_in_it() {
+        let service = api::service(api::operations(), "http://localhost:8000");
+        let document = Document::new(&service, "hanko");
+        let title = "A&B's </title><script>alert(\"1\")</script>";
+        let routes = add_routes(Route::new(), &document, title, "http://localhost:8000");
+        let request = Request::builder()
+            .uri("/docs".parse().expect("a URI"))
+            .finish();
+        let response = routes.get_response(request).await;
+        let page = response.into_body().into_string().await.expect("text");
+        let titled = "<title>A&amp;B&#39;s &lt;/title&gt;&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;</title>";
+        assert!(page.contains(titled), "{page}");
+    }
 }

@@ -6,6 +6,7 @@ mod support;
 mod attacks;
 mod cli;
 mod config;
+mod docs;
 mod document;
 mod embedding;
 mod faults;
