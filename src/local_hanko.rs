@@ -1,8 +1,9 @@
 //! A Hanko on loopback, for `poem-hanko dev`, for our tests and for yours.
 //!
-//! It answers as Hanko does, field by field: the JWK Set, `/sessions/validate`, and session tokens with all of Hanko's
-//! claims. People are made up by signing them in. Its key is generated at start and never leaves memory. It is not for
-//! production: whoever can reach it can be anybody.
+//! It answers as Hanko does, field by field: the JWK Set, `/sessions/validate`, `/logout`, and session tokens with all of
+//! Hanko's claims. Pages on loopback may call it with credentials, as Hanko's frontend SDK does. People are made up by
+//! signing them in. Its key is generated at start and never leaves memory. It is not for production: whoever can reach it
+//! can be anybody.
 
 #![allow(
     clippy::needless_pass_by_value,
@@ -28,15 +29,17 @@ use base64::{
 use chrono::{DateTime, SecondsFormat, Utc};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk};
 use poem::{
-    Endpoint, EndpointExt, IntoEndpoint, IntoResponse, Request, Response, Route, Server, get,
-    handler,
-    http::{StatusCode, header},
+    Endpoint, EndpointExt, IntoEndpoint, IntoResponse, Request, Response, Result, Route, Server,
+    get, handler,
+    http::{HeaderValue, Method, StatusCode, header},
     listener::{Acceptor, TcpAcceptor},
+    post,
     web::{Data, Json},
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::{sync::oneshot, task::JoinHandle};
+use url::Url;
 use uuid::Uuid;
 
 use crate::{
@@ -244,8 +247,7 @@ impl LocalHanko {
 
     /// Signs any claims as Hanko signs its tokens.
     pub fn sign_claims(&self, claims: &Map<String, Value>) -> String {
-        let key = self.state.inner().signing_key();
-        key.sign(claims)
+        self.state.sign_claims(claims)
     }
 
     /// Signs any octets under any header, with the current key and RS256.
@@ -264,13 +266,7 @@ impl LocalHanko {
     /// # Errors
     /// Where the webhook cannot be reached or does not answer with success.
     pub async fn end_session(&self, session_id: Uuid) -> Result<Option<()>, reqwest::Error> {
-        let Some(session) = self.state.inner().sessions.remove(&session_id) else {
-            return Ok(None);
-        };
-        let data = self.state.session_data(session_id, session);
-        self.send_webhook("session.delete.explicit.logout", &data)
-            .await?;
-        Ok(Some(()))
+        self.state.end_session(session_id).await
     }
 
     /// Deletes a user with all sessions, and tells the webhook.
@@ -282,45 +278,20 @@ impl LocalHanko {
             .inner()
             .sessions
             .retain(|_, session| session.user_id != user_id);
-        self.send_webhook("user.delete", &json!({ "id": user_id, "emails": [] }))
+        self.state
+            .send_webhook("user.delete", &json!({ "id": user_id, "emails": [] }))
             .await
     }
 
     /// The body of the webhook request that Hanko would send for this event.
     pub fn webhook_body(&self, event: &str, data: &Value) -> Value {
-        let now = self.state.now();
-        let claims = json!({
-            "sub": "hanko webhooks",
-            "iat": now,
-            "exp": now + WEBHOOK_LIFESPAN.as_secs(),
-            "aud": [self.state.audience],
-            "evt": event,
-            "data": data,
-        });
-        let claims = claims.as_object().cloned().unwrap_or_default();
-        json!({ "token": self.sign_claims(&claims), "event": event })
+        self.state.webhook_body(event, data)
     }
 
     /// The `data` of a webhook about this session; `None` where there is no such session.
     pub fn session_data(&self, session_id: Uuid) -> Option<Value> {
         let session = *self.state.inner().sessions.get(&session_id)?;
         Some(self.state.session_data(session_id, session))
-    }
-
-    async fn send_webhook(&self, event: &str, data: &Value) -> Result<(), reqwest::Error> {
-        let Some(url) = self.state.inner().webhook_url.clone() else {
-            return Ok(());
-        };
-        reqwest::Client::builder()
-            .no_proxy()
-            .timeout(WEBHOOK_TIMEOUT)
-            .build()?
-            .post(url)
-            .json(&self.webhook_body(event, data))
-            .send()
-            .await?
-            .error_for_status()?;
-        Ok(())
     }
 
     /// The `kid` of the key that signs.
@@ -461,6 +432,51 @@ impl State {
         }
     }
 
+    fn sign_claims(&self, claims: &Map<String, Value>) -> String {
+        let key = self.inner().signing_key();
+        key.sign(claims)
+    }
+
+    async fn end_session(&self, session_id: Uuid) -> Result<Option<()>, reqwest::Error> {
+        let Some(session) = self.inner().sessions.remove(&session_id) else {
+            return Ok(None);
+        };
+        let data = self.session_data(session_id, session);
+        self.send_webhook("session.delete.explicit.logout", &data)
+            .await?;
+        Ok(Some(()))
+    }
+
+    fn webhook_body(&self, event: &str, data: &Value) -> Value {
+        let now = self.now();
+        let claims = json!({
+            "sub": "hanko webhooks",
+            "iat": now,
+            "exp": now + WEBHOOK_LIFESPAN.as_secs(),
+            "aud": [self.audience],
+            "evt": event,
+            "data": data,
+        });
+        let claims = claims.as_object().cloned().unwrap_or_default();
+        json!({ "token": self.sign_claims(&claims), "event": event })
+    }
+
+    async fn send_webhook(&self, event: &str, data: &Value) -> Result<(), reqwest::Error> {
+        let Some(url) = self.inner().webhook_url.clone() else {
+            return Ok(());
+        };
+        reqwest::Client::builder()
+            .no_proxy()
+            .timeout(WEBHOOK_TIMEOUT)
+            .build()?
+            .post(url)
+            .json(&self.webhook_body(event, data))
+            .send()
+            .await?
+            .error_for_status()?;
+        Ok(())
+    }
+
     /// A session as Hanko describes it in webhooks.
     fn session_data(&self, session_id: Uuid, session: SessionRecord) -> Value {
         json!({
@@ -477,13 +493,13 @@ impl State {
 
     /// The answer of `/sessions/validate` (Hanko `backend/dto/session.go`): times are RFC 3339 here.
     fn validate(&self, token: &str) -> Value {
+        self.inner().validate_requests += 1;
         self.claims_of_live_session(token)
             .map_or_else(|| json!({ "is_valid": false }), |claims| answer(&claims))
     }
 
     fn claims_of_live_session(&self, token: &str) -> Option<Map<String, Value>> {
-        let mut inner = self.inner();
-        inner.validate_requests += 1;
+        let inner = self.inner();
         let document = KeySetDocument::parse(inner.key_set().to_string().as_bytes())?;
         UnverifiedToken::parse(token)
             .ok()?
@@ -600,7 +616,61 @@ fn routes(state: Arc<State>) -> impl IntoEndpoint<Endpoint = impl Endpoint + 'st
             "/sessions/validate",
             get(validate_session).post(validate_session_from_body),
         )
+        .at("/logout", post(logout))
+        .around(allow_loopback_pages)
         .data(state)
+}
+
+/// Cross-origin access as Hanko grants it to the origins in its configuration: with credentials, and any header.
+async fn allow_loopback_pages(endpoint: Arc<impl Endpoint>, request: Request) -> Result<Response> {
+    let origin = request
+        .headers()
+        .get(header::ORIGIN)
+        .filter(|origin| origin.to_str().is_ok_and(is_on_loopback))
+        .cloned();
+    let is_preflight = request.method() == Method::OPTIONS;
+    let requested_headers = request
+        .headers()
+        .get(header::ACCESS_CONTROL_REQUEST_HEADERS)
+        .cloned();
+    let mut response = if is_preflight {
+        StatusCode::NO_CONTENT.into()
+    } else {
+        endpoint.get_response(request).await
+    };
+    let headers = response.headers_mut();
+    headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    let Some(origin) = origin else {
+        return Ok(response);
+    };
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+        HeaderValue::from_static("true"),
+    );
+    if is_preflight {
+        headers.insert(
+            header::ACCESS_CONTROL_ALLOW_METHODS,
+            HeaderValue::from_static("GET,HEAD,PUT,PATCH,POST,DELETE"),
+        );
+        headers.insert(
+            header::ACCESS_CONTROL_MAX_AGE,
+            HeaderValue::from_static("7200"),
+        );
+        if let Some(names) = requested_headers {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names);
+        }
+    }
+    Ok(response)
+}
+
+/// Whether a page of this origin came from a server on this machine.
+fn is_on_loopback(origin: &str) -> bool {
+    Url::parse(origin).is_ok_and(|url| {
+        url.scheme() == "http"
+            && matches!(url.host_str(), Some("localhost" | "127.0.0.1"))
+            && url.origin().ascii_serialization() == origin
+    })
 }
 
 #[handler]
@@ -612,9 +682,8 @@ fn jwks(state: Data<&Arc<State>>) -> Response {
         .into_response()
 }
 
-/// Hanko tries the Bearer header and then the cookie.
-#[handler]
-fn validate_session(request: &Request, state: Data<&Arc<State>>) -> Json<Value> {
+/// The tokens of a request in the order in which Hanko tries them: the Bearer header, then the cookie.
+fn tokens<'a>(request: &'a Request, cookie_name: &'a str) -> impl Iterator<Item = &'a str> {
     let bearer = request
         .header(header::AUTHORIZATION)
         .and_then(|value| value.strip_prefix("Bearer "));
@@ -625,14 +694,38 @@ fn validate_session(request: &Request, state: Data<&Arc<State>>) -> Json<Value> 
         .filter_map(|header| header.to_str().ok())
         .flat_map(|header| header.split("; "))
         .filter_map(|cookie| cookie.split_once('='))
-        .filter_map(|(name, value)| (name == state.cookie_name).then_some(value));
-    let answer = bearer
-        .into_iter()
-        .chain(cookies)
+        .filter_map(move |(name, value)| (name == cookie_name).then_some(value));
+    bearer.into_iter().chain(cookies)
+}
+
+#[handler]
+fn validate_session(request: &Request, state: Data<&Arc<State>>) -> Json<Value> {
+    let answer = tokens(request, &state.cookie_name)
         .map(|token| state.validate(token))
         .find(|answer| answer["is_valid"] == true)
         .unwrap_or_else(|| json!({ "is_valid": false }));
     Json(answer)
+}
+
+/// Ends the session, tells the webhook, and takes the cookie away.
+#[handler]
+async fn logout(request: &Request, state: Data<&Arc<State>>) -> Response {
+    let session_id = tokens(request, &state.cookie_name)
+        .find_map(|token| state.claims_of_live_session(token))
+        .and_then(|claims| claims["session_id"].as_str()?.parse().ok());
+    let Some(session_id) = session_id else {
+        return Json(json!({ "code": 401, "message": "Unauthorized" }))
+            .with_status(StatusCode::UNAUTHORIZED)
+            .into_response();
+    };
+    // As at Hanko, the session has ended whether the webhook gets through or not.
+    if let Err(error) = state.end_session(session_id).await {
+        tracing::warn!(%error, "the webhook was not delivered");
+    }
+    let cookie = format!("{}=; Path=/; Max-Age=0; SameSite=Lax", state.cookie_name);
+    StatusCode::NO_CONTENT
+        .with_header(header::SET_COOKIE, cookie)
+        .into_response()
 }
 
 #[derive(Deserialize)]
