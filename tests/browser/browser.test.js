@@ -43,19 +43,25 @@ async function open(options = {}) {
 
 const operation = (page, id) => page.locator(`.opblock[id$="-${id}"]`);
 
-/** Presses Try it out and Execute, and returns the status that Swagger UI shows. */
+/** Opens an operation, presses Try it out and Execute, and returns the response once Swagger UI shows its status. */
 async function execute(page, id) {
   const block = operation(page, id);
-  if ((await block.locator(".opblock-body").count()) === 0) await block.locator(".opblock-summary-control").click();
-  const tryOut = block.locator(".try-out__btn:not(.cancel)");
-  if ((await tryOut.count()) > 0) await tryOut.click();
-  const answered = page.waitForResponse((response) => response.request().resourceType() === "fetch");
-  await block.locator(".btn.execute").click();
-  const response = await answered;
-  const shown = await block.locator(".live-responses-table tbody .response-col_status").first().innerText();
-  assert.equal(shown.trim().split(/\s/)[0], String(response.status()));
+  await block.waitFor();
+  if (!(await hasClass(block, "is-open"))) await block.locator(".opblock-summary-control").click();
+  // The same button takes it back; count() and its like do not wait, so this one is waited for first.
+  const tryOut = block.locator(".try-out__btn");
+  await tryOut.waitFor();
+  if (!(await hasClass(tryOut, "cancel"))) await tryOut.click();
+  const [response] = await Promise.all([
+    page.waitForResponse((response) => response.request().resourceType() === "fetch"),
+    block.locator(".btn.execute").click(),
+  ]);
+  const status = block.locator(".live-responses-table tbody .response-col_status");
+  await status.filter({ hasText: new RegExp(`^\\s*${response.status()}`) }).first().waitFor();
   return response;
 }
+
+const hasClass = (locator, name) => locator.evaluate((element, name) => element.classList.contains(name), name);
 
 async function signIn(page, base = api) {
   await page.goto(`${base}/dev/sign-in`);
@@ -112,6 +118,8 @@ test("signed out it is 401, and a pasted Bearer token is kept over a reload", as
   assert.equal((await execute(page, "getProtectedGreeting")).status(), 200);
 
   await page.reload();
+  // The operation is in the URL, and Swagger UI opens it again.
+  await page.locator('.opblock.is-open[id$="-getProtectedGreeting"]').waitFor();
   assert.equal((await execute(page, "getProtectedGreeting")).status(), 200);
   page.assertFaultless();
   await page.context().close();
