@@ -30,7 +30,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk};
 use poem::{
     Endpoint, EndpointExt, IntoEndpoint, IntoResponse, Request, Response, Route, Server, get,
     handler,
-    http::{StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, header},
     listener::{Acceptor, TcpAcceptor},
     web::{Data, Json},
 };
@@ -601,6 +601,50 @@ fn routes(state: Arc<State>) -> impl IntoEndpoint<Endpoint = impl Endpoint + 'st
             get(validate_session).post(validate_session_from_body),
         )
         .data(state)
+        .around(allow_local_frontends)
+}
+
+/// Lets the pages of frontends on this machine call with credentials, as Hanko does for the origins that are configured
+/// there (`backend/config/config_server.go`, `cors`).
+async fn allow_local_frontends<E: Endpoint>(
+    endpoint: Arc<E>,
+    request: Request,
+) -> poem::Result<Response> {
+    let origin = request
+        .headers()
+        .get(header::ORIGIN)
+        .filter(|origin| origin.to_str().is_ok_and(is_local_origin))
+        .cloned();
+    let is_preflight = request.method() == Method::OPTIONS;
+    let Some(origin) = origin else {
+        return Ok(endpoint.call(request).await?.into_response());
+    };
+    let mut response = if is_preflight {
+        StatusCode::NO_CONTENT
+            .with_header(header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST")
+            .with_header(
+                header::ACCESS_CONTROL_ALLOW_HEADERS,
+                "authorization, content-type, x-language",
+            )
+            .into_response()
+    } else {
+        endpoint.call(request).await?.into_response()
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+        HeaderValue::from_static("true"),
+    );
+    headers.append(header::VARY, HeaderValue::from_static("origin"));
+    Ok(response)
+}
+
+fn is_local_origin(origin: &str) -> bool {
+    url::Url::parse(origin).is_ok_and(|url| {
+        matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"))
+            && url.origin().ascii_serialization() == origin
+    })
 }
 
 #[handler]
