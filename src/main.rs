@@ -2,12 +2,6 @@
 
 use std::process::ExitCode;
 
-use mimalloc::MiMalloc;
-
-/// Serves some percent more requests than the system's, from less memory: futures and buffers come and go all the time.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
-
 #[tokio::main]
 async fn main() -> ExitCode {
     ExitCode::from(poem_hanko::cli::run().await)

@@ -58,8 +58,10 @@ impl Claims for SessionClaims {
             Some(_) => return Err(TokenError::MalformedClaim("username")),
         };
         Ok(Self {
-            user_id: UserId::new(parse_uuid(subject).ok_or(TokenError::MalformedClaim("sub"))?),
-            session_id: SessionId::new(session_id.ok_or(TokenError::MalformedClaim("session_id"))?),
+            user_id: UserId::from(parse_uuid(subject).ok_or(TokenError::MalformedClaim("sub"))?),
+            session_id: SessionId::from(
+                session_id.ok_or(TokenError::MalformedClaim("session_id"))?,
+            ),
             email,
             username,
             custom: private,

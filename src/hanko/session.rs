@@ -15,13 +15,15 @@ macro_rules! uuid_newtype {
         pub struct $name(Uuid);
 
         impl $name {
-            pub(crate) fn new(uuid: Uuid) -> Self {
-                Self(uuid)
-            }
-
             /// The UUID itself.
             pub fn as_uuid(self) -> Uuid {
                 self.0
+            }
+        }
+
+        impl From<Uuid> for $name {
+            fn from(uuid: Uuid) -> Self {
+                Self(uuid)
             }
         }
 

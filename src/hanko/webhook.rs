@@ -213,14 +213,14 @@ impl Event {
         if self.kind.is_within("session.delete") {
             let id = self.subject_id().ok_or(())?;
             Ok(Some(Revocation {
-                target: Target::Session(SessionId::new(id)),
+                target: Target::Session(SessionId::from(id)),
                 until: self.expires_at().map_or(NumericDate::LAST, token_ends),
             }))
         } else if self.kind.is_within("user.delete") {
             let id = self.subject_id().ok_or(())?;
             Ok(Some(Revocation {
                 target: Target::User {
-                    id: UserId::new(id),
+                    id: UserId::from(id),
                     issued_until: self.issued_at,
                 },
                 // How long the operator's sessions live is not known here: any token may still be valid.

@@ -3,7 +3,16 @@
 //! Poem's own server sets no timer, so that half a header keeps a connection open for ever; it knows no limit of
 //! connections, and spins where descriptors run out. Hence this loop on hyper-util.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use http_body_util::combinators::BoxBody;
 use hyper::{
@@ -96,7 +105,10 @@ pub(super) async fn serve(
             let service = service.clone();
             move |request| service.clone().answer(request)
         }));
+        let has_asked = Arc::new(AtomicBool::new(false));
+        let asks = Arc::clone(&has_asked);
         let service = service_fn(move |request: Request<Incoming>| {
+            asks.store(true, Ordering::Relaxed);
             let (service, with_cors) = (service.clone(), with_cors.clone());
             async move {
                 // Most requests are not cross-origin, and need nothing of it.
@@ -109,11 +121,22 @@ pub(super) async fn serve(
         });
         let watcher = graceful.watcher();
         let http = Arc::clone(&http);
+        let head_timeout = clock.sleep(HEAD_TIMEOUT);
         tokio::spawn(async move {
             let _permit = permit;
             let connection = http.serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = watcher.watch(connection).await {
-                tracing::debug!(%error, "a connection ended badly");
+            // hyper's own timer starts only when the first octets have told HTTP/1 from HTTP/2.
+            let stays_silent = async {
+                head_timeout.await;
+                if has_asked.load(Ordering::Relaxed) {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                ended = watcher.watch(connection) => if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection ended badly");
+                },
+                () = stays_silent => tracing::debug!("closed a connection that did not ask for anything"),
             }
         });
     }

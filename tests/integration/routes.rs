@@ -7,6 +7,10 @@ use poem_hanko::{
 };
 use reqwest::Method;
 use serde_json::{Map, Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::support::{
     App, START, ada, assert_problem, header, local_hanko, send, start, start_with,
@@ -346,5 +350,31 @@ async fn a_configured_audience_and_issuer_are_required() {
     ] {
         let response = app.get_with_bearer("/me", &token).await;
         assert_problem(response, 401, "invalid-token").await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_asks_for_nothing_is_closed_and_others_are_not() {
+    let (_local_hanko, app) = start().await;
+    let mut silent = Vec::new();
+    // Nothing, half a head, and half the preface of HTTP/2.
+    for sent in ["", "GET / HTTP/1.1\r\nHost:", "PRI * HTTP/2.0"] {
+        let mut connection = TcpStream::connect(app.address).await.unwrap();
+        connection.write_all(sent.as_bytes()).await.unwrap();
+        silent.push(connection);
+    }
+    let mut busy = TcpStream::connect(app.address).await.unwrap();
+    let mut answer = vec![0; 4096];
+    for _ in 0..2 {
+        busy.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await
+            .unwrap();
+        let length = busy.read(&mut answer).await.unwrap();
+        assert!(answer[..length].starts_with(b"HTTP/1.1 200 OK"));
+        // The answer came over a connection that was accepted after the silent ones: all of them are being served.
+        app.clock.advance(Duration::from_secs(30));
+    }
+    for mut connection in silent {
+        assert_eq!(connection.read(&mut answer).await.unwrap_or(0), 0);
     }
 }

@@ -100,11 +100,11 @@ impl Mirror {
             && until <= now
         {
             ends.pop();
-            let session = SessionId::new(id);
+            let session = SessionId::from(id);
             if sessions.get(&session).is_some_and(|until| *until <= now) {
                 sessions.remove(&session);
             }
-            let user = UserId::new(id);
+            let user = UserId::from(id);
             if users
                 .get(&user)
                 .is_some_and(|revocation| revocation.until <= now)

@@ -286,14 +286,14 @@ fn parse(key: &str, value: &str) -> Option<Revocation> {
     let id: Uuid = id.parse().ok()?;
     match kind {
         "session" => Some(Revocation {
-            target: Target::Session(SessionId::new(id)),
+            target: Target::Session(SessionId::from(id)),
             until: seconds(value)?,
         }),
         "user" => {
             let (until, issued_until) = value.split_once(':')?;
             Some(Revocation {
                 target: Target::User {
-                    id: UserId::new(id),
+                    id: UserId::from(id),
                     issued_until: seconds(issued_until)?,
                 },
                 until: seconds(until)?,
