@@ -15,6 +15,7 @@ use std::sync::Once;
 
 pub use claims::{Claims, ClaimsRules, NumericDate, RegisteredClaims};
 pub use error::{FetchError, KeySetError, TokenError, UnusableKey};
+pub(crate) use json::parse_object;
 pub use key_set::{KeySet, KeySetDocument, KeyThumbprint, PassedOverKey, VerificationKey};
 pub use remote::{FetchPolicy, KeySetStatus, RemoteKeySet};
 pub use verifier::{MAX_TOKEN_BYTES, SignedPayload, UnverifiedToken, Verified};

@@ -273,12 +273,26 @@ impl Problem {
 pub struct Unavailable {
     /// Sent as `Retry-After`, in whole seconds and at least one (RFC 9110 section 10.2.3).
     pub retry_after: Duration,
+    /// What is unavailable, in words that anybody may read.
+    pub detail: &'static str,
+}
+
+impl From<Duration> for Unavailable {
+    /// With nothing more particular to say than `retry_after`.
+    fn from(retry_after: Duration) -> Self {
+        Self {
+            retry_after,
+            detail: ProblemType::AuthenticationUnavailable.default_detail(),
+        }
+    }
 }
 
 impl Unavailable {
     /// The response that says so.
     pub fn into_response(self) -> Response {
-        let mut response = Problem::from(ProblemType::AuthenticationUnavailable).into_response();
+        let mut response = Problem::from(ProblemType::AuthenticationUnavailable)
+            .with_detail(self.detail)
+            .into_response();
         let seconds = self.retry_after.as_secs_f64().ceil().max(1.0);
         response.headers_mut().insert(
             RETRY_AFTER,

@@ -4,7 +4,7 @@ use poem::web::Data;
 use poem_openapi::{Object, OpenApi, types::Example};
 
 use super::{Tag, json::Json};
-use crate::{hanko::Hanko, problem::Unavailable};
+use crate::{hanko::Hanko, jose::FetchError, problem::Unavailable};
 
 pub(super) struct HealthApi;
 
@@ -41,6 +41,9 @@ struct Readiness {
     key_set_age_seconds: f64,
     /// Whether the keys have outlived their freshness lifetime because Hanko cannot be reached.
     key_set_is_stale: bool,
+    /// Why the last fetch of the keys failed; absent if it did not.
+    #[oai(skip_serializing_if_is_none)]
+    key_set_error: Option<String>,
 }
 
 impl Example for Readiness {
@@ -50,6 +53,7 @@ impl Example for Readiness {
             keys: 2,
             key_set_age_seconds: 12.5,
             key_set_is_stale: false,
+            key_set_error: None,
         }
     }
 }
@@ -71,7 +75,8 @@ impl HealthApi {
 
     /// Readiness
     ///
-    /// Answers 200 while keys are held that sessions can be verified with, and the revocations are known. Send no requests where it does not.
+    /// Answers 200 while keys are held that sessions can be verified with, and the revocations are known. Send no requests
+    /// where it does not; `detail` says what is missing.
     #[oai(
         path = "/readyz",
         method = "get",
@@ -80,16 +85,25 @@ impl HealthApi {
     )]
     async fn readyz(&self, hanko: Data<&Hanko>) -> Result<Json<Readiness>, Unavailable> {
         let status = hanko.key_set_status();
-        if !hanko.is_ready() {
-            return Err(Unavailable {
-                retry_after: READINESS_RETRY,
-            });
+        let error = status.last_error.as_ref().map(FetchError::summary);
+        let unavailable = |detail| Unavailable {
+            retry_after: READINESS_RETRY,
+            detail,
+        };
+        if status.usable_keys == 0 {
+            return Err(unavailable(
+                error.unwrap_or("The JWK Set has not been fetched yet."),
+            ));
+        }
+        if !hanko.knows_revocations() {
+            return Err(unavailable("The revocations are not mirrored yet."));
         }
         Ok(Json(Readiness {
             status: "ready".to_owned(),
             keys: u32::try_from(status.usable_keys).unwrap_or(u32::MAX),
             key_set_age_seconds: status.age.unwrap_or_default().as_secs_f64(),
             key_set_is_stale: status.is_stale,
+            key_set_error: error.map(ToOwned::to_owned),
         }))
     }
 }

@@ -70,8 +70,7 @@ impl Rejection {
             ),
             Self::CrossSiteRequest => (ProblemType::CrossSiteRequest, None),
             Self::Unavailable { retry_after } => {
-                let retry_after = *retry_after;
-                return Unavailable { retry_after }.into_response();
+                return Unavailable::from(*retry_after).into_response();
             }
             Self::NotConfigured => (ProblemType::InternalError, None),
         };

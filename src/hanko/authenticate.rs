@@ -11,7 +11,7 @@ use super::{
     session::Session,
     tenant::Tenant,
     validation::{Status, ValidationError, Validator},
-    webhook::{Event, WebhookBody, WebhookClaims},
+    webhook::{Event, MAX_WEBHOOK_TOKEN_BYTES, WebhookBody, WebhookClaims},
 };
 use crate::{
     clock::{Clock, SystemClock},
@@ -179,14 +179,19 @@ impl Hanko {
     /// [`AuthenticateError::Token`] or [`AuthenticateError::SessionEnded`] where there is no such session, else the
     /// reason why that cannot be known now.
     pub async fn authenticate(&self, token: &str) -> Result<Session, AuthenticateError> {
-        let session = Session::new(self.verify_session_token(token).await?);
+        let verified = self.verify_session_token(token).await?;
+        let session = Session::new(Arc::clone(&verified));
         self.refuse_revoked(&session)?;
         if let Some(validator) = &self.0.validator {
             match validator.status(session.id(), token).await? {
                 Status::Alive => {}
                 Status::Ended => return Err(AuthenticateError::SessionEnded),
             }
-            // It may have been revoked while Hanko's answer was on its way.
+            // While Hanko's answer was on its way, any of what was checked before may have changed.
+            if !self.0.still_holds(&verified)? {
+                self.0.keys.current()?;
+                return Err(TokenError::UnknownKey.into());
+            }
             self.refuse_revoked(&session)?;
         }
         Ok(session)
@@ -208,12 +213,8 @@ impl Hanko {
             .try_into()
             .expect("SHA-256 has 32 octets");
         if let Some(verified) = cache.get(&digest)
-            // A key that has left the set proves nothing any more, not even what it proved before.
-            && inner.keys.holds(verified.signed_by())
+            && inner.still_holds(&verified)?
         {
-            verified
-                .registered()
-                .check_times(inner.now(), inner.session_rules.leeway)?;
             return Ok(verified);
         }
         let verified = Arc::new(self.verify_uncached(token).await?);
@@ -233,10 +234,10 @@ impl Hanko {
     }
 
     fn refuse_revoked(&self, session: &Session) -> Result<(), AuthenticateError> {
-        let revocations = &self.0.revocations;
-        if !revocations.is_ready() {
+        if !self.knows_revocations() {
             return Err(AuthenticateError::RevocationsUnknown);
         }
+        let revocations = &self.0.revocations;
         if revocations.is_revoked(session.id(), session.user_id(), session.issued_at()) {
             return Err(AuthenticateError::SessionEnded);
         }
@@ -250,11 +251,9 @@ impl Hanko {
     /// [`WebhookError`]
     pub async fn receive_webhook(&self, body: &[u8]) -> Result<Event, WebhookError> {
         let inner = &*self.0;
-        let body: WebhookBody =
-            serde_json::from_slice(body).map_err(|_| WebhookError::Malformed)?;
-        let payload = inner
-            .verify_signature(UnverifiedToken::parse(&body.token)?)
-            .await?;
+        let body = WebhookBody::parse(body).ok_or(WebhookError::Malformed)?;
+        let token = UnverifiedToken::parse_within(&body.token, MAX_WEBHOOK_TOKEN_BYTES)?;
+        let payload = inner.verify_signature(token).await?;
         let verified: Verified<WebhookClaims> =
             payload?.validate(&inner.webhook_rules, inner.now())?;
         let event = Event::from_verified(&verified, &body.event)?;
@@ -275,7 +274,12 @@ impl Hanko {
 
     /// Whether sessions can be authenticated: usable keys are held, and the revocations are known.
     pub fn is_ready(&self) -> bool {
-        self.0.keys.status().usable_keys > 0 && self.0.revocations.is_ready()
+        self.0.keys.status().usable_keys > 0 && self.knows_revocations()
+    }
+
+    /// Whether all revocations made so far are known. While they are not, no session is let in.
+    pub fn knows_revocations(&self) -> bool {
+        self.0.revocations.is_ready()
     }
 
     /// How many revocations are remembered.
@@ -315,6 +319,21 @@ impl Hanko {
 impl Inner {
     fn now(&self) -> NumericDate {
         NumericDate::from(self.clock.unix_time())
+    }
+
+    /// Whether what was verified before is still signed by a key of the current set. A key that has left the set proves
+    /// nothing any more, not even what it proved before.
+    ///
+    /// # Errors
+    /// [`TokenError`] where the token's time has passed since.
+    fn still_holds(&self, verified: &Verified<SessionClaims>) -> Result<bool, TokenError> {
+        if !self.keys.holds(verified.signed_by()) {
+            return Ok(false);
+        }
+        verified
+            .registered()
+            .check_times(self.now(), self.session_rules.leeway)?;
+        Ok(true)
     }
 
     async fn verify_signature(

@@ -9,13 +9,13 @@ use std::{
 use chrono::{DateTime, Utc};
 use quick_cache::sync::Cache;
 use reqwest::StatusCode;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::watch;
 use url::Url;
 use uuid::Uuid;
 
 use super::session::SessionId;
-use crate::clock::Clock;
+use crate::{clock::Clock, jose::parse_object};
 
 /// The largest answer that is read. Hanko's are about as large as the token.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -183,9 +183,8 @@ impl Shared {
             }
             body.extend_from_slice(&chunk);
         }
-        let answer: ValidateSessionResponse =
-            serde_json::from_slice(&body).map_err(|_| ValidationError::Odd)?;
-        answer.interpret(session, self.clock.unix_time(), self.time_to_live)
+        interpret(&body, session, self.clock.unix_time(), self.time_to_live)
+            .ok_or(ValidationError::Odd)
     }
 }
 
@@ -210,47 +209,33 @@ struct Question<'a> {
     session_token: &'a str,
 }
 
-#[derive(Deserialize)]
-struct ValidateSessionResponse {
-    is_valid: bool,
-    claims: Option<ClaimsOfSession>,
-    expiration_time: Option<DateTime<Utc>>,
-    idle_expires_at: Option<DateTime<Utc>>,
-}
-
-#[derive(Deserialize)]
-struct ClaimsOfSession {
-    session_id: Uuid,
-    expiration: Option<DateTime<Utc>>,
-}
-
-impl ValidateSessionResponse {
-    /// An answer may be relied on for `time_to_live`, and no longer than Hanko says that the session lives.
-    fn interpret(
-        self,
-        session: SessionId,
-        now: Duration,
-        time_to_live: Duration,
-    ) -> Result<(Status, Duration), ValidationError> {
-        if !self.is_valid {
-            return Ok((Status::Ended, time_to_live));
-        }
-        let claims = self.claims.ok_or(ValidationError::Odd)?;
-        if claims.session_id != session.as_uuid() {
-            return Err(ValidationError::Odd);
-        }
-        let ends = [
-            claims.expiration,
-            self.expiration_time,
-            self.idle_expires_at,
-        ];
-        let remaining = ends.into_iter().flatten().map(|end| {
-            let end = u64::try_from(end.timestamp()).unwrap_or_default();
-            Duration::from_secs(end).saturating_sub(now)
-        });
-        Ok((
-            Status::Alive,
-            remaining.min().unwrap_or(time_to_live).min(time_to_live),
-        ))
+/// Reads an answer: the status, and how long it may be relied on, which is `time_to_live` and no longer than Hanko says
+/// that the session lives. `None` where it is not of the known form, or about another session.
+fn interpret(
+    answer: &[u8],
+    session: SessionId,
+    now: Duration,
+    time_to_live: Duration,
+) -> Option<(Status, Duration)> {
+    let answer = parse_object(answer)?;
+    if !answer.get("is_valid")?.as_bool()? {
+        return Some((Status::Ended, time_to_live));
     }
+    let claims = answer.get("claims")?.as_object()?;
+    let id: Uuid = claims.get("session_id")?.as_str()?.parse().ok()?;
+    if id != session.as_uuid() {
+        return None;
+    }
+    let mut lifetime = time_to_live;
+    let ends = [
+        claims.get("expiration"),
+        answer.get("expiration_time"),
+        answer.get("idle_expires_at"),
+    ];
+    for end in ends.into_iter().flatten().filter(|end| !end.is_null()) {
+        let end: DateTime<Utc> = end.as_str()?.parse().ok()?;
+        let end = Duration::from_secs(u64::try_from(end.timestamp()).unwrap_or_default());
+        lifetime = lifetime.min(end.saturating_sub(now));
+    }
+    Some((Status::Alive, lifetime))
 }

@@ -3,7 +3,6 @@
 use std::{fmt, time::Duration};
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -11,16 +10,33 @@ use super::{
     revocation::{Revocation, Target},
     session::{SessionId, UserId},
 };
-use crate::jose::{Claims, NumericDate, RegisteredClaims, TokenError, Verified};
+use crate::jose::{Claims, NumericDate, RegisteredClaims, TokenError, Verified, parse_object};
 
 /// The `sub` of Hanko's webhook tokens.
 const WEBHOOK_SUBJECT: &str = "hanko webhooks";
 
+/// The longest token of a webhook, in bytes. Hanko signs whole users and e-mails, with the bodies that it has rendered.
+pub(super) const MAX_WEBHOOK_TOKEN_BYTES: usize = 256 * 1024;
+
 /// The body of a webhook request.
-#[derive(Deserialize)]
 pub(super) struct WebhookBody {
     pub(super) token: String,
     pub(super) event: String,
+}
+
+impl WebhookBody {
+    /// `None` where it is not a JSON object `{"token": …, "event": …}`. Hanko may add other members.
+    pub(super) fn parse(body: &[u8]) -> Option<Self> {
+        let mut members = parse_object(body)?;
+        let mut take = |name| match members.remove(name) {
+            Some(Value::String(value)) => Some(value),
+            _ => None,
+        };
+        Some(Self {
+            token: take("token")?,
+            event: take("event")?,
+        })
+    }
 }
 
 /// The claims of a webhook token, beside the registered ones.

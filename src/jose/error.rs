@@ -10,7 +10,7 @@ use reqwest::StatusCode;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// Longer than [`MAX_TOKEN_BYTES`](super::MAX_TOKEN_BYTES).
+    /// Longer than a token of its use may be: [`MAX_TOKEN_BYTES`](super::MAX_TOKEN_BYTES) for one that a request bears.
     #[error("the token is too large")]
     TooLarge,
     /// Not three non-empty segments (RFC 7515 section 7.1).
@@ -121,6 +121,20 @@ pub enum FetchError {
     /// Not one key of the set may verify RS256.
     #[error("the JWK Set holds no usable key")]
     NoUsableKey,
+}
+
+impl FetchError {
+    /// The same in words that hold nothing internal, such as the name of a host, and that anybody may read.
+    pub fn summary(&self) -> &'static str {
+        match self {
+            Self::Transport(_) => "The JWK Set could not be fetched.",
+            Self::Timeout(_) => "The JWK Set was not complete in time.",
+            Self::Status(_) => "The JWK Set was answered with another status than 200.",
+            Self::TooLarge => "The JWK Set is too large.",
+            Self::Malformed => "The answer is not a JWK Set.",
+            Self::NoUsableKey => "The JWK Set holds no usable key.",
+        }
+    }
 }
 
 /// There are no keys to verify with. The caller's token may be good, and trying again later may help.

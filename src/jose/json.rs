@@ -12,7 +12,7 @@ use serde::{
 use serde_json::{Map, Number, Value};
 
 /// Parses `bytes` as exactly one JSON object without duplicate members.
-pub(super) fn parse_object(bytes: &[u8]) -> Option<Map<String, Value>> {
+pub(crate) fn parse_object(bytes: &[u8]) -> Option<Map<String, Value>> {
     match serde_json::from_slice::<Unique>(bytes) {
         Ok(Unique(Value::Object(object))) => Some(object),
         _ => None,

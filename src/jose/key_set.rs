@@ -106,6 +106,10 @@ impl KeySetDocument {
             keys: Vec<&'a RawValue>,
         }
 
+        // serde would take an array for an object whose members have lost their names.
+        if !document.trim_ascii_start().starts_with(b"{") {
+            return None;
+        }
         let document: Document<'_> = serde_json::from_slice(document).ok()?;
         let mut key_set = KeySet::default();
         let mut passed_over = Vec::new();

@@ -10,7 +10,7 @@ use super::{
     key_set::{KeySet, KeyThumbprint},
 };
 
-/// The longest token that is looked at, in bytes. Hanko's are below 1 KiB; browsers keep no cookie above 4 KiB.
+/// The longest bearer token that is looked at, in bytes. Hanko's are below 1 KiB; browsers keep no cookie above 4 KiB.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 /// A compact JWS (RFC 7515 section 7.1) with an acceptable JOSE Header. Nothing in it may be believed yet.
@@ -22,12 +22,21 @@ pub struct UnverifiedToken<'a> {
 }
 
 impl<'a> UnverifiedToken<'a> {
-    /// Takes `token` apart, refusing before any cryptography what could not be accepted anyway.
+    /// Takes a bearer token of at most [`MAX_TOKEN_BYTES`] apart, refusing before any cryptography what could not be
+    /// accepted anyway.
     ///
     /// # Errors
     /// [`TokenError::TooLarge`] up to [`TokenError::CriticalExtension`], in the order of that enum.
     pub fn parse(token: &'a str) -> Result<Self, TokenError> {
-        if token.len() > MAX_TOKEN_BYTES {
+        Self::parse_within(token, MAX_TOKEN_BYTES)
+    }
+
+    /// The same for a token of another use, of at most `max_bytes`.
+    ///
+    /// # Errors
+    /// Those of [`parse`](Self::parse).
+    pub fn parse_within(token: &'a str, max_bytes: usize) -> Result<Self, TokenError> {
+        if token.len() > max_bytes {
             return Err(TokenError::TooLarge);
         }
         let mut segments = token.split('.');

@@ -163,7 +163,9 @@ impl Scene {
             assert_eq!(self.status("/").await, 200, "{caller}");
             let response = send(self.app.get("/readyz")).await;
             assert!(header(&response, "retry-after").is_some(), "{caller}");
-            assert_problem(response, 503, "authentication-unavailable").await;
+            let problem = assert_problem(response, 503, "authentication-unavailable").await;
+            let detail = problem["detail"].as_str().unwrap_or_default();
+            assert!(detail.contains("JWK Set"), "{caller}: {detail}");
         }
     }
 }

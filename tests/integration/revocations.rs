@@ -10,12 +10,16 @@ use std::{
 use poem_hanko::{
     Hanko, Session,
     clock::{Clock, ManualClock, Sleep, SystemClock},
-    hanko::{AuthenticateError, MemoryStore, RedisStore, RevocationStore, WebhookError},
+    hanko::{
+        AuthenticateError, MemoryStore, RedisStore, Revocation, RevocationStore, Target,
+        WebhookError,
+    },
     local_hanko::LocalHanko,
 };
 use serde_json::{Value, json};
+use uuid::Uuid;
 
-use crate::support::{START, ada, client, local_hanko, send};
+use crate::support::{START, ada, assert_problem, client, local_hanko, send, start_with};
 
 const LOGOUT: &str = "session.delete.explicit.logout";
 
@@ -66,6 +70,15 @@ impl Redis {
             server.kill().unwrap();
             server.wait().unwrap();
         }
+    }
+
+    /// Changes the configuration of the running server.
+    fn set(&self, name: &str, value: &str) {
+        let output = Command::new("redis-cli")
+            .args(["-p", &self.port.to_string(), "config", "set", name, value])
+            .output()
+            .unwrap();
+        assert_eq!(output.stdout, b"OK\n", "{output:?}");
     }
 
     fn url(&self) -> String {
@@ -229,6 +242,95 @@ async fn the_store_in_redis_keeps_its_promises() {
     keeps_its_promises(store, &clock).await;
 }
 
+fn session_revocation(id: Uuid, until: Duration) -> Revocation {
+    Revocation {
+        target: Target::Session(id.into()),
+        until: until.into(),
+    }
+}
+
+fn user_revocation(id: Uuid, issued_until: Duration, until: Duration) -> Revocation {
+    Revocation {
+        target: Target::User {
+            id: id.into(),
+            issued_until: issued_until.into(),
+        },
+        until: until.into(),
+    }
+}
+
+/// A store at this Redis that has taken over what is there.
+async fn filled_store(redis: &Redis, clock: &ManualClock) -> RedisStore {
+    let sleeps = Arc::new(RealSleeps(clock.clone()));
+    let store = RedisStore::start(&redis.url(), sleeps).unwrap();
+    until("the store is ready", async || store.is_ready()).await;
+    store
+}
+
+#[tokio::test]
+async fn a_revocation_that_says_less_takes_nothing_back_in_replicas_that_start_later() {
+    let Some(redis) = Redis::start() else { return };
+    let now = START.max(SystemClock::new().unix_time());
+    let clock = ManualClock::new(now);
+    let first = filled_store(&redis, &clock).await;
+    let second = filled_store(&redis, &clock).await;
+    let (session, user) = (Uuid::new_v4(), Uuid::new_v4());
+    let hour = Duration::from_hours(1);
+    let earlier = now.saturating_sub(hour);
+    for (store, revocation) in [
+        (&first, session_revocation(session, now + 3 * hour)),
+        (&second, session_revocation(session, now + hour)),
+        (&first, user_revocation(user, now, now + 3 * hour)),
+        (&second, user_revocation(user, earlier, now + 3 * hour)),
+    ] {
+        store.revoke(revocation).await.unwrap();
+    }
+    let third = filled_store(&redis, &clock).await;
+    clock.advance(2 * hour);
+    // Clears up what has come to its end.
+    for store in [&first, &third] {
+        store
+            .revoke(session_revocation(Uuid::new_v4(), now + 4 * hour))
+            .await
+            .unwrap();
+    }
+    let fourth = filled_store(&redis, &clock).await;
+    let stranger = Uuid::new_v4();
+    for store in [&first, &third, &fourth] {
+        assert!(store.is_revoked(session.into(), stranger.into(), Some(now.into())));
+        assert!(store.is_revoked(stranger.into(), user.into(), Some(now.into())));
+        assert!(!store.is_revoked(stranger.into(), stranger.into(), Some(now.into())));
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_that_redis_did_not_take_is_written_as_soon_as_it_does() {
+    let Some(redis) = Redis::start() else { return };
+    let now = START.max(SystemClock::new().unix_time());
+    let clock = ManualClock::new(now);
+    let store = filled_store(&redis, &clock).await;
+    let replica = filled_store(&redis, &clock).await;
+    let (session, user) = (Uuid::new_v4(), Uuid::new_v4());
+    let knows =
+        |store: &RedisStore| store.is_revoked(session.into(), user.into(), Some(now.into()));
+
+    // It answers, and its subscribers stay, but it stores nothing.
+    redis.set("maxmemory", "1");
+    let until_then = now + Duration::from_hours(1);
+    assert!(
+        store
+            .revoke(session_revocation(session, until_then))
+            .await
+            .is_err()
+    );
+    assert!(knows(&store));
+    assert!(!knows(&replica));
+
+    redis.set("maxmemory", "0");
+    until("the replica is told", async || knows(&replica)).await;
+    assert!(knows(&filled_store(&redis, &clock).await));
+}
+
 #[tokio::test]
 async fn before_the_revocations_are_known_nobody_is_let_in() {
     let clock = ManualClock::new(START);
@@ -245,6 +347,14 @@ async fn before_the_revocations_are_known_nobody_is_let_in() {
         authenticate(&hanko, &session.token).await.unwrap_err(),
         AuthenticateError::RevocationsUnknown
     );
+}
+
+#[tokio::test]
+async fn readiness_tells_unknown_revocations_from_missing_keys() {
+    let (_local_hanko, app) = start_with(&[("REVOCATION_STORE_URL", "redis://127.0.0.1:1")]).await;
+    let response = send(app.get("/readyz")).await;
+    let problem = assert_problem(response, 503, "authentication-unavailable").await;
+    assert_eq!(problem["detail"], "The revocations are not mirrored yet.");
 }
 
 /// A process of the program that ends with the test.

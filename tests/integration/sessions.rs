@@ -6,9 +6,9 @@ use std::{
 };
 
 use poem_hanko::{
-    Hanko,
+    Hanko, Session, Tenant,
     clock::ManualClock,
-    hanko::{AuthenticateError, SessionMode, WebhookError},
+    hanko::{AuthenticateError, PlainHttp, SessionMode, WebhookError},
     jose::{KeySetError, TokenError},
     local_hanko::{LocalHanko, Person, SESSION_LIFESPAN, SignedIn},
 };
@@ -16,8 +16,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
-    App, START, ada, assert_problem, header, local_hanko, send, start, start_with,
+    App, START, ada, assert_problem, header, local_hanko, send, start, start_with, within,
 };
+use scripted::Script;
 
 const LOGOUT: &str = "session.delete.explicit.logout";
 
@@ -199,6 +200,7 @@ async fn webhook_bodies_are_json_of_a_bounded_size() {
         "",
         "{",
         "[]",
+        r#"["t","e"]"#,
         "null",
         r#"{"token":1,"event":"e"}"#,
         r#"{"token":"t"}"#,
@@ -220,6 +222,26 @@ async fn webhook_bodies_are_json_of_a_bounded_size() {
         "unsupported-media-type",
     )
     .await;
+}
+
+#[tokio::test]
+async fn a_webhook_may_be_far_larger_than_a_session_token() {
+    let (local_hanko, app) = start().await;
+    let data = json!({ "subject": "Hello", "body": "x".repeat(190_000) });
+    let mail = local_hanko.webhook_body("email.send", &data);
+    assert!(mail["token"].as_str().unwrap().len() > 250_000);
+    assert_eq!(post_webhook(&app, &mail).await.status(), 204);
+
+    // As a credential, a token of that size is refused before it is looked at.
+    let session = local_hanko.sign_in(&Person {
+        custom_claims: json!({ "notes": "x".repeat(20_000) })
+            .as_object()
+            .cloned()
+            .unwrap(),
+        ..ada()
+    });
+    let error = app.hanko.authenticate(&session.token).await.unwrap_err();
+    assert_eq!(error, AuthenticateError::Token(TokenError::TooLarge));
 }
 
 #[tokio::test]
@@ -372,8 +394,7 @@ async fn no_revoked_session_is_let_in_and_no_live_one_refused_under_load() {
 }
 
 fn stateful(local_hanko_url: &str, clock: &ManualClock, time_to_live: Duration) -> Hanko {
-    let tenant =
-        poem_hanko::Tenant::parse(local_hanko_url, poem_hanko::hanko::PlainHttp::LoopbackOnly);
+    let tenant = Tenant::parse(local_hanko_url, PlainHttp::LoopbackOnly);
     Hanko::builder(tenant.unwrap())
         .clock(Arc::new(clock.clone()))
         .session_mode(SessionMode::Stateful { time_to_live })
@@ -457,7 +478,7 @@ mod scripted {
     use tokio::sync::{Notify, Semaphore};
 
     pub(super) struct Script {
-        key_set: Value,
+        pub(super) key_set: std::sync::Mutex<Value>,
         pub(super) answer: std::sync::Mutex<(StatusCode, String)>,
         /// A question is answered with one of these.
         pub(super) answers: Semaphore,
@@ -467,7 +488,7 @@ mod scripted {
 
     #[handler]
     fn jwks(script: Data<&Arc<Script>>) -> Json<Value> {
-        Json(script.key_set.clone())
+        Json(script.key_set.lock().unwrap().clone())
     }
 
     #[handler]
@@ -485,7 +506,7 @@ mod scripted {
 
     pub(super) fn start(local_hanko: &LocalHanko) -> (String, Arc<Script>) {
         let script = Arc::new(Script {
-            key_set: local_hanko.key_set(),
+            key_set: std::sync::Mutex::new(local_hanko.key_set()),
             answer: std::sync::Mutex::new((StatusCode::OK, String::new())),
             answers: Semaphore::new(0),
             asked: 0.into(),
@@ -526,6 +547,11 @@ async fn odd_answers_are_unavailability_and_never_a_pass() {
         session_id: uuid::Uuid::nil(),
         ..session.clone()
     });
+    let with = |member: &str, value: Value| {
+        let mut answer: Value = serde_json::from_str(&alive(&session)).unwrap();
+        answer[member] = value;
+        answer.to_string()
+    };
     for (status, body) in [
         (500, alive(&session)),
         (400, json!({ "is_valid": true }).to_string()),
@@ -540,6 +566,18 @@ async fn odd_answers_are_unavailability_and_never_a_pass() {
         (200, json!({ "is_valid": true, "claims": null }).to_string()),
         (200, json!({ "is_valid": true, "claims": {} }).to_string()),
         (200, json!({}).to_string()),
+        (200, json!([false]).to_string()),
+        (
+            200,
+            json!([true, { "session_id": session.session_id }]).to_string(),
+        ),
+        (
+            200,
+            json!({ "is_valid": true, "claims": [session.session_id] }).to_string(),
+        ),
+        (200, r#"{"is_valid":false,"is_valid":false}"#.to_owned()),
+        (200, with("expiration_time", json!(1))),
+        (200, with("idle_expires_at", json!("soon"))),
         (200, large),
         (200, other),
     ] {
@@ -618,6 +656,81 @@ async fn a_revocation_wins_over_an_answer_that_is_on_its_way() {
         request.await.unwrap().unwrap_err(),
         AuthenticateError::SessionEnded
     );
+}
+
+/// Asks for a session, lets `happen` happen while Hanko's answer is on its way, and returns what comes of it.
+async fn while_the_answer_is_on_its_way(
+    local_hanko: &LocalHanko,
+    clock: &ManualClock,
+    happen: impl AsyncFnOnce(&Hanko, &Script),
+) -> Result<Session, AuthenticateError> {
+    let session = local_hanko.sign_in(&ada());
+    let (url, script) = scripted::start(local_hanko);
+    let tenant = Tenant::parse(&url, PlainHttp::LoopbackOnly).unwrap();
+    let hanko = Hanko::builder(tenant)
+        .clock(Arc::new(clock.clone()))
+        .session_mode(SessionMode::Stateful {
+            time_to_live: Duration::from_secs(30),
+        })
+        // The answer may take as long as it likes.
+        .validation_timeout(Duration::from_hours(100))
+        .build()
+        .unwrap();
+    *script.answer.lock().unwrap() = (200.try_into().unwrap(), alive(&session));
+    let asked = script.was_asked.notified();
+    let request = {
+        let (hanko, token) = (hanko.clone(), session.token.clone());
+        tokio::spawn(async move { hanko.authenticate(&token).await })
+    };
+    within(asked).await;
+    happen(&hanko, &script).await;
+    script.answers.add_permits(1);
+    within(request).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_token_that_expires_while_the_answer_is_on_its_way_is_refused() {
+    let clock = ManualClock::new(START);
+    let local_hanko = local_hanko(&clock).await;
+    let outcome = while_the_answer_is_on_its_way(&local_hanko, &clock, async |_, _| {
+        clock.advance(SESSION_LIFESPAN + Duration::from_secs(30));
+    });
+    assert_eq!(
+        outcome.await.unwrap_err(),
+        AuthenticateError::Token(TokenError::Expired)
+    );
+}
+
+#[tokio::test]
+async fn a_key_that_leaves_while_the_answer_is_on_its_way_takes_its_tokens_along() {
+    let clock = ManualClock::new(START);
+    let local_hanko = local_hanko(&clock).await;
+    let outcome = while_the_answer_is_on_its_way(&local_hanko, &clock, async |hanko, script| {
+        local_hanko.rotate_key().await.unwrap();
+        local_hanko.retire_old_keys();
+        *script.key_set.lock().unwrap() = local_hanko.key_set();
+        clock.advance(Duration::from_mins(10));
+        within(hanko.wait_for_key_set_fetches(2)).await;
+    });
+    assert_eq!(
+        outcome.await.unwrap_err(),
+        AuthenticateError::Token(TokenError::UnknownKey)
+    );
+}
+
+#[tokio::test]
+async fn keys_that_grow_too_old_while_the_answer_is_on_its_way_are_unavailability() {
+    let clock = ManualClock::new(START);
+    let local_hanko = local_hanko(&clock).await;
+    let outcome = while_the_answer_is_on_its_way(&local_hanko, &clock, async |_, script| {
+        // Nothing that could be used comes from there any more.
+        *script.key_set.lock().unwrap() = Value::Null;
+        clock.advance(Duration::from_hours(24) + Duration::from_secs(1));
+    });
+    assert!(matches!(
+        outcome.await.unwrap_err(),
+        AuthenticateError::KeySet(KeySetError { .. })
+    ));
 }
 
 #[tokio::test]

@@ -114,6 +114,21 @@ impl Mirror {
         }
     }
 
+    /// Whether it says no less than this revocation.
+    #[cfg(feature = "redis")]
+    pub(crate) fn covers(&self, revocation: &Revocation) -> bool {
+        match revocation.target {
+            Target::Session(id) => self
+                .sessions
+                .pin()
+                .get(&id)
+                .is_some_and(|until| *until >= revocation.until),
+            Target::User { id, issued_until } => self.users.pin().get(&id).is_some_and(|known| {
+                known.until >= revocation.until && known.issued_until >= issued_until
+            }),
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.len.load(Ordering::Acquire)
     }

@@ -3,6 +3,9 @@
 //! Every replica mirrors all of them, so that a request never waits for Redis. A revocation is written with its end as
 //! expiry and published in one transaction; whoever connects subscribes first and scans then, so that nothing falls in
 //! between. What a replica knows and Redis has lost, as after a restart without persistence, the replica writes back.
+//!
+//! All that a revocation says stands in its key. So no write can undo another, whichever comes last: two revocations of one
+//! target are two keys, and whoever reads both takes the longer.
 
 use std::{
     fmt,
@@ -15,10 +18,10 @@ use std::{
 
 use futures_util::StreamExt;
 use redis::{
-    AsyncCommands, Client, IntoConnectionInfo, RedisResult, SetExpiry, SetOptions,
+    Client, IntoConnectionInfo, RedisResult, SetExpiry, SetOptions,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
-use tokio::task::AbortHandle;
+use tokio::{sync::Notify, task::AbortHandle};
 use uuid::Uuid;
 
 use super::{Mirror, Revocation, RevocationStore, Revoking, StoreUnavailable, Target};
@@ -56,6 +59,8 @@ struct Shared {
     mirror: Mirror,
     /// Whether the mirror was filled at least once.
     is_ready: AtomicBool,
+    /// A revocation is in the mirror alone.
+    write_failed: Notify,
     clock: Arc<dyn Clock>,
 }
 
@@ -95,6 +100,7 @@ impl RedisStore {
             manager,
             mirror: Mirror::default(),
             is_ready: AtomicBool::new(false),
+            write_failed: Notify::new(),
             clock,
         });
         let task = tokio::spawn(keep_mirroring(Arc::clone(&shared))).abort_handle();
@@ -108,16 +114,20 @@ impl RevocationStore for RedisStore {
     }
 
     /// The mirror has it first, so that this replica refuses the session even where Redis then fails and the caller is
-    /// told to try again.
+    /// told to try again. Whether or not the caller does, it is written as soon as that works.
     fn revoke(&self, revocation: Revocation) -> Revoking<'_> {
-        self.shared
+        let shared = &self.shared;
+        shared
             .mirror
-            .insert(revocation, self.shared.clock.unix_time().into());
+            .insert(revocation, shared.clock.unix_time().into());
         Box::pin(async move {
-            let mut connection = self.shared.manager.clone();
+            let mut connection = shared.manager.clone();
             write(&mut connection, &[revocation])
                 .await
-                .map_err(|error| StoreUnavailable(error.to_string()))
+                .map_err(|error| {
+                    shared.write_failed.notify_one();
+                    StoreUnavailable(error.to_string())
+                })
         })
     }
 
@@ -135,13 +145,11 @@ async fn write(connection: &mut ConnectionManager, revocations: &[Revocation]) -
     let mut transaction = redis::pipe();
     transaction.atomic();
     for revocation in revocations {
-        let Entry { key, value } = Entry::from(*revocation);
-        let end = revocation.until.since_epoch().as_secs() + 1;
-        let expiry = SetOptions::default().with_expiration(SetExpiry::EXAT(end));
-        transaction.set_options(&key, &value, expiry).ignore();
-        transaction
-            .publish(PREFIX, format!("{key}={value}"))
-            .ignore();
+        let key = key(revocation);
+        let expiry =
+            SetOptions::default().with_expiration(SetExpiry::EXAT(whole_seconds(revocation.until)));
+        transaction.set_options(&key, "", expiry).ignore();
+        transaction.publish(PREFIX, &key).ignore();
     }
     transaction.query_async(connection).await
 }
@@ -186,11 +194,15 @@ async fn mirror(shared: &Shared, is_first_failure: &mut bool) -> RedisResult<()>
         tokio::select! {
             message = messages.next() => {
                 let Some(message) = message else { return Ok(()) };
-                let text: String = message.get_payload()?;
-                match text.split_once('=').and_then(|(key, value)| parse(key, value)) {
+                let key: String = message.get_payload()?;
+                match parse(&key) {
                     Some(revocation) => shared.mirror.insert(revocation, shared.clock.unix_time().into()),
                     None => tracing::error!("a message of the revocation store cannot be read"),
                 }
+            }
+            () = shared.write_failed.notified() => {
+                shared.clock.sleep(RECONNECT_PAUSE).await;
+                fill(shared).await?;
             }
             () = shared.clock.sleep(PING_INTERVAL) => {
                 tokio::select! {
@@ -207,7 +219,7 @@ async fn fill(shared: &Shared) -> RedisResult<()> {
     let mut connection = shared.manager.clone();
     let now = shared.clock.unix_time().into();
     let known_before = shared.mirror.all();
-    let mut stored = std::collections::HashSet::new();
+    let stored = Mirror::default();
     let mut cursor = 0_u64;
     loop {
         let (next, keys): (u64, Vec<String>) = redis::cmd("SCAN")
@@ -218,16 +230,13 @@ async fn fill(shared: &Shared) -> RedisResult<()> {
             .arg(SCAN_BATCH)
             .query_async(&mut connection)
             .await?;
-        if !keys.is_empty() {
-            let values: Vec<Option<String>> = connection.mget(&keys).await?;
-            for (key, value) in keys.into_iter().zip(values) {
-                // A key may expire between the two commands.
-                let Some(value) = value else { continue };
-                match parse(&key, &value) {
-                    Some(revocation) => shared.mirror.insert(revocation, now),
-                    None => tracing::error!(key, "an entry of the revocation store cannot be read"),
+        for key in keys {
+            match parse(&key) {
+                Some(revocation) => {
+                    shared.mirror.insert(revocation, now);
+                    stored.insert(revocation, now);
                 }
-                stored.insert(Entry { key, value });
+                None => tracing::error!(key, "an entry of the revocation store cannot be read"),
             }
         }
         cursor = next;
@@ -237,7 +246,7 @@ async fn fill(shared: &Shared) -> RedisResult<()> {
     }
     let lost: Vec<Revocation> = known_before
         .into_iter()
-        .filter(|revocation| revocation.until > now && !stored.contains(&Entry::from(*revocation)))
+        .filter(|revocation| revocation.until > now && !stored.covers(revocation))
         .collect();
     for batch in lost.chunks(SCAN_BATCH) {
         write(&mut connection, batch).await?;
@@ -245,60 +254,48 @@ async fn fill(shared: &Shared) -> RedisResult<()> {
     if !lost.is_empty() {
         tracing::warn!(
             revocations = lost.len(),
-            "wrote revocations back that the store had lost"
+            "wrote revocations back that the store lacked"
         );
     }
     Ok(())
 }
 
 /// A revocation as it stands in Redis.
-#[derive(PartialEq, Eq, Hash)]
-struct Entry {
-    key: String,
-    value: String,
-}
-
-impl From<Revocation> for Entry {
-    fn from(revocation: Revocation) -> Self {
-        let until = revocation.until.since_epoch().as_secs();
-        match revocation.target {
-            Target::Session(id) => Self {
-                key: format!("{PREFIX}:session:{id}"),
-                value: until.to_string(),
-            },
-            Target::User { id, issued_until } => Self {
-                key: format!("{PREFIX}:user:{id}"),
-                value: format!("{until}:{}", issued_until.since_epoch().as_secs()),
-            },
+fn key(revocation: &Revocation) -> String {
+    let until = whole_seconds(revocation.until);
+    match revocation.target {
+        Target::Session(id) => format!("{PREFIX}:session:{id}:{until}"),
+        Target::User { id, issued_until } => {
+            let issued_until = whole_seconds(issued_until);
+            format!("{PREFIX}:user:{id}:{until}:{issued_until}")
         }
     }
 }
 
-fn parse(key: &str, value: &str) -> Option<Revocation> {
-    let seconds = |text: &str| {
-        let seconds: u64 = text.parse().ok()?;
+/// Rounded up, so that nothing is forgotten a fraction of a second early.
+fn whole_seconds(date: NumericDate) -> u64 {
+    let since_epoch = date.since_epoch();
+    since_epoch.as_secs() + u64::from(since_epoch.subsec_nanos() > 0)
+}
+
+fn parse(key: &str) -> Option<Revocation> {
+    let mut parts = key.strip_prefix(PREFIX)?.strip_prefix(':')?.split(':');
+    let (kind, id): (&str, Uuid) = (parts.next()?, parts.next()?.parse().ok()?);
+    let mut seconds = || {
+        let seconds: u64 = parts.next()?.parse().ok()?;
         Some(NumericDate::from(Duration::from_secs(seconds)))
     };
-    let (kind, id) = key
-        .strip_prefix(PREFIX)?
-        .strip_prefix(':')?
-        .split_once(':')?;
-    let id: Uuid = id.parse().ok()?;
-    match kind {
-        "session" => Some(Revocation {
-            target: Target::Session(SessionId::from(id)),
-            until: seconds(value)?,
-        }),
-        "user" => {
-            let (until, issued_until) = value.split_once(':')?;
-            Some(Revocation {
-                target: Target::User {
-                    id: UserId::from(id),
-                    issued_until: seconds(issued_until)?,
-                },
-                until: seconds(until)?,
-            })
-        }
-        _ => None,
-    }
+    let until = seconds()?;
+    let target = match kind {
+        "session" => Target::Session(SessionId::from(id)),
+        "user" => Target::User {
+            id: UserId::from(id),
+            issued_until: seconds()?,
+        },
+        _ => return None,
+    };
+    parts
+        .next()
+        .is_none()
+        .then_some(Revocation { target, until })
 }

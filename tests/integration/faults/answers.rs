@@ -227,6 +227,8 @@ async fn garbage_is_a_failed_fetch() {
         " ",
         "null",
         "[]",
+        // A set that has lost the name of its member.
+        "[[]]",
         "{}",
         "\"keys\"",
         "<!DOCTYPE html><title>Login</title>",

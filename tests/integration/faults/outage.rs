@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use poem_hanko::jose::FetchError;
+use serde_json::Value;
+
+use crate::support::send;
 
 use super::{MAX_AGE, REFRESH_IS_DUE, RETRY_IS_DUE, Scene};
 
@@ -73,6 +76,12 @@ async fn hanko_down_later_refuses_nobody() {
     scene.app.clock.advance(MAX_AGE);
     scene.fetches(3).await;
     assert!(scene.app.hanko.key_set_status().is_stale);
+    let readiness: Value = send(scene.app.get("/readyz")).await.json().await.unwrap();
+    assert_eq!(readiness["key_set_is_stale"], true);
+    assert_eq!(
+        readiness["key_set_error"],
+        "The JWK Set could not be fetched."
+    );
     scene.accepts(&token).await;
     scene.accepts(&scene.token()).await;
 
