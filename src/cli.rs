@@ -197,9 +197,11 @@ async fn dev(lookup: &Lookup<'_>) -> Outcome {
     // The pasted request must find the keys there.
     server.hanko().wait_for_key_set_fetches(1).await;
     if let Some(banner) = dev_banner(&server) {
-        print!("{banner}");
         // Nobody need read it: a closed pipe is no reason to stop.
-        let _ = io::stdout().flush();
+        let mut stdout = io::stdout();
+        let _ = stdout
+            .write_all(banner.as_bytes())
+            .and_then(|()| stdout.flush());
     }
     eprintln!("warning: `dev` is not for production: whoever reaches it can sign in as anybody");
     server.run(shutdown_signal()).await;
@@ -324,12 +326,12 @@ fn check(document: &Document, targets: &[(PathBuf, DocumentFormat)]) -> Outcome 
         if kept != generated {
             is_current = false;
             let difference = TextDiff::from_lines(&kept, &generated);
-            println!(
-                "{}",
-                difference
-                    .unified_diff()
-                    .header(&name, "generated from the source")
-            );
+            let difference = difference
+                .unified_diff()
+                .header(&name, "generated from the source")
+                .to_string();
+            // The exit code says it to those who do not read on.
+            let _ = writeln!(io::stdout(), "{difference}");
         }
     }
     if is_current {

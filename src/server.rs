@@ -78,6 +78,12 @@ impl Server {
             tracing::warn!(host = %config.http.host, "HOST is not loopback: listening on 127.0.0.1 instead");
             config.http.host = IpAddr::V4(Ipv4Addr::LOCALHOST);
         }
+        if let Some(public_url) = config.http.public_url.take() {
+            tracing::warn!(
+                public_url,
+                "PUBLIC_URL is not read by `dev`, which is reached where it listens"
+            );
+        }
         let mut local_hanko = LocalHanko::builder().cookie_name(&config.hanko.cookie_name);
         if let Some(audience) = config.hanko.audiences.first() {
             local_hanko = local_hanko.audience(audience);

@@ -157,15 +157,23 @@ fn read_fetch_policy(reader: &mut Reader<'_>) -> FetchPolicy {
         max_stale: reader.or("JWKS_MAX_STALE", default.max_stale, positive_duration),
     };
     if policy.max_stale < policy.max_age {
-        let value = reader.raw("JWKS_MAX_STALE").unwrap_or_default();
-        reader.wrong(
-            "JWKS_MAX_STALE",
-            &value,
-            format!(
-                "is less than JWKS_CACHE_MAX_AGE ({:?}): keys would be given up while they are fresh",
-                policy.max_age
-            ),
+        let (max_stale, max_age) = (
+            reader.described("JWKS_MAX_STALE", "24h"),
+            reader.described("JWKS_CACHE_MAX_AGE", "10m"),
         );
+        // The mistake is in what was set.
+        let (variable, problem) = match reader.raw("JWKS_MAX_STALE") {
+            Some(value) if !value.is_empty() => (
+                "JWKS_MAX_STALE",
+                format!("is less than {max_age}: keys would be given up while they are fresh"),
+            ),
+            _ => (
+                "JWKS_CACHE_MAX_AGE",
+                format!("is more than {max_stale}: keys would be given up while they are fresh"),
+            ),
+        };
+        let value = reader.raw(variable).unwrap_or_default();
+        reader.wrong(variable, &value, problem);
     }
     policy
 }

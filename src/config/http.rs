@@ -1,5 +1,5 @@
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
@@ -20,7 +20,8 @@ pub struct HttpConfig {
     pub port: u16,
     /// `CORS_ALLOWED_ORIGINS`, default `http://localhost:3000`; empty: no cross-origin access
     pub allowed_origins: Vec<String>,
-    /// `PUBLIC_URL`, without a trailing slash; default `http://localhost:PORT`
+    /// `PUBLIC_URL`, without a trailing slash; default `http://localhost:PORT`, or the address in `HOST` where that is not
+    /// `localhost`
     pub public_url: Option<String>,
     /// `SHUTDOWN_GRACE`, default `10s`
     pub shutdown_grace: Duration,
@@ -50,9 +51,16 @@ impl HttpConfig {
 
     /// The URL by which clients reach the service, which listens on `port`.
     pub fn public_url(&self, port: u16) -> String {
-        self.public_url
-            .clone()
-            .unwrap_or_else(|| format!("http://localhost:{port}"))
+        self.public_url.clone().unwrap_or_else(|| {
+            let is_localhost = self.host.is_unspecified()
+                || self.host == IpAddr::V4(Ipv4Addr::LOCALHOST)
+                || self.host == IpAddr::V6(Ipv6Addr::LOCALHOST);
+            if is_localhost {
+                format!("http://localhost:{port}")
+            } else {
+                format!("http://{}", SocketAddr::new(self.host, port))
+            }
+        })
     }
 
     /// The origins that may call with credentials: those allowed, and that of `public_url`.

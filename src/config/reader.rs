@@ -48,6 +48,14 @@ impl<'a> Reader<'a> {
         self.optional(variable, parse).unwrap_or(default)
     }
 
+    /// A variable with its value, or with its default where that holds.
+    pub(super) fn described(&self, variable: &str, default: &str) -> String {
+        match self.raw(variable).filter(|value| !value.is_empty()) {
+            Some(value) => format!("{variable}={value}"),
+            None => format!("{variable} (default {default})"),
+        }
+    }
+
     pub(super) fn wrong(
         &mut self,
         variable: &'static str,

@@ -1,5 +1,7 @@
 use std::fmt;
 
+use redis::IntoConnectionInfo;
+
 use super::reader::{Reader, mask};
 
 /// Where revocations are kept.
@@ -23,13 +25,17 @@ impl RevocationConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         Self {
             store_url: reader.optional("REVOCATION_STORE_URL", |value| {
+                let problem =
+                    "is not a URL such as redis://localhost:6379 or rediss://redis.example:6380/1";
                 let is_redis = url::Url::parse(value).is_ok_and(|url| {
                     matches!(url.scheme(), "redis" | "rediss") && url.host().is_some()
                 });
-                if is_redis {
-                    Ok(value.to_owned())
-                } else {
-                    Err("is not a URL such as redis://localhost:6379 or rediss://redis.example:6380".to_owned())
+                if !is_redis {
+                    return Err(problem.to_owned());
+                }
+                match value.into_connection_info() {
+                    Ok(_) => Ok(value.to_owned()),
+                    Err(error) => Err(format!("{problem}: {error}")),
                 }
             }),
         }

@@ -47,6 +47,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// The same for HTTP/2.
 const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
+/// How long a client may leave unread what was sent to it.
+#[cfg(target_os = "linux")]
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often an idle HTTP/2 connection is asked whether it is alive.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// The pause after a connection could not be accepted, as where descriptors run out.
@@ -96,6 +99,9 @@ pub(super) async fn serve(
         };
         // Answers are small and written at once: waiting to fill a packet only delays them.
         let _ = stream.set_nodelay(true);
+        // Else whoever asks and never reads keeps the connection for ever.
+        #[cfg(target_os = "linux")]
+        let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD_TIMEOUT));
         let service = Service {
             endpoint: Arc::clone(&endpoint),
             local_address,

@@ -1,7 +1,7 @@
 //! The program as its users start it.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{self, BufRead, BufReader},
     path::Path,
     process::{Child, Command, Output, Stdio},
 };
@@ -194,6 +194,8 @@ fn dev_prints_a_curl_line_that_works_as_pasted() {
                 // It listens on loopback, whatever the environment says.
                 ("HOST", "0.0.0.0"),
                 ("HANKO_API_URL", "https://ignored.example"),
+                // The line that is printed must reach what listens here.
+                ("PUBLIC_URL", "https://elsewhere.example"),
                 ("PATH", "/usr/local/bin:/usr/bin:/bin"),
             ],
         )
@@ -234,8 +236,45 @@ fn dev_prints_a_curl_line_that_works_as_pasted() {
     let mut log = String::new();
     std::io::Read::read_to_string(&mut running.0.stderr.take().unwrap(), &mut log).unwrap();
     assert!(log.contains("HOST is not loopback"), "{log}");
+    assert!(log.contains("PUBLIC_URL is not read"), "{log}");
     assert!(log.contains("address=127.0.0.1:"), "{log}");
     assert_eq!(log.matches("not for production").count(), 1, "{log}");
+}
+
+/// A pipe that nobody reads from.
+fn closed_pipe() -> Stdio {
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+#[test]
+fn nobody_need_read_what_is_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("openapi")).unwrap();
+    for file in ["openapi/openapi.json", "openapi/openapi.yaml"] {
+        std::fs::write(folder.path().join(file), "").unwrap();
+    }
+    let output = program(folder.path(), &[])
+        .args(["openapi", "--check"])
+        .stdout(closed_pipe())
+        .output()
+        .unwrap();
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(!message.contains("panicked"), "{message}");
+
+    let mut running = Running(
+        program(folder.path(), &[("PORT", "0")])
+            .arg("dev")
+            .stdout(closed_pipe())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let log = BufReader::new(running.0.stderr.take().unwrap()).lines();
+    let mut log = log.map(Result::unwrap);
+    assert!(log.any(|line| line.contains("listening")));
 }
 
 #[cfg(unix)]

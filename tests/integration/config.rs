@@ -174,11 +174,38 @@ fn wrong_values_are_named_with_the_mend() {
     refuses("JWT_LEEWAY", "11m", "at most 10m");
     refuses("JWKS_TIMEOUT", "0s", "more than zero");
     refuses("JWKS_COOLDOWN", "soon", "500ms");
-    refuses("JWKS_MAX_STALE", "5m", "JWKS_CACHE_MAX_AGE");
+    refuses("JWKS_MAX_STALE", "5m", "JWKS_CACHE_MAX_AGE (default 10m)");
+    refuses("JWKS_CACHE_MAX_AGE", "48h", "JWKS_MAX_STALE (default 24h)");
+    for url in [
+        "redis",
+        "http://localhost:6379",
+        "redis://",
+        "redis://localhost/notadb",
+        "redis://localhost?protocol=zz",
+    ] {
+        refuses("REVOCATION_STORE_URL", url, "redis://localhost:6379");
+    }
     refuses("PUBLIC_URL", "api.example", "https://api.example");
     refuses("LOG_FORMAT", "xml", "text or json");
     refuses("RUST_LOG", "poem_hanko=loud", "filter");
     refuses("SHUTDOWN_GRACE", "-1s", "duration");
+}
+
+#[test]
+fn the_default_url_of_the_service_is_one_that_reaches_it() {
+    for (host, url) in [
+        ("127.0.0.1", "http://localhost:81"),
+        ("localhost", "http://localhost:81"),
+        ("::1", "http://localhost:81"),
+        ("0.0.0.0", "http://localhost:81"),
+        ("::", "http://localhost:81"),
+        ("127.0.0.2", "http://127.0.0.2:81"),
+        ("192.0.2.7", "http://192.0.2.7:81"),
+        ("2001:db8::7", "http://[2001:db8::7]:81"),
+    ] {
+        let config = read(&[("HOST", host)], HankoChoice::Local).unwrap();
+        assert_eq!(config.http.public_url(81), url);
+    }
 }
 
 #[test]
