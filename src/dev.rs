@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use poem::{
-    Body, Request, Response, Result, Route, get, handler,
+    Body, Request, Response, Result, get, handler,
     http::{HeaderValue, StatusCode, header},
     post,
     web::{Data, Html},
@@ -16,6 +16,7 @@ use crate::{
     docs::escape,
     hanko::Hanko,
     local_hanko::{LocalHanko, Person, SESSION_LIFESPAN},
+    pages::Pages,
     problem::{Problem, ProblemType, allowing},
 };
 
@@ -33,8 +34,8 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inl
 /// Where the form goes that ends the session.
 const END_SESSION_PATH: &str = "/dev/end-session";
 
-pub(crate) fn add_routes(routes: Route, local_hanko: Arc<LocalHanko>) -> Route {
-    routes
+pub(crate) fn add_pages(pages: Pages, local_hanko: Arc<LocalHanko>) -> Pages {
+    pages
         .at(
             SIGN_IN_PATH,
             allowing("GET, HEAD, POST", get(sign_in_page).post(sign_in))

@@ -8,7 +8,7 @@ use flate2::{Compression, write::GzEncoder};
 use headers::{ETag, HeaderMapExt, IfNoneMatch};
 use hyper::body::Bytes;
 use poem::{
-    Endpoint, Request, Response, Result, Route,
+    Endpoint, Request, Response, Result,
     endpoint::make_sync,
     get,
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -17,6 +17,7 @@ use url::Url;
 
 use crate::{
     api::{Document, DocumentFormat},
+    pages::Pages,
     problem::allowing,
 };
 
@@ -30,13 +31,8 @@ macro_rules! swagger_ui_file {
     };
 }
 
-/// The routes `/docs…`, `/openapi.json` and `/openapi.yaml`. `public_url` is that of the document's server.
-pub(crate) fn add_routes(
-    routes: Route,
-    document: &Document,
-    title: &str,
-    public_url: &str,
-) -> Route {
+/// The pages `/docs…`, `/openapi.json` and `/openapi.yaml`. `public_url` is that of the document's server.
+pub(crate) fn add_pages(pages: Pages, document: &Document, title: &str, public_url: &str) -> Pages {
     let bundle = StaticFile::immutable(
         "text/javascript; charset=utf-8",
         swagger_ui_file!("swagger-ui-bundle.js"),
@@ -65,7 +61,7 @@ pub(crate) fn add_routes(
     let json = Asset::new(document.to_text(DocumentFormat::Json));
     let yaml = Asset::new(document.to_text(DocumentFormat::Yaml));
 
-    routes
+    pages
         .at("/docs", file(page))
         .at(
             "/docs/",
@@ -226,6 +222,8 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use poem::endpoint::DynEndpoint;
+
     use super::*;
     use crate::api;
 
@@ -234,11 +232,12 @@ mod tests {
         let service = api::service(api::operations(), "http://localhost:8000");
         let document = Document::new(&service, "hanko");
         let title = "A&B's </title><script>alert(\"1\")</script>";
-        let routes = add_routes(Route::new(), &document, title, "http://localhost:8000");
+        let pages = add_pages(Pages::default(), &document, title, "http://localhost:8000");
         let request = Request::builder()
             .uri("/docs".parse().expect("a URI"))
             .finish();
-        let response = routes.get_response(request).await;
+        let page = pages.get("/docs").expect("a page");
+        let response = DynEndpoint::call(page, request).await.expect("a response");
         let page = response.into_body().into_string().await.expect("text");
         let titled = "<title>A&amp;B&#39;s &lt;/title&gt;&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;</title>";
         assert!(page.contains(titled), "{page}");

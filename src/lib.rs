@@ -15,6 +15,8 @@ pub mod hanko;
 pub mod jose;
 #[cfg(feature = "local-hanko")]
 pub mod local_hanko;
+#[cfg(feature = "server")]
+mod pages;
 pub mod problem;
 #[cfg(feature = "server")]
 pub mod server;

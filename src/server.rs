@@ -10,7 +10,7 @@ use std::{
 };
 
 use edge::Edge;
-use poem::{EndpointExt, Route, endpoint::BoxEndpoint};
+use poem::IntoEndpoint;
 use tokio::net::{TcpListener, TcpSocket};
 
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     dev, docs,
     hanko::{BuildError, Hanko, RedisStore, RedisStoreError, Tenant},
     local_hanko::LocalHanko,
+    pages::Pages,
 };
 
 /// How many connections may wait to be accepted. A client beyond them waits a second for its next attempt.
@@ -162,10 +163,10 @@ impl Server {
             hanko = %self.hanko.tenant(),
             "listening"
         );
-        let routes = routes(&self.hanko, &self.public_url, self.local_hanko);
+        let edge = edge(self.hanko, &self.public_url, self.local_hanko);
         connections::serve(
             self.listener,
-            routes,
+            edge,
             &self.trusted_origins,
             Arc::clone(&self.clock),
             shutdown,
@@ -188,18 +189,13 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(ACCEPT_BACKLOG)
 }
 
-/// All routes of the service, errors turned into problems. `local_hanko` adds the sign-in page of `dev`.
-pub fn routes(
-    hanko: &Hanko,
-    public_url: &str,
-    local_hanko: Option<Arc<LocalHanko>>,
-) -> BoxEndpoint<'static> {
+/// The API and the pages beside it. `local_hanko` adds the sign-in page of `dev`.
+fn edge(hanko: Hanko, public_url: &str, local_hanko: Option<Arc<LocalHanko>>) -> Edge {
     let service = api::service(api::operations(), public_url);
     let document = Document::new(&service, hanko.cookie_name());
-    let mut routes = Route::new().nest("/", service);
-    routes = docs::add_routes(routes, &document, api::TITLE, public_url);
+    let mut pages = docs::add_pages(Pages::default(), &document, api::TITLE, public_url);
     if let Some(local_hanko) = local_hanko {
-        routes = dev::add_routes(routes, local_hanko);
+        pages = dev::add_pages(pages, local_hanko);
     }
-    Edge::new(routes.data(hanko.clone())).boxed()
+    Edge::new(hanko, service.into_endpoint(), pages)
 }

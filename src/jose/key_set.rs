@@ -27,12 +27,13 @@ const MAX_EXPONENT_BITS: usize = 33;
 const RESTRICTING_MEMBERS: [&str; 3] = ["use", "alg", "key_ops"];
 
 /// The JWK thumbprint (RFC 7638, SHA-256) of a key: its identity, whatever `kid` it goes by.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct KeyThumbprint(String);
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyThumbprint([u8; 32]);
 
 impl fmt::Debug for KeyThumbprint {
+    /// As RFC 7638 writes it: in base64url.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
+        formatter.write_str(&BASE64_URL_SAFE_NO_PAD.encode(self.0))
     }
 }
 
@@ -55,8 +56,8 @@ impl VerificationKey {
     }
 
     /// The identity of the key material.
-    pub fn thumbprint(&self) -> &KeyThumbprint {
-        &self.thumbprint
+    pub fn thumbprint(&self) -> KeyThumbprint {
+        self.thumbprint
     }
 }
 
@@ -152,7 +153,7 @@ impl KeySet {
     }
 
     /// Whether the set has this key material.
-    pub fn contains(&self, thumbprint: &KeyThumbprint) -> bool {
+    pub fn contains(&self, thumbprint: KeyThumbprint) -> bool {
         self.keys.iter().any(|key| key.thumbprint() == thumbprint)
     }
 
@@ -213,10 +214,13 @@ fn parse_key(members: Option<&Value>) -> Result<VerificationKey, UnusableKey> {
     ensure_crypto_provider();
     let thumbprint = jwk
         .thumbprint(ThumbprintHash::SHA256)
-        .map_err(|_| UnusableKey::Malformed)?;
+        .ok()
+        .and_then(|text| BASE64_URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok())
+        .map(KeyThumbprint)
+        .ok_or(UnusableKey::Malformed)?;
     Ok(VerificationKey {
         kid: jwk.common.key_id,
-        thumbprint: KeyThumbprint(thumbprint),
+        thumbprint,
         public_key,
     })
 }

@@ -221,7 +221,7 @@ impl RemoteKeySet {
     }
 
     /// Whether this key is among those that may be used now.
-    pub fn holds(&self, thumbprint: &KeyThumbprint) -> bool {
+    pub fn holds(&self, thumbprint: KeyThumbprint) -> bool {
         let held = self.shared.held.load();
         held.as_ref()
             .is_some_and(|held| self.shared.is_usable(held) && held.key_set.contains(thumbprint))

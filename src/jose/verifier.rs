@@ -7,7 +7,7 @@ use super::{
     claims::{Claims, ClaimsRules, NumericDate, RegisteredClaims},
     error::TokenError,
     json,
-    key_set::{KeySet, KeyThumbprint},
+    key_set::{KeySet, KeyThumbprint, VerificationKey},
 };
 
 /// The longest bearer token that is looked at, in bytes. Hanko's are below 1 KiB; browsers keep no cookie above 4 KiB.
@@ -75,7 +75,7 @@ impl<'a> UnverifiedToken<'a> {
         let signed_by = keys
             .candidates(self.kid())
             .find(|key| key.verifies(self.signing_input.as_bytes(), &self.signature))
-            .map(|key| key.thumbprint().clone())
+            .map(VerificationKey::thumbprint)
             .ok_or(TokenError::InvalidSignature)?;
         Ok(SignedPayload {
             signed_by,
@@ -122,8 +122,8 @@ pub struct Verified<C> {
 
 impl<C> Verified<C> {
     /// The key that signed.
-    pub fn signed_by(&self) -> &KeyThumbprint {
-        &self.signed_by
+    pub fn signed_by(&self) -> KeyThumbprint {
+        self.signed_by
     }
 
     /// The registered claims.

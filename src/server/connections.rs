@@ -1,4 +1,4 @@
-//! Serves an endpoint over TCP.
+//! Serves requests over TCP.
 //!
 //! Poem's own server sets no timer, so that half a header keeps a connection open for ever; it knows no limit of
 //! connections, and spins where descriptors run out. Hence this loop on hyper-util.
@@ -7,6 +7,7 @@ use std::{
     convert::Infallible,
     io,
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -24,8 +25,6 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
 };
 use poem::{
-    Endpoint,
-    endpoint::BoxEndpoint,
     http::{Method, Request, header, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
@@ -36,7 +35,7 @@ use tokio::{
 use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 
-use super::edge::REQUEST_ID;
+use super::edge::{Edge, REQUEST_ID};
 use crate::clock::Clock;
 
 /// Connections beyond these wait until one of them ends.
@@ -59,13 +58,13 @@ const PREFLIGHT_MAX_AGE: Duration = Duration::from_mins(10);
 
 pub(super) async fn serve(
     listener: TcpListener,
-    endpoint: BoxEndpoint<'static>,
+    edge: Edge,
     allowed_origins: &[String],
     clock: Arc<dyn Clock>,
     shutdown: impl Future<Output = ()>,
     grace: Duration,
 ) {
-    let endpoint = Arc::new(endpoint);
+    let edge = Arc::new(edge);
     let cors = cors(allowed_origins);
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
@@ -103,26 +102,23 @@ pub(super) async fn serve(
         #[cfg(target_os = "linux")]
         let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD_TIMEOUT));
         let service = Service {
-            endpoint: Arc::clone(&endpoint),
+            edge: Arc::clone(&edge),
             local_address,
             remote_address,
         };
         let with_cors = cors.layer(tower::service_fn({
             let service = service.clone();
-            move |request| service.clone().answer(request)
+            move |request| service.answer(request)
         }));
         let has_asked = Arc::new(AtomicBool::new(false));
         let asks = Arc::clone(&has_asked);
-        let service = service_fn(move |request: Request<Incoming>| {
+        let service = service_fn(move |request: Request<Incoming>| -> Answering {
             asks.store(true, Ordering::Relaxed);
-            let (service, with_cors) = (service.clone(), with_cors.clone());
-            async move {
-                // Most requests are not cross-origin, and need nothing of it.
-                if request.headers().contains_key(header::ORIGIN) {
-                    Box::pin(with_cors.oneshot(request)).await
-                } else {
-                    service.answer(request).await
-                }
+            // Most requests are not cross-origin, and need nothing of it.
+            if request.headers().contains_key(header::ORIGIN) {
+                Box::pin(with_cors.clone().oneshot(request))
+            } else {
+                Box::pin(service.answer(request))
             }
         });
         let watcher = graceful.watcher();
@@ -131,6 +127,8 @@ pub(super) async fn serve(
         tokio::spawn(async move {
             let _permit = permit;
             let connection = http.serve_connection(TokioIo::new(stream), service);
+            // In a box, since a future in a future takes room twice, for as long as the connection lives.
+            let connection = Box::pin(watcher.watch(connection));
             // hyper's own timer starts only when the first octets have told HTTP/1 from HTTP/2.
             let stays_silent = async {
                 head_timeout.await;
@@ -139,7 +137,7 @@ pub(super) async fn serve(
                 }
             };
             tokio::select! {
-                ended = watcher.watch(connection) => if let Err(error) = ended {
+                ended = connection => if let Err(error) = ended {
                     tracing::debug!(%error, "a connection ended badly");
                 },
                 () = stays_silent => tracing::debug!("closed a connection that did not ask for anything"),
@@ -158,19 +156,26 @@ pub(super) async fn serve(
     }
 }
 
-/// The endpoint, for the requests of one connection.
+/// The response to one request. In a box, of which a connection that waits for requests needs no room for.
+type Answering = Pin<
+    Box<dyn Future<Output = Result<hyper::Response<BoxBody<Bytes, io::Error>>, Infallible>> + Send>,
+>;
+
+/// The edge, for the requests of one connection.
 #[derive(Clone)]
 struct Service {
-    endpoint: Arc<BoxEndpoint<'static>>,
+    edge: Arc<Edge>,
     local_address: SocketAddr,
     remote_address: SocketAddr,
 }
 
 impl Service {
-    async fn answer(
-        self,
+    fn answer(
+        &self,
         request: Request<Incoming>,
-    ) -> Result<hyper::Response<BoxBody<Bytes, io::Error>>, Infallible> {
+    ) -> impl Future<Output = Result<hyper::Response<BoxBody<Bytes, io::Error>>, Infallible>> + use<>
+    {
+        let edge = Arc::clone(&self.edge);
         let request = (
             request,
             LocalAddr(self.local_address.into()),
@@ -178,7 +183,7 @@ impl Service {
             Scheme::HTTP,
         )
             .into();
-        Ok(self.endpoint.get_response(request).await.into())
+        async move { Ok(edge.answer(request).await.into()) }
     }
 }
 

@@ -1,16 +1,17 @@
-//! What every response has, whatever made it.
+//! Where requests come in and responses go out: what every response has, whatever made it.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
 use poem::{
-    Endpoint, IntoResponse, Request, Response, Result,
+    Request, Response,
+    endpoint::{BoxEndpoint, DynEndpoint},
     http::{HeaderMap, HeaderName, HeaderValue, Method, header},
 };
 use tracing::Instrument;
 use uuid::Uuid;
 
-use crate::problem;
+use crate::{hanko::Hanko, pages::Pages, problem};
 
 /// Tells one request from another in logs, ours and those of a proxy before us.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -18,32 +19,39 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// A longer id than this is replaced by one of ours.
 const MAX_REQUEST_ID_BYTES: usize = 64;
 
-/// Turns errors and panics into problems, and adds the headers that every response has.
-pub(super) struct Edge<E>(Arc<E>);
-
-impl<E> Edge<E> {
-    pub(super) fn new(endpoint: E) -> Self {
-        Self(Arc::new(endpoint))
-    }
+/// Answers every request: finds who is to answer it, turns errors and panics into problems, and adds the headers that every
+/// response has.
+pub(super) struct Edge {
+    hanko: Hanko,
+    /// Not a route among others, in which every request to the API would be routed twice.
+    api: BoxEndpoint<'static>,
+    pages: Pages,
 }
 
-impl<E: Endpoint> Endpoint for Edge<E> {
-    type Output = Response;
+impl Edge {
+    /// Whatever is no page goes to `api`. All find `hanko` in the data of the request.
+    pub(super) fn new(hanko: Hanko, api: BoxEndpoint<'static>, pages: Pages) -> Self {
+        Self { hanko, api, pages }
+    }
 
-    async fn call(&self, mut request: Request) -> Result<Response> {
+    pub(super) async fn answer(&self, mut request: Request) -> Response {
         let request_id = request_id(request.headers());
         let method = request.method().clone();
         if !is_routable(&method) {
             request.set_method(Method::TRACE);
         }
+        request.set_data(self.hanko.clone());
+        let page = self.pages.get(request.uri().path());
         let span = tracing::debug_span!("request", id = request_id.to_str().unwrap_or_default());
-        let outcome = AssertUnwindSafe(self.0.call(request))
+        // Boxed by itself: the future of an endpoint as such has several copies of the request in it.
+        let outcome = DynEndpoint::call(page.unwrap_or(&*self.api), request);
+        let outcome = AssertUnwindSafe(outcome)
             .catch_unwind()
             .instrument(span.clone())
             .await;
         let _entered = span.enter();
         let mut response = match outcome {
-            Ok(Ok(output)) => output.into_response(),
+            Ok(Ok(response)) => response,
             Ok(Err(error)) => problem::from_error(error),
             Err(_panic) => problem::from_panic(),
         };
@@ -59,7 +67,7 @@ impl<E: Endpoint> Endpoint for Edge<E> {
         headers
             .entry(header::CACHE_CONTROL)
             .or_insert(HeaderValue::from_static("no-store"));
-        Ok(response)
+        response
     }
 }
 
