@@ -15,7 +15,7 @@ use poem_hanko::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{START, ada, client, local_hanko, send};
+use crate::support::{START, ada, client, local_hanko, report, send};
 
 const LOGOUT: &str = "session.delete.explicit.logout";
 
@@ -34,7 +34,7 @@ impl Redis {
             .output()
             .is_err()
         {
-            println!("skipped: redis-server is not installed; tests/run installs it");
+            report("skipped: redis-server is not installed; tests/run installs it");
             return None;
         }
         let vacant = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -364,12 +364,12 @@ async fn a_webhook_to_one_replica_is_enforced_in_all_and_survives_restarts() {
         ended.push(session.token);
     }
     delays.sort_unstable();
-    println!(
+    report(&format!(
         "enforced in all replicas after: median {:?}, 90% {:?}, most {:?}",
         delays[SESSIONS / 2],
         delays[SESSIONS * 9 / 10],
         delays[SESSIONS - 1],
-    );
+    ));
     assert!(
         delays[SESSIONS / 2] < Duration::from_millis(250),
         "{delays:?}"

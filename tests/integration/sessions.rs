@@ -16,7 +16,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
-    App, START, ada, assert_problem, header, local_hanko, send, start, start_with,
+    App, START, ada, assert_problem, header, local_hanko, report, send, start, start_with,
 };
 
 const LOGOUT: &str = "session.delete.explicit.logout";
@@ -361,10 +361,10 @@ async fn no_revoked_session_is_let_in_and_no_live_one_refused_under_load() {
     for client in clients {
         requests += client.await.unwrap();
     }
-    println!(
+    report(&format!(
         "{requests} requests by {CLIENTS} clients while {} sessions ended",
         SESSIONS / 2
-    );
+    ));
     for (index, session) in sessions.iter().enumerate() {
         let expected = if index % 2 == 0 { 401 } else { 200 };
         assert_eq!(status(&app, session).await, expected);
