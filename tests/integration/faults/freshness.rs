@@ -84,6 +84,15 @@ async fn a_short_max_age_does_not_turn_into_a_flood_of_fetches() {
 }
 
 #[tokio::test]
+async fn a_configured_max_age_below_the_cooldown_holds() {
+    let scene = Scene::healthy_with(&[("JWKS_CACHE_MAX_AGE", "10s")]).await;
+    // 0.8 of it, and 5% of that for jitter.
+    scene.app.clock.advance(Duration::from_millis(8500));
+    scene.fetches(2).await;
+    assert!(!scene.app.hanko.key_set_status().is_stale);
+}
+
+#[tokio::test]
 async fn no_configuration_turns_into_a_flood_of_fetches() {
     let variables = [("JWKS_CACHE_MAX_AGE", "1ms"), ("JWKS_COOLDOWN", "1ms")];
     let endpoint = |key_set: &Value| Answer::key_set_with(key_set, "Cache-Control: max-age=0\r\n");
