@@ -311,11 +311,12 @@ proptest! {
             }),
             (claims(), any::<String>()).prop_map(|(claims, event)| {
                 let token = WORLD.signer.sign_raw(br#"{"alg":"RS256"}"#, &claims);
+                let event = format!("other than {event}");
                 json!({ "token": token, "event": event }).to_string().into_bytes()
             }),
         ]
     ) {
-        // Whatever a token says, the request is about another event than the token.
+        // Whatever a signed token says, the request is about another event than the token.
         prop_assert!(WORLD.runtime.block_on(WORLD.hanko.receive_webhook(&body)).is_err());
         prop_assert_eq!(WORLD.hanko.revocations(), 0);
     }
@@ -468,14 +469,13 @@ fn credential_header() -> impl Strategy<Value = (HeaderName, HeaderValue)> {
         proptest::collection::vec(any::<u8>(), 0..32),
     ];
     let suffix = proptest::sample::select(vec!["", " ", "\"", "; theme=dark", ", Bearer x", "\t"]);
-    (name, prefix, token, suffix).prop_filter_map(
-        "a header value",
-        |(name, prefix, token, suffix)| {
-            let value = [prefix.as_bytes(), &token, suffix.as_bytes()].concat();
-            let value = HeaderValue::from_bytes(&value).ok()?;
-            Some((HeaderName::from_static(name), value))
-        },
-    )
+    (name, prefix, token, suffix).prop_map(|(name, prefix, token, suffix)| {
+        let mut value = [prefix.as_bytes(), &token, suffix.as_bytes()].concat();
+        // A filter of whole values would reject more of them than proptest allows in a long run.
+        value.retain(|octet| HeaderValue::from_bytes(&[*octet]).is_ok());
+        let value = HeaderValue::from_bytes(&value).expect("a header value");
+        (HeaderName::from_static(name), value)
+    })
 }
 
 /// Claims of any kind of token.

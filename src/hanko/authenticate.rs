@@ -183,7 +183,7 @@ impl Hanko {
         let session = Session::new(Arc::clone(&verified));
         self.refuse_revoked(&session)?;
         if let Some(validator) = &self.0.validator {
-            match validator.status(session.id(), token).await? {
+            match Box::pin(validator.status(session.id(), token)).await? {
                 Status::Alive => {}
                 Status::Ended => return Err(AuthenticateError::SessionEnded),
             }
@@ -217,7 +217,8 @@ impl Hanko {
         {
             return Ok(verified);
         }
-        let verified = Arc::new(self.verify_uncached(token).await?);
+        // In a box, as is all that few requests need: else its future would be part of that of every request.
+        let verified = Arc::new(Box::pin(self.verify_uncached(token)).await?);
         cache.insert(digest, Arc::clone(&verified));
         Ok(verified)
     }

@@ -64,7 +64,8 @@ impl Claims for SessionClaims {
             ),
             email,
             username,
-            custom: private,
+            // Collected anew, so that it takes no room for the members that were taken out: sessions are remembered.
+            custom: private.into_iter().collect(),
         })
     }
 }

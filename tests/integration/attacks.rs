@@ -25,7 +25,7 @@ use self::{
     exchange::{Response, exchange},
     issuer::Issuer,
 };
-use crate::support::{App, START};
+use crate::support::{App, START, report};
 
 /// What the configured services expect.
 const AUDIENCE: &str = "api.example";
@@ -356,7 +356,7 @@ async fn every_legitimate_variant_is_accepted() {
     assert_names_are_unique(&cases);
     services.hold(&cases).await;
     services.assert_no_url_was_followed().await;
-    println!("accepted: {} legitimate variants", cases.len());
+    report(&format!("accepted: {} legitimate variants", cases.len()));
     assert!(cases.len() >= 25);
 }
 
@@ -374,6 +374,6 @@ async fn every_attack_is_refused_with_the_right_answer() {
     assert_names_are_unique(&cases);
     services.hold(&cases).await;
     services.assert_no_url_was_followed().await;
-    println!("refused: {} attacks", cases.len());
+    report(&format!("refused: {} attacks", cases.len()));
     assert!(cases.len() >= 150);
 }

@@ -1,28 +1,93 @@
 //! No token is ever logged, at any level, however it comes in.
 
 use poem_hanko::{
+    clock::ManualClock,
     config::{LogFormat, TelemetryConfig},
+    local_hanko::LocalHanko,
     telemetry,
 };
+use serde_json::{Value, json};
 
-use crate::support::{Log, ada, send, start};
+use crate::support::{App, Log, ada, send, start};
 
-/// Asserts that nothing of these tokens is in the log but what every token has in common.
+/// Asserts that none of these tokens is in the log, nor any of their segments.
 #[track_caller]
 fn assert_no_token(log: &str, tokens: &[String]) {
     for token in tokens {
-        assert!(!log.contains(token), "a token was logged");
-        let mut segments = token.split('.').skip(1);
-        let (payload, signature) = (segments.next(), segments.next());
-        for segment in [payload, signature].into_iter().flatten() {
-            assert!(!log.contains(segment), "a segment was logged: {segment}");
+        for segment in token.split('.') {
             // Nor its beginning, as where a line is cut.
+            let beginning = segment.get(..40).unwrap_or(segment);
             assert!(
-                !log.contains(&segment[..40]),
-                "a segment was logged: {segment}"
+                !log.contains(beginning),
+                "a segment was logged: {segment} of {token}"
             );
         }
     }
+}
+
+/// The same token with another signature.
+fn forge(token: &str) -> String {
+    let (signed, signature) = token.rsplit_once('.').expect("three segments");
+    format!("{signed}.{}", signature.chars().rev().collect::<String>())
+}
+
+/// Webhooks as Hanko sends them, good and bad, with the status of the answer.
+fn webhooks(local_hanko: &LocalHanko) -> Vec<(Value, u16)> {
+    let session = local_hanko.sign_in(&ada());
+    let ended = local_hanko
+        .session_data(session.session_id)
+        .expect("a session");
+    let good = local_hanko.webhook_body("session.delete", &ended);
+    let told = local_hanko.webhook_body("user.update", &json!({ "id": ada().id }));
+    let nothing_ended = local_hanko.webhook_body("user.delete", &json!({ "name": "ada" }));
+    let mut forged = told.clone();
+    forged["token"] = forge(told["token"].as_str().expect("a token")).into();
+    let mut misnamed = told.clone();
+    misnamed["event"] = "user.login".into();
+    let of_a_session = json!({ "token": session.token, "event": "session.delete" });
+    let mut incomplete = told.clone();
+    incomplete["event"].take();
+    vec![
+        (good, 204),
+        (told, 204),
+        (nothing_ended, 204),
+        (forged, 401),
+        (misnamed, 401),
+        (of_a_session, 401),
+        (incomplete, 400),
+    ]
+}
+
+/// Uses sessions where Hanko is asked about each of them: one alive, one ended, and one of which it cannot be known.
+/// Returns the tokens.
+async fn use_sessions_in_stateful_mode(
+    local_hanko: LocalHanko,
+    clock: &ManualClock,
+) -> Vec<String> {
+    let app = App::start(
+        &local_hanko.url(),
+        clock,
+        &[("HANKO_SESSION_MODE", "stateful")],
+    );
+    app.hanko.wait_for_key_set_fetches(1).await;
+    let [alive, ended, unknown] = std::array::from_fn(|_| local_hanko.sign_in(&ada()));
+    local_hanko
+        .end_session(ended.session_id)
+        .await
+        .expect("no webhook to send");
+    let status = async |token: &str| {
+        let response = app.get_with_bearer("/protected", token).await;
+        response.status().as_u16()
+    };
+    assert_eq!(status(&alive.token).await, 200);
+    assert_eq!(status(&ended.token).await, 401);
+    assert_eq!(status(&forge(&alive.token)).await, 401);
+    assert_eq!(local_hanko.validate_requests(), 2);
+    drop(local_hanko);
+    assert_eq!(status(&unknown.token).await, 503);
+    [alive, ended, unknown]
+        .map(|session| session.token)
+        .to_vec()
 }
 
 /// Sends good and bad tokens in every way there is, with everything logged.
@@ -38,21 +103,18 @@ async fn assert_tokens_stay_out_of_the_log(format: LogFormat) {
     let good = local_hanko.sign_in(&ada()).token;
     let claims = local_hanko.claims_of(&ada());
     let mut tokens = vec![good.clone()];
-    let forged = {
-        let (signed, signature) = good.rsplit_once('.').expect("three segments");
-        format!("{signed}.{}", signature.chars().rev().collect::<String>())
-    };
     let mut expired = claims.clone();
     expired.insert("exp".to_owned(), 1.into());
     let mut misshapen = claims.clone();
     misshapen.insert("sub".to_owned(), "hanko webhooks".into());
     tokens.push(local_hanko.sign_claims(&expired));
     tokens.push(local_hanko.sign_claims(&misshapen));
-    tokens.push(forged);
+    tokens.push(forge(&good));
     let payload = serde_json::to_vec(&claims).expect("JSON");
     tokens.push(local_hanko.sign_raw(br#"{"alg":"none"}"#, &payload));
     tokens.push(local_hanko.sign_raw(br#"{"alg":"RS256","kid":"unknown"}"#, &payload));
     tokens.push(format!("{good}.{good}"));
+    let webhooks = webhooks(&local_hanko);
 
     let http_1 = crate::support::client();
     let http_2 = reqwest::Client::builder()
@@ -89,14 +151,30 @@ async fn assert_tokens_stay_out_of_the_log(format: LogFormat) {
             let body = client.post(app.url("/webhooks/hanko")).body(token.clone());
             send(body).await;
         }
+        for (body, expected) in &webhooks {
+            let webhook = client.post(app.url("/webhooks/hanko")).json(body);
+            assert_eq!(send(webhook).await.status(), *expected);
+        }
     }
+    tokens.extend(webhooks.iter().map(|(body, _)| {
+        let token = body["token"].as_str().expect("a token");
+        token.to_owned()
+    }));
+    tokens.extend(use_sessions_in_stateful_mode(local_hanko, &app.clock).await);
 
     let text = log.text();
     assert!(
         text.matches("answered").count() >= 100,
         "everything is logged"
     );
-    assert!(text.contains("refused a request"), "everything is logged");
+    for message in [
+        "refused a request",
+        "refused a webhook",
+        "Hanko told of an event",
+        "a session could not be validated",
+    ] {
+        assert!(text.contains(message), "everything is logged: {message}");
+    }
     assert_no_token(&text, &tokens);
 
     // What was written by the log's own means would have been found.

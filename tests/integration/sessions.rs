@@ -8,7 +8,7 @@ use std::{
 use poem_hanko::{
     Hanko, Session, Tenant,
     clock::ManualClock,
-    hanko::{AuthenticateError, PlainHttp, SessionMode, WebhookError},
+    hanko::{AuthenticateError, PlainHttp, SessionMode, ValidationError, WebhookError},
     jose::{KeySetError, TokenError},
     local_hanko::{LocalHanko, Person, SESSION_LIFESPAN, SignedIn},
 };
@@ -16,7 +16,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
-    App, START, ada, assert_problem, header, local_hanko, send, start, start_with, within,
+    App, START, ada, assert_problem, header, local_hanko, report, send, start, start_with, within,
 };
 use scripted::Script;
 
@@ -383,10 +383,10 @@ async fn no_revoked_session_is_let_in_and_no_live_one_refused_under_load() {
     for client in clients {
         requests += client.await.unwrap();
     }
-    println!(
+    report(&format!(
         "{requests} requests by {CLIENTS} clients while {} sessions ended",
         SESSIONS / 2
-    );
+    ));
     for (index, session) in sessions.iter().enumerate() {
         let expected = if index % 2 == 0 { 401 } else { 200 };
         assert_eq!(status(&app, session).await, expected);
@@ -479,6 +479,7 @@ mod scripted {
 
     pub(super) struct Script {
         pub(super) key_set: std::sync::Mutex<Value>,
+        /// The status, and the body or where to go instead.
         pub(super) answer: std::sync::Mutex<(StatusCode, String)>,
         /// A question is answered with one of these.
         pub(super) answers: Semaphore,
@@ -499,9 +500,16 @@ mod scripted {
         script.was_asked.notify_waiters();
         script.answers.acquire().await.unwrap().forget();
         let (status, body) = script.answer.lock().unwrap().clone();
-        body.with_content_type("application/json")
+        let location = status.is_redirection().then(|| body.clone());
+        let mut response = body
+            .with_content_type("application/json")
             .with_status(status)
-            .into_response()
+            .into_response();
+        if let Some(location) = location {
+            let location = location.parse().unwrap();
+            response.headers_mut().insert("location", location);
+        }
+        response
     }
 
     pub(super) fn start(local_hanko: &LocalHanko) -> (String, Arc<Script>) {
@@ -593,6 +601,29 @@ async fn odd_answers_are_unavailability_and_never_a_pass() {
     *script.answer.lock().unwrap() = (200.try_into().unwrap(), alive(&session));
     script.answers.add_permits(1);
     assert!(hanko.authenticate(&session.token).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_redirect_takes_no_token_elsewhere() {
+    let clock = ManualClock::new(START);
+    let local_hanko = local_hanko(&clock).await;
+    let session = local_hanko.sign_in(&ada());
+    let (url, script) = scripted::start(&local_hanko);
+    let (elsewhere, trap) = scripted::start(&local_hanko);
+    *trap.answer.lock().unwrap() = (200.try_into().unwrap(), alive(&session));
+    trap.answers.add_permits(5);
+    let hanko = stateful(&url, &clock, Duration::ZERO);
+    for status in [301, 302, 303, 307, 308] {
+        let status = status.try_into().unwrap();
+        let location = format!("{elsewhere}/sessions/validate");
+        *script.answer.lock().unwrap() = (status, location);
+        script.answers.add_permits(1);
+        assert_eq!(
+            hanko.authenticate(&session.token).await.unwrap_err(),
+            AuthenticateError::Validation(ValidationError::Status(status))
+        );
+    }
+    assert_eq!(trap.asked.load(std::sync::atomic::Ordering::SeqCst), 0);
 }
 
 #[tokio::test]

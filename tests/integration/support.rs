@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    io,
+    io::{self, Write},
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -106,6 +106,13 @@ pub(crate) fn within<T>(future: impl Future<Output = T>) -> impl Future<Output =
             .await
             .unwrap_or_else(|_| panic!("{caller}: it never came about"))
     }
+}
+
+/// Writes a line that is seen whenever the test runs, well or badly: libtest keeps back what `println!` and `eprintln!`
+/// write, and passes on what goes to the stream itself.
+pub(crate) fn report(line: &str) {
+    // At once, so that lines of other tests do not come in between.
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 #[track_caller]

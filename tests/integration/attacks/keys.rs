@@ -15,6 +15,7 @@ use super::{
     },
     rule,
 };
+use crate::support::report;
 
 /// The set that the tests' issuer serves: three good keys among many of the stranger's.
 pub(super) fn key_set() -> Value {
@@ -333,7 +334,7 @@ fn each_unusable_key_is_passed_over_for_its_own_reason() {
         assert_eq!(passed_over[0].reason, *reason, "{kid}: {jwk}");
         assert_eq!(passed_over[0].index, 0, "{kid}");
     }
-    println!("passed over: {} keys", unusable.len());
+    report(&format!("passed over: {} keys", unusable.len()));
     assert!(unusable.len() >= 50);
 }
 

@@ -9,7 +9,7 @@ use poem_hanko::{
 use serde_json::{Value, json};
 
 use super::issuer::Issuer;
-use crate::support::{App, START, assert_problem, header};
+use crate::support::{App, START, assert_problem, header, report};
 
 /// Beside the repository; there is no copy of them in it.
 const WYCHEPROOF: &str = concat!(
@@ -54,7 +54,7 @@ fn verify(jwk: &Value, token: &str) -> Result<(), TokenError> {
 #[tokio::test]
 async fn wycheproof_signatures_are_verified_as_labelled_and_none_is_a_session() {
     if !Path::new(WYCHEPROOF).exists() {
-        println!("skipped: the Wycheproof vectors are not in ../shared/vectors");
+        report("skipped: the Wycheproof vectors are not in ../shared/vectors");
         return;
     }
     let text = fs::read_to_string(WYCHEPROOF).expect("the vectors");
@@ -108,7 +108,10 @@ async fn wycheproof_signatures_are_verified_as_labelled_and_none_is_a_session() 
             assert_problem(response, 401, "invalid-token").await;
         }
     }
-    println!("wycheproof: {} verified, {refused} refused", verified.len());
+    report(&format!(
+        "wycheproof: {} verified, {refused} refused",
+        verified.len()
+    ));
     assert_eq!(verified, [33, 260, 261, 262, 263, 345, 349]);
     assert_eq!(refused, 311);
 }

@@ -1,13 +1,19 @@
 //! Keys are refreshed before they go stale, and nobody waits for it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use poem_hanko::jose::FetchError;
+use poem_hanko::{
+    Hanko,
+    hanko::{PlainHttp, Tenant},
+    jose::{FetchError, FetchPolicy},
+};
+use serde_json::Value;
 
 use super::{
     COOLDOWN, MAX_AGE, REFRESH_IS_DUE, RETRY_IS_DUE, Scene, TIMEOUT,
     key_endpoint::{Answer, Gate},
 };
+use crate::support::within;
 
 /// Asserts that a set answered with these headers is fresh for `lifetime`: not fetched again before 0.8 of it less 5%
 /// have passed, and by 0.8 of it plus 5%.
@@ -74,6 +80,58 @@ async fn a_short_max_age_does_not_turn_into_a_flood_of_fetches() {
             COOLDOWN,
         )
         .await;
+    }
+}
+
+#[tokio::test]
+async fn a_configured_max_age_below_the_cooldown_holds() {
+    let scene = Scene::healthy_with(&[("JWKS_CACHE_MAX_AGE", "10s")]).await;
+    // 0.8 of it, and 5% of that for jitter.
+    scene.app.clock.advance(Duration::from_millis(8500));
+    scene.fetches(2).await;
+    assert!(!scene.app.hanko.key_set_status().is_stale);
+}
+
+#[tokio::test]
+async fn no_configuration_turns_into_a_flood_of_fetches() {
+    let variables = [("JWKS_CACHE_MAX_AGE", "1ms"), ("JWKS_COOLDOWN", "1ms")];
+    let endpoint = |key_set: &Value| Answer::key_set_with(key_set, "Cache-Control: max-age=0\r\n");
+    let scene = Scene::start_with(endpoint, &variables).await;
+    scene.fetches(1).await;
+    let token = scene.token();
+    for fetches in 1..=3 {
+        // 500 ms less 5% for jitter.
+        for _ in 0..19 {
+            scene.app.clock.advance(Duration::from_millis(25));
+            scene.accepts(&token).await;
+            assert_eq!(scene.endpoint.requests(), fetches);
+        }
+        scene.app.clock.advance(Duration::from_millis(50));
+        scene.fetches(fetches + 1).await;
+    }
+}
+
+#[tokio::test]
+async fn no_set_is_fresh_when_it_is_too_old_to_be_used() {
+    let policy = FetchPolicy {
+        max_stale: Duration::from_mins(1),
+        ..FetchPolicy::default()
+    };
+    let scene = Scene::healthy().await;
+    let tenant = Tenant::parse(&scene.endpoint.url(), PlainHttp::LoopbackOnly);
+    let hanko = Hanko::builder(tenant.expect("a loopback URL"))
+        .clock(Arc::new(scene.app.clock.clone()))
+        .fetch_policy(policy)
+        .build()
+        .expect("a client");
+    within(hanko.wait_for_key_set_fetches(1)).await;
+    // Longer than it may be used in all, and never out of use.
+    for fetches in 2..=4 {
+        // 0.8 of the minute, and 5% of that for jitter.
+        scene.app.clock.advance(Duration::from_secs(51));
+        within(hanko.wait_for_key_set_fetches(fetches)).await;
+        assert!(!hanko.key_set_status().is_stale);
+        assert!(hanko.authenticate(&scene.token()).await.is_ok());
     }
 }
 

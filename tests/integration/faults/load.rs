@@ -20,7 +20,7 @@ use super::{
     key_endpoint::{Answer, Gate},
     unknown_kid::token_of,
 };
-use crate::support::{client, within};
+use crate::support::{client, report, within};
 
 const CLIENTS: usize = 50;
 
@@ -151,10 +151,10 @@ async fn a_rotation_under_load_refuses_no_valid_token_and_every_token_of_a_remov
     let count = |key, status| answers.get(&(key, status)).copied().unwrap_or_default();
     assert!(count(Key::Published, 200) > 2000, "{answers:?}");
     assert!(count(Key::Removed, 401) > 500, "{answers:?}");
-    println!(
+    report(&format!(
         "rotation under load: {CLIENTS} clients sent {} requests over {ROTATIONS} rotations: {answers:?}",
         *rotation.answered.borrow()
-    );
+    ));
 }
 
 /// Sends tokens of so many different unknown kids over kept connections, and asserts how each is answered.
