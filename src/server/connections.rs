@@ -18,11 +18,12 @@ use std::{
 use http_body_util::combinators::BoxBody;
 use hyper::{
     body::{Bytes, Incoming},
+    server::conn::{http1, http2},
     service::service_fn,
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::graceful::{GracefulShutdown, Watcher},
 };
 use poem::{
     http::{Method, Request, header, uri::Scheme},
@@ -30,7 +31,7 @@ use poem::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
@@ -65,19 +66,24 @@ pub(super) async fn serve(
     grace: Duration,
 ) {
     let edge = Arc::new(edge);
-    let cors = cors(allowed_origins);
-    let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1()
+    let cors = Arc::new(cors(allowed_origins));
+    let mut http1 = http1::Builder::new();
+    http1
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
+        // Else every request is interrupted to look whether its client has gone, which takes a system call and a buffer.
+        // Whoever has only closed its half gets an answer so, too.
+        .half_close(true)
         .max_buf_size(MAX_HEAD_BYTES);
-    http.http2()
+    let mut http2 = http2::Builder::new(TokioExecutor::new());
+    http2
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .max_header_list_size(MAX_HEADER_LIST_BYTES);
-    let http = Arc::new(http);
+    let protocols = Arc::new((http1, http2));
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
+    let (stop, stopping) = watch::channel(());
 
     tokio::pin!(shutdown);
     loop {
@@ -101,35 +107,25 @@ pub(super) async fn serve(
         // Else whoever asks and never reads keeps the connection for ever.
         #[cfg(target_os = "linux")]
         let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD_TIMEOUT));
+        let has_asked = Arc::new(AtomicBool::new(false));
         let service = Service {
             edge: Arc::clone(&edge),
+            cors: Arc::clone(&cors),
             local_address,
             remote_address,
+            has_asked: Arc::clone(&has_asked),
         };
-        let with_cors = cors.layer(tower::service_fn({
-            let service = service.clone();
-            move |request| service.answer(request)
-        }));
-        let has_asked = Arc::new(AtomicBool::new(false));
-        let asks = Arc::clone(&has_asked);
-        let service = service_fn(move |request: Request<Incoming>| -> Answering {
-            asks.store(true, Ordering::Relaxed);
-            // Most requests are not cross-origin, and need nothing of it.
-            if request.headers().contains_key(header::ORIGIN) {
-                Box::pin(with_cors.clone().oneshot(request))
-            } else {
-                Box::pin(service.answer(request))
-            }
-        });
-        let watcher = graceful.watcher();
-        let http = Arc::clone(&http);
+        let connection = converse(
+            stream,
+            service,
+            Arc::clone(&protocols),
+            graceful.watcher(),
+            stopping.clone(),
+        );
         let head_timeout = clock.sleep(HEAD_TIMEOUT);
         tokio::spawn(async move {
             let _permit = permit;
-            let connection = http.serve_connection(TokioIo::new(stream), service);
-            // In a box, since a future in a future takes room twice, for as long as the connection lives.
-            let connection = Box::pin(watcher.watch(connection));
-            // hyper's own timer starts only when the first octets have told HTTP/1 from HTTP/2.
+            // hyper's own timer knows only the head of a request of HTTP/1.
             let stays_silent = async {
                 head_timeout.await;
                 if has_asked.load(Ordering::Relaxed) {
@@ -137,14 +133,13 @@ pub(super) async fn serve(
                 }
             };
             tokio::select! {
-                ended = connection => if let Err(error) = ended {
-                    tracing::debug!(%error, "a connection ended badly");
-                },
+                () = connection => {}
                 () = stays_silent => tracing::debug!("closed a connection that did not ask for anything"),
             }
         });
     }
 
+    drop(stop);
     drop(listener);
     let running = graceful.count();
     if running > 0 {
@@ -156,25 +151,34 @@ pub(super) async fn serve(
     }
 }
 
-/// The response to one request. In a box, of which a connection that waits for requests needs no room for.
+/// The response to one request. In a box, since a connection that waits for requests needs no room for it.
 type Answering = Pin<
     Box<dyn Future<Output = Result<hyper::Response<BoxBody<Bytes, io::Error>>, Infallible>> + Send>,
 >;
 
-/// The edge, for the requests of one connection.
+/// What answers the requests of one connection.
 #[derive(Clone)]
 struct Service {
     edge: Arc<Edge>,
+    cors: Arc<CorsLayer>,
     local_address: SocketAddr,
     remote_address: SocketAddr,
+    has_asked: Arc<AtomicBool>,
 }
 
 impl Service {
-    fn answer(
-        &self,
-        request: Request<Incoming>,
-    ) -> impl Future<Output = Result<hyper::Response<BoxBody<Bytes, io::Error>>, Infallible>> + use<>
-    {
+    fn answer(&self, request: Request<Incoming>) -> Answering {
+        self.has_asked.store(true, Ordering::Relaxed);
+        // Most requests are not cross-origin, and need nothing of it.
+        if !request.headers().contains_key(header::ORIGIN) {
+            return self.pass_on(request);
+        }
+        let service = self.clone();
+        let service = tower::service_fn(move |request| service.pass_on(request));
+        Box::pin(self.cors.layer(service).oneshot(request))
+    }
+
+    fn pass_on(&self, request: Request<Incoming>) -> Answering {
         let edge = Arc::clone(&self.edge);
         let request = (
             request,
@@ -183,7 +187,47 @@ impl Service {
             Scheme::HTTP,
         )
             .into();
-        async move { Ok(edge.answer(request).await.into()) }
+        Box::pin(async move { Ok(edge.answer(request).await.into()) })
+    }
+}
+
+/// Serves one connection until either side closes it.
+async fn converse(
+    stream: TcpStream,
+    service: Service,
+    protocols: Arc<(http1::Builder, http2::Builder<TokioExecutor>)>,
+    watcher: Watcher,
+    mut stopping: watch::Receiver<()>,
+) {
+    let speaks_http2 = tokio::select! {
+        speaks_http2 = speaks_http2(&stream) => speaks_http2,
+        _ = stopping.changed() => return,
+    };
+    let (http1, http2) = &*protocols;
+    let stream = TokioIo::new(stream);
+    let service = service_fn(move |request| service.answer(request));
+    // In a box, since a future in a future takes room twice, for as long as the connection lives.
+    let ended = match speaks_http2 {
+        Ok(true) => Box::pin(watcher.watch(http2.serve_connection(stream, service))).await,
+        Ok(false) => Box::pin(watcher.watch(http1.serve_connection(stream, service))).await,
+        // It was closed before it began.
+        Err(_) => return,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended badly");
+    }
+}
+
+/// Waits for the first octets of a connection, which tell the protocol. `PRI` is the method with which every HTTP/2
+/// connection begins, and no HTTP/1 request does (RFC 9113 section 3.4).
+///
+/// hyper-util can tell as well, by reading all of that preface, and then takes twice the room for every HTTP/1 connection.
+async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
+    const METHOD: &[u8] = b"PRI";
+    let mut first = [0; METHOD.len()];
+    match stream.peek(&mut first).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(first == METHOD),
     }
 }
 
