@@ -115,13 +115,14 @@ pub(super) async fn serve(
             remote_address,
             has_asked: Arc::clone(&has_asked),
         };
-        let connection = converse(
+        // In a box, as below, since a future in a future takes room twice, for as long as the connection lives.
+        let connection = Box::pin(converse(
             stream,
             service,
             Arc::clone(&protocols),
             graceful.watcher(),
             stopping.clone(),
-        );
+        ));
         let head_timeout = clock.sleep(HEAD_TIMEOUT);
         tokio::spawn(async move {
             let _permit = permit;
@@ -206,7 +207,6 @@ async fn converse(
     let (http1, http2) = &*protocols;
     let stream = TokioIo::new(stream);
     let service = service_fn(move |request| service.answer(request));
-    // In a box, since a future in a future takes room twice, for as long as the connection lives.
     let ended = match speaks_http2 {
         Ok(true) => Box::pin(watcher.watch(http2.serve_connection(stream, service))).await,
         Ok(false) => Box::pin(watcher.watch(http1.serve_connection(stream, service))).await,
