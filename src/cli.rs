@@ -126,10 +126,10 @@ fn fail(code: u8, error: impl Display) -> u8 {
     code
 }
 
-/// The environment, with what `.env` adds to it.
+/// The environment, with what `.env` adds to it. Not one in a folder above, which may belong to somebody else.
 fn read_variables() -> Result<HashMap<String, String>, String> {
     let mut variables = HashMap::new();
-    match dotenvy::dotenv_iter() {
+    match dotenvy::from_path_iter(".env") {
         Ok(lines) => {
             let mut last_good = None;
             for line in lines {

@@ -1,6 +1,6 @@
 //! The page of `poem-hanko dev` that signs a made-up person in at the local Hanko, and ends the session.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use poem::{
     Body, Request, Response, Result, get, handler,
@@ -17,7 +17,7 @@ use crate::{
     hanko::Hanko,
     local_hanko::{LocalHanko, Person, SESSION_LIFESPAN},
     pages::Pages,
-    problem::{Problem, ProblemType, allowing},
+    problem::{Problem, ProblemType, Unavailable, allowing},
 };
 
 /// Where the page is.
@@ -74,7 +74,10 @@ async fn end_session(request: &Request, local_hanko: Data<&Arc<LocalHanko>>) -> 
     local_hanko
         .end_session(session.id().as_uuid())
         .await
-        .map_err(poem::error::InternalServerError)?;
+        .map_err(|error| {
+            tracing::warn!(%error, "the webhook was not delivered");
+            Unavailable::from(Duration::from_secs(1))
+        })?;
     Ok(see_other("sign-in"))
 }
 

@@ -1,10 +1,14 @@
 use std::time::Duration;
 
-use poem::{Body, Request, RequestBody, error::ReadBodyError, http::header, web::Data};
+use poem::{Body, Request, RequestBody, http::header, web::Data};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, Object, OpenApi,
     registry::{MetaMediaType, MetaRequest, MetaResponses, Registry},
     types::{Example, Type},
+};
+use tokio::{
+    io::AsyncReadExt,
+    sync::{Semaphore, SemaphorePermit},
 };
 
 use super::Tag;
@@ -12,13 +16,21 @@ use crate::{
     auth::Rejection,
     clock::{Clock, SystemClock},
     hanko::{Hanko, WebhookError},
-    problem::{Problem, ProblemType},
+    problem::{Problem, ProblemType, Unavailable},
 };
 
 pub(super) struct WebhooksApi;
 
 /// The largest body that is read. Hanko's are a few KiB.
 const MAX_BODY_BYTES: usize = 256 * 1024;
+/// How much is made room for at once.
+const CHUNK_BYTES: usize = 4 * 1024;
+/// What all bodies may hold together while they come in. Who sends them is not known before they are read.
+const MAX_BYTES_OF_ALL_BODIES: usize = 64 * 1024 * 1024;
+/// A permit for each of these bytes.
+static BYTES: Semaphore = Semaphore::const_new(MAX_BYTES_OF_ALL_BODIES);
+/// After this time some of them are free again.
+const BUDGET_RETRY: Duration = Duration::from_secs(1);
 /// How long a body may take. Hanko gives up after 10 s.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -43,7 +55,43 @@ impl Example for HankoWebhook {
 }
 
 /// The octets of a JSON body, not parsed yet, of a bounded size and within a bounded time.
-struct SignedBody(Vec<u8>);
+struct SignedBody {
+    octets: Vec<u8>,
+    _budget: Option<SemaphorePermit<'static>>,
+}
+
+impl SignedBody {
+    async fn read(body: Body) -> poem::Result<Self> {
+        let mut reader = body.into_async_read();
+        let mut octets = Vec::new();
+        let mut budget: Option<SemaphorePermit<'static>> = None;
+        loop {
+            octets.reserve(CHUNK_BYTES);
+            let count = reader
+                .read_buf(&mut octets)
+                .await
+                .map_err(|_| problem(ProblemType::BadRequest))?;
+            if count == 0 {
+                break;
+            }
+            if octets.len() > MAX_BODY_BYTES {
+                return Err(problem(ProblemType::ContentTooLarge));
+            }
+            let permit = u32::try_from(count)
+                .ok()
+                .and_then(|count| BYTES.try_acquire_many(count).ok())
+                .ok_or(Unavailable::from(BUDGET_RETRY))?;
+            match &mut budget {
+                Some(budget) => budget.merge(permit),
+                None => budget = Some(permit),
+            }
+        }
+        Ok(Self {
+            octets,
+            _budget: budget,
+        })
+    }
+}
 
 impl<'a> ApiExtractor<'a> for SignedBody {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
@@ -86,11 +134,7 @@ impl<'a> ApiExtractor<'a> for SignedBody {
         }
         let body: Body = body.take()?;
         tokio::select! {
-            octets = body.into_bytes_limit(MAX_BODY_BYTES) => match octets {
-                Ok(octets) => Ok(Self(octets.to_vec())),
-                Err(ReadBodyError::PayloadTooLarge) => Err(problem(ProblemType::ContentTooLarge)),
-                Err(_) => Err(problem(ProblemType::BadRequest)),
-            },
+            body = Self::read(body) => body,
             () = SystemClock::new().sleep(BODY_TIMEOUT) => Err(problem(ProblemType::BadRequest)),
         }
     }
@@ -161,7 +205,7 @@ impl WebhooksApi {
         body: SignedBody,
     ) -> Result<Received, WebhookRejection> {
         hanko
-            .receive_webhook(&body.0)
+            .receive_webhook(&body.octets)
             .await
             .map(|_event| Received::Done)
             .map_err(WebhookRejection)

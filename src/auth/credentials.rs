@@ -42,7 +42,8 @@ fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, Rejection> {
     let Some(value) = single(headers.get_all(AUTHORIZATION).iter())? else {
         return Ok(None);
     };
-    let value = value.as_bytes();
+    // HTTP/1 parsers take the white space around a value away; HTTP/2 leaves it (RFC 9110 section 5.5).
+    let value = value.as_bytes().trim_ascii();
     let scheme_length = value
         .iter()
         .position(|octet| !is_token_octet(*octet))

@@ -49,7 +49,12 @@ impl HankoConfig {
                 HankoChoice::Local => None,
             },
             audiences: reader.or("HANKO_AUDIENCE", Vec::new(), |value| {
-                Ok(list(value).map(ToOwned::to_owned).collect())
+                let audiences: Vec<String> = list(value).map(ToOwned::to_owned).collect();
+                // An empty list would mean any audience.
+                if audiences.is_empty() {
+                    return Err("names no audience".to_owned());
+                }
+                Ok(audiences)
             }),
             issuer: reader.optional("HANKO_ISSUER", |value| Ok(value.to_owned())),
             cookie_name: read_cookie_name(reader),

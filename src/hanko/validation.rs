@@ -47,6 +47,9 @@ pub(super) enum Status {
 
 type Outcome = Result<Status, ValidationError>;
 
+/// When it was asked, and what comes of it.
+type Question = (Duration, watch::Receiver<Option<Outcome>>);
+
 /// Asks Hanko, once for all requests of a session that wait at the same time, and remembers the answer for a while.
 #[derive(Debug)]
 pub(super) struct Validator(Arc<Shared>);
@@ -59,7 +62,7 @@ struct Shared {
     timeout: Duration,
     time_to_live: Duration,
     answers: Cache<SessionId, Answer>,
-    in_flight: Mutex<HashMap<SessionId, watch::Receiver<Option<Outcome>>>>,
+    in_flight: Mutex<HashMap<SessionId, Question>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -117,16 +120,24 @@ impl Shared {
             .in_flight
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(outcome) = in_flight.get(&session) {
+        let now = self.clock.monotonic();
+        // What was asked longer ago than an answer may be reused, or at all where none may, says nothing of this request.
+        if let Some((asked_at, outcome)) = in_flight.get(&session)
+            && now.saturating_sub(*asked_at) < self.time_to_live
+        {
             return outcome.clone();
         }
         let (sender, receiver) = watch::channel(None);
-        in_flight.insert(session, receiver.clone());
+        in_flight.insert(session, (now, receiver.clone()));
         let shared = Arc::clone(self);
         let token = token.to_owned();
         tokio::spawn(async move {
-            let asking = Asking { shared, session };
-            let outcome = asking.shared.ask(session, &token).await;
+            let asking = Asking {
+                shared,
+                session,
+                asked_at: now,
+            };
+            let outcome = asking.shared.ask(session, &token, now).await;
             if let Err(error) = &outcome {
                 tracing::warn!(%error, "a session could not be validated");
             }
@@ -136,13 +147,14 @@ impl Shared {
         receiver
     }
 
-    async fn ask(&self, session: SessionId, token: &str) -> Outcome {
+    async fn ask(&self, session: SessionId, token: &str, asked_at: Duration) -> Outcome {
         let (status, lifetime) = tokio::select! {
             answer = self.ask_untimed(session, token) => answer?,
             () = self.clock.sleep(self.timeout) => return Err(ValidationError::Timeout(self.timeout)),
         };
         if !lifetime.is_zero() {
-            let valid_until = self.clock.monotonic() + lifetime;
+            // Hanko may have looked as soon as it was asked, and answered late.
+            let valid_until = asked_at + lifetime;
             self.answers.insert(
                 session,
                 Answer {
@@ -163,7 +175,7 @@ impl Shared {
         let mut response = self
             .client
             .post(self.url.clone())
-            .json(&Question {
+            .json(&ValidateSessionRequest {
                 session_token: token,
             })
             .send()
@@ -192,20 +204,28 @@ impl Shared {
 struct Asking {
     shared: Arc<Shared>,
     session: SessionId,
+    asked_at: Duration,
 }
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        self.shared
+        let mut in_flight = self
+            .shared
             .in_flight
             .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.session);
+            .unwrap_or_else(PoisonError::into_inner);
+        // A later question of the same session may have taken its place.
+        if in_flight
+            .get(&self.session)
+            .is_some_and(|(asked_at, _)| *asked_at == self.asked_at)
+        {
+            in_flight.remove(&self.session);
+        }
     }
 }
 
 #[derive(Serialize)]
-struct Question<'a> {
+struct ValidateSessionRequest<'a> {
     session_token: &'a str,
 }
 

@@ -50,6 +50,11 @@ const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
 /// How long a client may leave unread what was sent to it.
 #[cfg(target_os = "linux")]
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many requests an HTTP/2 connection may have open: what browsers expect at least (RFC 9113 section 6.5.2).
+const MAX_CONCURRENT_STREAMS: u32 = 100;
+/// An HTTP/2 connection on which no request has begun for between this time and twice as long is closed. Answering pings is
+/// no reason to keep it.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 /// How often an idle HTTP/2 connection is asked whether it is alive.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// The pause after a connection could not be accepted, as where descriptors run out.
@@ -79,12 +84,15 @@ pub(super) async fn serve(
     http2
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .max_header_list_size(MAX_HEADER_LIST_BYTES);
     let protocols = Arc::new((http1, http2));
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let (stop, stopping) = watch::channel(());
 
+    // Where descriptors run out, that is said once and not with every attempt.
+    let mut is_failing = false;
     tokio::pin!(shutdown);
     loop {
         let accepted = tokio::select! {
@@ -92,9 +100,15 @@ pub(super) async fn serve(
             accepted = accept(&listener, &connections) => accepted,
         };
         let (stream, remote_address, permit) = match accepted {
-            Ok(accepted) => accepted,
+            Ok(accepted) => {
+                is_failing = false;
+                accepted
+            }
             Err(error) => {
-                tracing::warn!(%error, "could not accept a connection");
+                if !is_failing {
+                    tracing::warn!(%error, "could not accept a connection");
+                }
+                is_failing = true;
                 clock.sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -122,6 +136,7 @@ pub(super) async fn serve(
             Arc::clone(&protocols),
             graceful.watcher(),
             stopping.clone(),
+            Arc::clone(&clock),
         ));
         let head_timeout = clock.sleep(HEAD_TIMEOUT);
         tokio::spawn(async move {
@@ -199,6 +214,7 @@ async fn converse(
     protocols: Arc<(http1::Builder, http2::Builder<TokioExecutor>)>,
     watcher: Watcher,
     mut stopping: watch::Receiver<()>,
+    clock: Arc<dyn Clock>,
 ) {
     let speaks_http2 = tokio::select! {
         speaks_http2 = speaks_http2(&stream) => speaks_http2,
@@ -206,9 +222,24 @@ async fn converse(
     };
     let (http1, http2) = &*protocols;
     let stream = TokioIo::new(stream);
+    let has_asked = Arc::clone(&service.has_asked);
+    let falls_silent = async {
+        loop {
+            clock.sleep(IDLE_TIMEOUT).await;
+            if !has_asked.swap(false, Ordering::Relaxed) {
+                break;
+            }
+        }
+    };
     let service = service_fn(move |request| service.answer(request));
     let ended = match speaks_http2 {
-        Ok(true) => Box::pin(watcher.watch(http2.serve_connection(stream, service))).await,
+        Ok(true) => {
+            let connection = Box::pin(watcher.watch(http2.serve_connection(stream, service)));
+            tokio::select! {
+                ended = connection => ended,
+                () = Box::pin(falls_silent) => return,
+            }
+        }
         Ok(false) => Box::pin(watcher.watch(http1.serve_connection(stream, service))).await,
         // It was closed before it began.
         Err(_) => return,

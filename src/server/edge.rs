@@ -55,8 +55,13 @@ impl Edge {
             Ok(Err(error)) => problem::from_error(error),
             Err(_panic) => problem::from_panic(),
         };
-        // Never the path: a stranger may have put a token into it.
-        tracing::debug!(%method, status = response.status().as_u16(), "answered");
+        // Never the path, nor a method of the client's own: a stranger may have put a token there.
+        let method = if is_routable(&method) {
+            method.as_str()
+        } else {
+            "other"
+        };
+        tracing::debug!(method, status = response.status().as_u16(), "answered");
         let headers = response.headers_mut();
         headers.insert(REQUEST_ID, request_id);
         headers.insert(

@@ -171,6 +171,7 @@ fn wrong_values_are_named_with_the_mend() {
         "https://app.example is",
     );
     refuses("HANKO_COOKIE_NAME", "ha nko", "cookie name");
+    refuses("HANKO_AUDIENCE", ",", "names no audience");
     refuses("JWT_LEEWAY", "11m", "at most 10m");
     refuses("JWKS_TIMEOUT", "0s", "more than zero");
     refuses("JWKS_COOLDOWN", "soon", "500ms");

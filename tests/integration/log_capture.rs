@@ -8,7 +8,7 @@ use poem_hanko::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{App, Log, ada, send, start};
+use crate::support::{App, Log, ada, listen, send, start};
 
 /// Asserts that none of these tokens is in the log, nor any of their segments.
 #[track_caller]
@@ -98,7 +98,7 @@ async fn assert_tokens_stay_out_of_the_log(format: LogFormat) {
         filter: "trace".to_owned(),
     };
     // The service, its tasks and the clients all run on this test's thread.
-    let _guard = tracing::subscriber::set_default(telemetry::subscriber(&config, log.clone()));
+    let _guard = listen(telemetry::subscriber(&config, log.clone()));
     let (local_hanko, app) = start().await;
     let good = local_hanko.sign_in(&ada()).token;
     let claims = local_hanko.claims_of(&ada());

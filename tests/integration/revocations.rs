@@ -79,11 +79,17 @@ impl Redis {
 
     /// Changes the configuration of the running server.
     fn set(&self, name: &str, value: &str) {
+        self.tell(&["config", "set", name, value]);
+    }
+
+    /// Sends a command to the running server.
+    fn tell(&self, command: &[&str]) {
         let output = Command::new("redis-cli")
-            .args(["-p", &self.port.to_string(), "config", "set", name, value])
+            .args(["-e", "-p", &self.port.to_string()])
+            .args(command)
             .output()
             .unwrap();
-        assert_eq!(output.stdout, b"OK\n", "{output:?}");
+        assert!(output.status.success(), "{output:?}");
     }
 
     fn url(&self) -> String {
@@ -334,6 +340,46 @@ async fn a_revocation_that_redis_did_not_take_is_written_as_soon_as_it_does() {
     redis.set("maxmemory", "0");
     until("the replica is told", async || knows(&replica)).await;
     assert!(knows(&filled_store(&redis, &clock).await));
+}
+
+#[tokio::test]
+async fn a_connection_that_redis_has_closed_costs_no_webhook() {
+    let Some(redis) = Redis::start() else { return };
+    let now = START.max(SystemClock::new().unix_time());
+    let clock = ManualClock::new(now);
+    let store = filled_store(&redis, &clock).await;
+    let end = now + Duration::from_hours(1);
+    for _ in 0..5 {
+        // All connections but those of subscribers, as Redis does with idle ones.
+        redis.tell(&["client", "kill", "type", "normal"]);
+        store
+            .revoke(session_revocation(Uuid::new_v4(), end))
+            .await
+            .unwrap();
+    }
+    assert_eq!(filled_store(&redis, &clock).await.len(), 5);
+}
+
+#[tokio::test]
+async fn an_entry_that_cannot_be_read_keeps_nobody_from_the_others() {
+    let Some(redis) = Redis::start() else { return };
+    let now = START.max(SystemClock::new().unix_time());
+    let clock = ManualClock::new(now);
+    let store = filled_store(&redis, &clock).await;
+    store
+        .revoke(session_revocation(
+            Uuid::new_v4(),
+            now + Duration::from_hours(1),
+        ))
+        .await
+        .unwrap();
+    redis.tell(&[
+        "eval",
+        r"redis.call('set', 'poem-hanko:revoked:\xff', '')",
+        "0",
+    ]);
+    redis.tell(&["set", "poem-hanko:revoked:session:x", ""]);
+    assert_eq!(filled_store(&redis, &clock).await.len(), 1);
 }
 
 #[tokio::test]

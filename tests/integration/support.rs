@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io::{self, Write},
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, Once, PoisonError},
     time::Duration,
 };
 
@@ -196,6 +196,21 @@ pub(crate) fn header(response: &Response, name: &str) -> Option<String> {
     let value = values.next()?;
     assert!(values.next().is_none(), "{name} occurs twice");
     Some(value.to_str().expect("text").to_owned())
+}
+
+/// Keeps this thread's log in `subscriber` until the guard is dropped.
+///
+/// Without a subscriber for all threads, one that logs nothing may have an event that it meets first taken for one that
+/// nobody wants, at the very moment when another begins to listen.
+pub(crate) fn listen(
+    subscriber: impl tracing::Subscriber + Send + Sync,
+) -> tracing::subscriber::DefaultGuard {
+    static EVERY_THREAD: Once = Once::new();
+    EVERY_THREAD.call_once(|| {
+        tracing::subscriber::set_global_default(tracing_subscriber::registry())
+            .expect("no other one for all threads");
+    });
+    tracing::subscriber::set_default(subscriber)
 }
 
 /// A log that is kept in memory.

@@ -41,6 +41,8 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 const SCAN_BATCH: usize = 1000;
 /// How often an idle subscription is asked whether it is alive: a broken network does not always say so.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// After so many of them Redis is given back what it has lost meanwhile, as by eviction.
+const PINGS_BETWEEN_FILLS: u32 = 12;
 
 /// A store that cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -140,7 +142,8 @@ impl RevocationStore for RedisStore {
     }
 }
 
-/// Writes and publishes revocations in one transaction.
+/// Writes and publishes revocations in one transaction. Twice where the first time fails: a connection that was idle may have
+/// been closed, which is found out only by using it, and a revocation that is written twice is the same.
 async fn write(connection: &mut ConnectionManager, revocations: &[Revocation]) -> RedisResult<()> {
     let mut transaction = redis::pipe();
     transaction.atomic();
@@ -151,7 +154,15 @@ async fn write(connection: &mut ConnectionManager, revocations: &[Revocation]) -
         transaction.set_options(&key, "", expiry).ignore();
         transaction.publish(PREFIX, &key).ignore();
     }
-    transaction.query_async(connection).await
+    let first: RedisResult<()> = transaction.query_async(connection).await;
+    match first {
+        Err(error)
+            if error.is_connection_dropped() || error.is_io_error() && !error.is_timeout() =>
+        {
+            transaction.query_async(connection).await
+        }
+        outcome => outcome,
+    }
 }
 
 /// Subscribes, fills the mirror, and follows what is published; again whenever the connection breaks.
@@ -175,12 +186,12 @@ async fn keep_mirroring(shared: Arc<Shared>) {
 }
 
 async fn mirror(shared: &Shared, is_first_failure: &mut bool) -> RedisResult<()> {
-    let timed_out = || redis::RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
-    let mut subscription = tokio::select! {
-        subscription = shared.client.get_async_pubsub() => subscription?,
-        () = shared.clock.sleep(COMMAND_TIMEOUT) => return Err(timed_out()),
+    let subscribe = async {
+        let mut subscription = shared.client.get_async_pubsub().await?;
+        subscription.subscribe(PREFIX).await?;
+        Ok(subscription)
     };
-    subscription.subscribe(PREFIX).await?;
+    let subscription = in_time(shared, subscribe).await?;
     fill(shared).await?;
     shared.is_ready.store(true, Ordering::Release);
     tracing::info!(
@@ -190,12 +201,12 @@ async fn mirror(shared: &Shared, is_first_failure: &mut bool) -> RedisResult<()>
     *is_first_failure = true;
 
     let (mut sink, mut messages) = subscription.split();
+    let mut pings_until_fill = PINGS_BETWEEN_FILLS;
     loop {
         tokio::select! {
             message = messages.next() => {
                 let Some(message) = message else { return Ok(()) };
-                let key: String = message.get_payload()?;
-                match parse(&key) {
+                match parse(message.get_payload_bytes()) {
                     Some(revocation) => shared.mirror.insert(revocation, shared.clock.unix_time().into()),
                     None => tracing::error!("a message of the revocation store cannot be read"),
                 }
@@ -205,11 +216,26 @@ async fn mirror(shared: &Shared, is_first_failure: &mut bool) -> RedisResult<()>
                 fill(shared).await?;
             }
             () = shared.clock.sleep(PING_INTERVAL) => {
-                tokio::select! {
-                    pong = sink.ping::<redis::Value>() => { pong?; }
-                    () = shared.clock.sleep(COMMAND_TIMEOUT) => return Err(timed_out()),
+                in_time(shared, sink.ping::<redis::Value>()).await?;
+                pings_until_fill -= 1;
+                if pings_until_fill == 0 {
+                    pings_until_fill = PINGS_BETWEEN_FILLS;
+                    fill(shared).await?;
                 }
             }
+        }
+    }
+}
+
+/// Fails where Redis takes longer than it may.
+async fn in_time<T>(
+    shared: &Shared,
+    answer: impl Future<Output = RedisResult<T>>,
+) -> RedisResult<T> {
+    tokio::select! {
+        answer = answer => answer,
+        () = shared.clock.sleep(COMMAND_TIMEOUT) => {
+            Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into())
         }
     }
 }
@@ -222,7 +248,7 @@ async fn fill(shared: &Shared) -> RedisResult<()> {
     let stored = Mirror::default();
     let mut cursor = 0_u64;
     loop {
-        let (next, keys): (u64, Vec<String>) = redis::cmd("SCAN")
+        let (next, keys): (u64, Vec<Vec<u8>>) = redis::cmd("SCAN")
             .arg(cursor)
             .arg("MATCH")
             .arg(format!("{PREFIX}:*"))
@@ -236,7 +262,7 @@ async fn fill(shared: &Shared) -> RedisResult<()> {
                     shared.mirror.insert(revocation, now);
                     stored.insert(revocation, now);
                 }
-                None => tracing::error!(key, "an entry of the revocation store cannot be read"),
+                None => tracing::error!("an entry of the revocation store cannot be read"),
             }
         }
         cursor = next;
@@ -278,8 +304,12 @@ fn whole_seconds(date: NumericDate) -> u64 {
     since_epoch.as_secs() + u64::from(since_epoch.subsec_nanos() > 0)
 }
 
-fn parse(key: &str) -> Option<Revocation> {
-    let mut parts = key.strip_prefix(PREFIX)?.strip_prefix(':')?.split(':');
+fn parse(key: &[u8]) -> Option<Revocation> {
+    let mut parts = std::str::from_utf8(key)
+        .ok()?
+        .strip_prefix(PREFIX)?
+        .strip_prefix(':')?
+        .split(':');
     let (kind, id): (&str, Uuid) = (parts.next()?, parts.next()?.parse().ok()?);
     let mut seconds = || {
         let seconds: u64 = parts.next()?.parse().ok()?;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tracing::subscriber::DefaultGuard;
 
 use super::{REFRESH_IS_DUE, RETRY_IS_DUE, Scene, key_endpoint::Answer};
-use crate::support::Log;
+use crate::support::{Log, listen};
 
 const WARNING: &str = "passed over a key";
 
@@ -17,7 +17,7 @@ fn capture() -> (Log, DefaultGuard) {
         filter: "info".to_owned(),
     };
     let log = Log::default();
-    let guard = tracing::subscriber::set_default(telemetry::subscriber(&config, log.clone()));
+    let guard = listen(telemetry::subscriber(&config, log.clone()));
     (log, guard)
 }
 
