@@ -220,29 +220,30 @@ async fn converse(
         speaks_http2 = speaks_http2(&stream) => speaks_http2,
         _ = stopping.changed() => return,
     };
+    // It may have been closed before it began.
+    let Ok(speaks_http2) = speaks_http2 else {
+        return;
+    };
     let (http1, http2) = &*protocols;
     let stream = TokioIo::new(stream);
     let has_asked = Arc::clone(&service.has_asked);
-    let falls_silent = async {
-        loop {
-            clock.sleep(IDLE_TIMEOUT).await;
-            if !has_asked.swap(false, Ordering::Relaxed) {
-                break;
-            }
-        }
-    };
     let service = service_fn(move |request| service.answer(request));
-    let ended = match speaks_http2 {
-        Ok(true) => {
-            let connection = Box::pin(watcher.watch(http2.serve_connection(stream, service)));
-            tokio::select! {
-                ended = connection => ended,
-                () = Box::pin(falls_silent) => return,
+    let ended = if speaks_http2 {
+        let falls_silent = async {
+            loop {
+                clock.sleep(IDLE_TIMEOUT).await;
+                if !has_asked.swap(false, Ordering::Relaxed) {
+                    break;
+                }
             }
+        };
+        let connection = Box::pin(watcher.watch(http2.serve_connection(stream, service)));
+        tokio::select! {
+            ended = connection => ended,
+            () = falls_silent => return,
         }
-        Ok(false) => Box::pin(watcher.watch(http1.serve_connection(stream, service))).await,
-        // It was closed before it began.
-        Err(_) => return,
+    } else {
+        Box::pin(watcher.watch(http1.serve_connection(stream, service))).await
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended badly");

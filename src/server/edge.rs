@@ -37,7 +37,8 @@ impl Edge {
     pub(super) async fn answer(&self, mut request: Request) -> Response {
         let request_id = request_id(request.headers());
         let method = request.method().clone();
-        if !is_routable(&method) {
+        let is_routable = is_routable(&method);
+        if !is_routable {
             request.set_method(Method::TRACE);
         }
         request.set_data(self.hanko.clone());
@@ -56,7 +57,7 @@ impl Edge {
             Err(_panic) => problem::from_panic(),
         };
         // Never the path, nor a method of the client's own: a stranger may have put a token there.
-        let method = if is_routable(&method) {
+        let method = if is_routable {
             method.as_str()
         } else {
             "other"

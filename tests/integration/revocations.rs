@@ -246,11 +246,15 @@ impl Clock for RealSleeps {
 #[tokio::test]
 async fn the_store_in_redis_keeps_its_promises() {
     let Some(redis) = Redis::start() else { return };
-    // What Redis is told to expire must lie in its own future.
-    let clock = ManualClock::new(START.max(SystemClock::new().unix_time()));
+    let clock = clock_not_behind();
     let sleeps = Arc::new(RealSleeps(clock.clone()));
     let store = Arc::new(RedisStore::start(&redis.url(), sleeps).unwrap());
     keeps_its_promises(store, &clock).await;
+}
+
+/// What Redis is told to expire must lie in its own future.
+fn clock_not_behind() -> ManualClock {
+    ManualClock::new(START.max(SystemClock::new().unix_time()))
 }
 
 fn session_revocation(id: Uuid, until: Duration) -> Revocation {
@@ -281,8 +285,8 @@ async fn filled_store(redis: &Redis, clock: &ManualClock) -> RedisStore {
 #[tokio::test]
 async fn a_revocation_that_says_less_takes_nothing_back_in_replicas_that_start_later() {
     let Some(redis) = Redis::start() else { return };
-    let now = START.max(SystemClock::new().unix_time());
-    let clock = ManualClock::new(now);
+    let clock = clock_not_behind();
+    let now = clock.unix_time();
     let first = filled_store(&redis, &clock).await;
     let second = filled_store(&redis, &clock).await;
     let (session, user) = (Uuid::new_v4(), Uuid::new_v4());
@@ -317,8 +321,8 @@ async fn a_revocation_that_says_less_takes_nothing_back_in_replicas_that_start_l
 #[tokio::test]
 async fn a_revocation_that_redis_did_not_take_is_written_as_soon_as_it_does() {
     let Some(redis) = Redis::start() else { return };
-    let now = START.max(SystemClock::new().unix_time());
-    let clock = ManualClock::new(now);
+    let clock = clock_not_behind();
+    let now = clock.unix_time();
     let store = filled_store(&redis, &clock).await;
     let replica = filled_store(&redis, &clock).await;
     let (session, user) = (Uuid::new_v4(), Uuid::new_v4());
@@ -345,8 +349,8 @@ async fn a_revocation_that_redis_did_not_take_is_written_as_soon_as_it_does() {
 #[tokio::test]
 async fn a_connection_that_redis_has_closed_costs_no_webhook() {
     let Some(redis) = Redis::start() else { return };
-    let now = START.max(SystemClock::new().unix_time());
-    let clock = ManualClock::new(now);
+    let clock = clock_not_behind();
+    let now = clock.unix_time();
     let store = filled_store(&redis, &clock).await;
     let end = now + Duration::from_hours(1);
     for _ in 0..5 {
@@ -363,8 +367,8 @@ async fn a_connection_that_redis_has_closed_costs_no_webhook() {
 #[tokio::test]
 async fn an_entry_that_cannot_be_read_keeps_nobody_from_the_others() {
     let Some(redis) = Redis::start() else { return };
-    let now = START.max(SystemClock::new().unix_time());
-    let clock = ManualClock::new(now);
+    let clock = clock_not_behind();
+    let now = clock.unix_time();
     let store = filled_store(&redis, &clock).await;
     store
         .revoke(session_revocation(

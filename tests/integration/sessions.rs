@@ -666,34 +666,11 @@ async fn two_hundred_requests_of_one_session_ask_once() {
     assert_eq!(script.asked.load(std::sync::atomic::Ordering::SeqCst), 1);
 }
 
-#[tokio::test]
-async fn a_revocation_wins_over_an_answer_that_is_on_its_way() {
-    let clock = ManualClock::new(START);
-    let local_hanko = local_hanko(&clock).await;
-    let session = local_hanko.sign_in(&ada());
-    let (url, script) = scripted::start(&local_hanko);
-    let hanko = stateful(&url, &clock, Duration::from_secs(30));
-    *script.answer.lock().unwrap() = (200.try_into().unwrap(), alive(&session));
-    let asked = script.was_asked.notified();
-    let request = {
-        let (hanko, token) = (hanko.clone(), session.token.clone());
-        tokio::spawn(async move { hanko.authenticate(&token).await })
-    };
-    asked.await;
-    let body = logout_body(&local_hanko, &session).to_string();
-    hanko.receive_webhook(body.as_bytes()).await.unwrap();
-    script.answers.add_permits(1);
-    assert_eq!(
-        request.await.unwrap().unwrap_err(),
-        AuthenticateError::SessionEnded
-    );
-}
-
 /// Asks for a session, lets `happen` happen while Hanko's answer is on its way, and returns what comes of it.
 async fn while_the_answer_is_on_its_way(
     local_hanko: &LocalHanko,
     clock: &ManualClock,
-    happen: impl AsyncFnOnce(&Hanko, &Script),
+    happen: impl AsyncFnOnce(&Hanko, &Script, &SignedIn),
 ) -> Result<Session, AuthenticateError> {
     let session = local_hanko.sign_in(&ada());
     let (url, script) = scripted::start(local_hanko);
@@ -714,16 +691,28 @@ async fn while_the_answer_is_on_its_way(
         tokio::spawn(async move { hanko.authenticate(&token).await })
     };
     within(asked).await;
-    happen(&hanko, &script).await;
+    happen(&hanko, &script, &session).await;
     script.answers.add_permits(1);
     within(request).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_revocation_wins_over_an_answer_that_is_on_its_way() {
+    let clock = ManualClock::new(START);
+    let local_hanko = local_hanko(&clock).await;
+    let outcome =
+        while_the_answer_is_on_its_way(&local_hanko, &clock, async |hanko, _, session| {
+            let body = logout_body(&local_hanko, session).to_string();
+            hanko.receive_webhook(body.as_bytes()).await.unwrap();
+        });
+    assert_eq!(outcome.await.unwrap_err(), AuthenticateError::SessionEnded);
 }
 
 #[tokio::test]
 async fn a_token_that_expires_while_the_answer_is_on_its_way_is_refused() {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
-    let outcome = while_the_answer_is_on_its_way(&local_hanko, &clock, async |_, _| {
+    let outcome = while_the_answer_is_on_its_way(&local_hanko, &clock, async |_, _, _| {
         clock.advance(SESSION_LIFESPAN + Duration::from_secs(30));
     });
     assert_eq!(
@@ -736,7 +725,7 @@ async fn a_token_that_expires_while_the_answer_is_on_its_way_is_refused() {
 async fn a_key_that_leaves_while_the_answer_is_on_its_way_takes_its_tokens_along() {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
-    let outcome = while_the_answer_is_on_its_way(&local_hanko, &clock, async |hanko, script| {
+    let outcome = while_the_answer_is_on_its_way(&local_hanko, &clock, async |hanko, script, _| {
         local_hanko.rotate_key().await.unwrap();
         local_hanko.retire_old_keys();
         *script.key_set.lock().unwrap() = local_hanko.key_set();
@@ -753,7 +742,7 @@ async fn a_key_that_leaves_while_the_answer_is_on_its_way_takes_its_tokens_along
 async fn keys_that_grow_too_old_while_the_answer_is_on_its_way_are_unavailability() {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
-    let outcome = while_the_answer_is_on_its_way(&local_hanko, &clock, async |_, script| {
+    let outcome = while_the_answer_is_on_its_way(&local_hanko, &clock, async |_, script, _| {
         // Nothing that could be used comes from there any more.
         *script.key_set.lock().unwrap() = Value::Null;
         clock.advance(Duration::from_hours(24) + Duration::from_secs(1));
