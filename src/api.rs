@@ -48,10 +48,10 @@ enum Tag {
 #[must_use]
 pub fn operations() -> impl OpenApi {
     Documented::new((
-        greeting::GreetingApi,
+        greeting::GreetingApi::default(),
         me::MeApi,
         webhooks::WebhooksApi,
-        health::HealthApi,
+        health::HealthApi::default(),
     ))
 }
 

@@ -3,7 +3,22 @@ use poem_openapi::{Object, OpenApi, types::Example};
 use super::{Tag, json::Json};
 use crate::auth::HankoAuth;
 
-pub(super) struct GreetingApi;
+const PUBLIC_MESSAGE: &str = "Poem x Hanko!";
+const PROTECTED_MESSAGE: &str = "Hello from protected route!";
+
+pub(super) struct GreetingApi {
+    public: Json<Greeting>,
+    protected: Json<Greeting>,
+}
+
+impl Default for GreetingApi {
+    fn default() -> Self {
+        Self {
+            public: Json::new(&Greeting::of(PUBLIC_MESSAGE)),
+            protected: Json::new(&Greeting::of(PROTECTED_MESSAGE)),
+        }
+    }
+}
 
 /// A greeting.
 #[derive(Object)]
@@ -13,11 +28,17 @@ struct Greeting {
     message: String,
 }
 
+impl Greeting {
+    fn of(message: &str) -> Self {
+        Self {
+            message: message.to_owned(),
+        }
+    }
+}
+
 impl Example for Greeting {
     fn example() -> Self {
-        Self {
-            message: "Poem x Hanko!".to_owned(),
-        }
+        Self::of(PUBLIC_MESSAGE)
     }
 }
 
@@ -33,9 +54,7 @@ impl GreetingApi {
         tag = "Tag::Greeting"
     )]
     async fn greeting(&self) -> Json<Greeting> {
-        Json(Greeting {
-            message: "Poem x Hanko!".to_owned(),
-        })
+        self.public.clone()
     }
 
     /// Greet those who are signed in
@@ -48,8 +67,6 @@ impl GreetingApi {
         tag = "Tag::Greeting"
     )]
     async fn protected(&self, _auth: HankoAuth) -> Json<Greeting> {
-        Json(Greeting {
-            message: "Hello from protected route!".to_owned(),
-        })
+        self.protected.clone()
     }
 }

@@ -6,7 +6,17 @@ use poem_openapi::{Object, OpenApi, types::Example};
 use super::{Tag, json::Json};
 use crate::{hanko::Hanko, jose::FetchError, problem::Unavailable};
 
-pub(super) struct HealthApi;
+pub(super) struct HealthApi {
+    alive: Json<Liveness>,
+}
+
+impl Default for HealthApi {
+    fn default() -> Self {
+        Self {
+            alive: Json::new(&Liveness::example()),
+        }
+    }
+}
 
 /// How often a caller should look again while the service is not ready.
 const READINESS_RETRY: Duration = Duration::from_secs(1);
@@ -70,7 +80,7 @@ impl HealthApi {
         tag = "Tag::Health"
     )]
     async fn livez(&self) -> Json<Liveness> {
-        Json(Liveness::example())
+        self.alive.clone()
     }
 
     /// Readiness
@@ -98,7 +108,7 @@ impl HealthApi {
         if !hanko.knows_revocations() {
             return Err(unavailable("The revocations are not mirrored yet."));
         }
-        Ok(Json(Readiness {
+        Ok(Json::new(&Readiness {
             status: "ready".to_owned(),
             keys: u32::try_from(status.usable_keys).unwrap_or(u32::MAX),
             key_set_age_seconds: status.age.unwrap_or_default().as_secs_f64(),

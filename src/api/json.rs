@@ -1,3 +1,6 @@
+use std::{fmt, marker::PhantomData};
+
+use bytes::Bytes;
 use poem::{IntoResponse, Response, http::header};
 use poem_openapi::{
     ApiResponse,
@@ -8,8 +11,37 @@ use poem_openapi::{
 
 /// A JSON response body of the media type `application/json`, which has no `charset` (RFC 8259 section 11). Poem's own
 /// adds one, and client generators look the media type up by its exact name.
-#[derive(Clone, Debug)]
-pub struct Json<T>(pub T);
+///
+/// It is rendered when it is made. A clone is cheap, so that a body that never changes is best kept.
+pub struct Json<T> {
+    body: Bytes,
+    schema: PhantomData<fn() -> T>,
+}
+
+impl<T: ToJSON> Json<T> {
+    /// Renders `value`.
+    pub fn new(value: &T) -> Self {
+        Self {
+            body: value.to_json_string().into(),
+            schema: PhantomData,
+        }
+    }
+}
+
+impl<T> Clone for Json<T> {
+    fn clone(&self) -> Self {
+        Self {
+            body: self.body.clone(),
+            schema: PhantomData,
+        }
+    }
+}
+
+impl<T> fmt::Debug for Json<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Json").field(&self.body).finish()
+    }
+}
 
 impl<T: Type> Payload for Json<T> {
     const CONTENT_TYPE: &'static str = "application/json";
@@ -27,7 +59,7 @@ impl<T: ToJSON> IntoResponse for Json<T> {
     fn into_response(self) -> Response {
         Response::builder()
             .header(header::CONTENT_TYPE, Self::CONTENT_TYPE)
-            .body(self.0.to_json_string())
+            .body(self.body)
     }
 }
 

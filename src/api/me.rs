@@ -85,7 +85,7 @@ impl MeApi {
         tag = "Tag::Session"
     )]
     async fn me(&self, auth: HankoAuth) -> Json<SessionView> {
-        Json(SessionView::from(&*auth))
+        Json::new(&SessionView::from(&*auth))
     }
 }
 
