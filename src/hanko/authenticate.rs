@@ -108,6 +108,9 @@ pub enum SessionMode {
     },
 }
 
+/// The SHA-256 of a whole token.
+type TokenDigest = [u8; 32];
+
 /// What is called with every event that Hanko tells by webhook.
 type EventListener = Arc<dyn Fn(&Event) + Send + Sync>;
 
@@ -133,7 +136,7 @@ struct Inner {
     session_rules: ClaimsRules,
     webhook_rules: ClaimsRules,
     /// By the SHA-256 of the whole token. Only verified tokens enter.
-    verified: Option<Cache<[u8; 32], Arc<Verified<SessionClaims>>>>,
+    verified: Option<Cache<TokenDigest, Arc<Verified<SessionClaims>>>>,
     revocations: Arc<dyn RevocationStore>,
     validator: Option<Validator>,
     listener: Option<EventListener>,
@@ -179,59 +182,76 @@ impl Hanko {
     /// [`AuthenticateError::Token`] or [`AuthenticateError::SessionEnded`] where there is no such session, else the
     /// reason why that cannot be known now.
     pub async fn authenticate(&self, token: &str) -> Result<Session, AuthenticateError> {
-        let verified = self.verify_session_token(token).await?;
-        let session = Session::new(Arc::clone(&verified));
+        let digest = self.token_digest(token)?;
+        let session = match self.remembered(digest)? {
+            Some(session) => session,
+            // In a box, as is all that few requests need: else its future would be part of that of every request.
+            None => Box::pin(self.verify_session_token(token, digest)).await?,
+        };
         self.refuse_revoked(&session)?;
         if let Some(validator) = &self.0.validator {
-            match Box::pin(validator.status(session.id(), token)).await? {
-                Status::Alive => {}
-                Status::Ended => return Err(AuthenticateError::SessionEnded),
-            }
-            // While Hanko's answer was on its way, any of what was checked before may have changed.
-            if !self.0.still_holds(&verified)? {
-                self.0.keys.current()?;
-                return Err(TokenError::UnknownKey.into());
-            }
-            self.refuse_revoked(&session)?;
+            Box::pin(self.confirm(&session, validator, token)).await?;
         }
         Ok(session)
+    }
+
+    /// By what a token is remembered, if tokens are.
+    fn token_digest(&self, token: &str) -> Result<Option<TokenDigest>, TokenError> {
+        if self.0.verified.is_none() {
+            return Ok(None);
+        }
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(TokenError::TooLarge);
+        }
+        let digest = digest::digest(&digest::SHA256, token.as_bytes());
+        Ok(Some(
+            digest.as_ref().try_into().expect("SHA-256 has 32 octets"),
+        ))
+    }
+
+    /// The session of a token that was verified before, if it still holds.
+    fn remembered(&self, digest: Option<TokenDigest>) -> Result<Option<Session>, TokenError> {
+        let inner = &*self.0;
+        let cached = inner.verified.as_ref().zip(digest);
+        match cached.and_then(|(cache, digest)| cache.get(&digest)) {
+            Some(verified) if inner.still_holds(&verified)? => Ok(Some(Session::new(verified))),
+            _ => Ok(None),
+        }
     }
 
     async fn verify_session_token(
         &self,
         token: &str,
-    ) -> Result<Arc<Verified<SessionClaims>>, AuthenticateError> {
-        let inner = &*self.0;
-        let Some(cache) = &inner.verified else {
-            return Ok(Arc::new(self.verify_uncached(token).await?));
-        };
-        if token.len() > MAX_TOKEN_BYTES {
-            return Err(TokenError::TooLarge.into());
-        }
-        let digest: [u8; 32] = digest::digest(&digest::SHA256, token.as_bytes())
-            .as_ref()
-            .try_into()
-            .expect("SHA-256 has 32 octets");
-        if let Some(verified) = cache.get(&digest)
-            && inner.still_holds(&verified)?
-        {
-            return Ok(verified);
-        }
-        // In a box, as is all that few requests need: else its future would be part of that of every request.
-        let verified = Arc::new(Box::pin(self.verify_uncached(token)).await?);
-        cache.insert(digest, Arc::clone(&verified));
-        Ok(verified)
-    }
-
-    async fn verify_uncached(
-        &self,
-        token: &str,
-    ) -> Result<Verified<SessionClaims>, AuthenticateError> {
+        digest: Option<TokenDigest>,
+    ) -> Result<Session, AuthenticateError> {
         let inner = &*self.0;
         let payload = inner
             .verify_signature(UnverifiedToken::parse(token)?)
-            .await?;
-        Ok(payload?.validate(&inner.session_rules, inner.now())?)
+            .await??;
+        let verified = Arc::new(payload.validate(&inner.session_rules, inner.now())?);
+        if let Some((cache, digest)) = inner.verified.as_ref().zip(digest) {
+            cache.insert(digest, Arc::clone(&verified));
+        }
+        Ok(Session::new(verified))
+    }
+
+    /// Asks Hanko whether the session is alive.
+    async fn confirm(
+        &self,
+        session: &Session,
+        validator: &Validator,
+        token: &str,
+    ) -> Result<(), AuthenticateError> {
+        match validator.status(session.id(), token).await? {
+            Status::Alive => {}
+            Status::Ended => return Err(AuthenticateError::SessionEnded),
+        }
+        // While Hanko's answer was on its way, any of what was checked before may have changed.
+        if !self.0.still_holds(session.verified())? {
+            self.0.keys.current()?;
+            return Err(TokenError::UnknownKey.into());
+        }
+        self.refuse_revoked(session)
     }
 
     fn refuse_revoked(&self, session: &Session) -> Result<(), AuthenticateError> {

@@ -59,6 +59,10 @@ impl Session {
         Self(verified)
     }
 
+    pub(super) fn verified(&self) -> &Verified<SessionClaims> {
+        &self.0
+    }
+
     /// The id of the session.
     pub fn id(&self) -> SessionId {
         self.0.claims().session_id
