@@ -2,6 +2,8 @@
 
 mod connections;
 mod edge;
+mod operations;
+mod stream;
 
 use std::{
     io,
@@ -10,7 +12,7 @@ use std::{
 };
 
 use edge::Edge;
-use poem::IntoEndpoint;
+use operations::Operations;
 use tokio::net::{TcpListener, TcpSocket};
 
 use crate::{
@@ -197,5 +199,5 @@ fn edge(hanko: Hanko, public_url: &str, local_hanko: Option<Arc<LocalHanko>>) ->
     if let Some(local_hanko) = local_hanko {
         pages = dev::add_pages(pages, local_hanko);
     }
-    Edge::new(hanko, service.into_endpoint(), pages)
+    Edge::new(hanko, Operations::new(api::operations(), service), pages)
 }

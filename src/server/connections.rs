@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use http_body_util::combinators::BoxBody;
 use hyper::{
     body::{Bytes, Incoming},
@@ -22,7 +23,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioExecutor, TokioTimer},
     server::graceful::{GracefulShutdown, Watcher},
 };
 use poem::{
@@ -36,7 +37,10 @@ use tokio::{
 use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 
-use super::edge::{Edge, REQUEST_ID};
+use super::{
+    edge::{Edge, REQUEST_ID},
+    stream::Stream,
+};
 use crate::clock::Clock;
 
 /// Connections beyond these wait until one of them ends.
@@ -195,7 +199,6 @@ impl Service {
     }
 
     fn pass_on(&self, request: Request<Incoming>) -> Answering {
-        let edge = Arc::clone(&self.edge);
         let request = (
             request,
             LocalAddr(self.local_address.into()),
@@ -203,7 +206,8 @@ impl Service {
             Scheme::HTTP,
         )
             .into();
-        Box::pin(async move { Ok(edge.answer(request).await.into()) })
+        let answering = Arc::clone(&self.edge).answer(request);
+        Box::pin(answering.map(|response| Ok(response.into())))
     }
 }
 
@@ -225,7 +229,7 @@ async fn converse(
         return;
     };
     let (http1, http2) = &*protocols;
-    let stream = TokioIo::new(stream);
+    let stream = Stream::new(stream);
     let has_asked = Arc::clone(&service.has_asked);
     let service = service_fn(move |request| service.answer(request));
     let ended = if speaks_http2 {

@@ -1,16 +1,17 @@
 //! Where requests come in and responses go out: what every response has, whatever made it.
 
-use std::panic::AssertUnwindSafe;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt;
 use poem::{
     Request, Response,
-    endpoint::{BoxEndpoint, DynEndpoint},
+    endpoint::DynEndpoint,
     http::{HeaderMap, HeaderName, HeaderValue, Method, header},
 };
 use tracing::Instrument;
 use uuid::Uuid;
 
+use super::operations::Operations;
 use crate::{hanko::Hanko, pages::Pages, problem};
 
 /// Tells one request from another in logs, ours and those of a proxy before us.
@@ -23,18 +24,25 @@ const MAX_REQUEST_ID_BYTES: usize = 64;
 /// response has.
 pub(super) struct Edge {
     hanko: Hanko,
-    /// Not a route among others, in which every request to the API would be routed twice.
-    api: BoxEndpoint<'static>,
+    operations: Operations,
     pages: Pages,
 }
 
 impl Edge {
-    /// Whatever is no page goes to `api`. All find `hanko` in the data of the request.
-    pub(super) fn new(hanko: Hanko, api: BoxEndpoint<'static>, pages: Pages) -> Self {
-        Self { hanko, api, pages }
+    /// Whatever is no page goes to `operations`. All find `hanko` in the data of the request.
+    pub(super) fn new(hanko: Hanko, operations: Operations, pages: Pages) -> Self {
+        Self {
+            hanko,
+            operations,
+            pages,
+        }
     }
 
-    pub(super) async fn answer(&self, mut request: Request) -> Response {
+    /// Not an `async fn`, whose future would have the request in it several times.
+    pub(super) fn answer(
+        self: Arc<Self>,
+        mut request: Request,
+    ) -> impl Future<Output = Response> + Send {
         let request_id = request_id(request.headers());
         let method = request.method().clone();
         let is_routable = is_routable(&method);
@@ -42,38 +50,42 @@ impl Edge {
             request.set_method(Method::TRACE);
         }
         request.set_data(self.hanko.clone());
-        let page = self.pages.get(request.uri().path());
         let span = tracing::debug_span!("request", id = request_id.to_str().unwrap_or_default());
-        // Boxed by itself: the future of an endpoint as such has several copies of the request in it.
-        let outcome = DynEndpoint::call(page.unwrap_or(&*self.api), request);
-        let outcome = AssertUnwindSafe(outcome)
-            .catch_unwind()
-            .instrument(span.clone())
-            .await;
-        let _entered = span.enter();
-        let mut response = match outcome {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => problem::from_error(error),
-            Err(_panic) => problem::from_panic(),
-        };
-        // Never the path, nor a method of the client's own: a stranger may have put a token there.
-        let method = if is_routable {
-            method.as_str()
-        } else {
-            "other"
-        };
-        tracing::debug!(method, status = response.status().as_u16(), "answered");
-        let headers = response.headers_mut();
-        headers.insert(REQUEST_ID, request_id);
-        headers.insert(
-            header::X_CONTENT_TYPE_OPTIONS,
-            HeaderValue::from_static("nosniff"),
-        );
-        // What depends on a session must not be kept by anybody, and what does not says so itself.
-        headers
-            .entry(header::CACHE_CONTROL)
-            .or_insert(HeaderValue::from_static("no-store"));
-        response
+        async move {
+            // Boxed by themselves, for the same reason.
+            let outcome = match self.pages.get(request.uri().path()) {
+                Some(page) => DynEndpoint::call(page, request),
+                None => self.operations.call(request),
+            };
+            let outcome = AssertUnwindSafe(outcome)
+                .catch_unwind()
+                .instrument(span.clone())
+                .await;
+            let _entered = span.enter();
+            let mut response = match outcome {
+                Ok(Ok(response)) => response,
+                Ok(Err(error)) => problem::from_error(error),
+                Err(_panic) => problem::from_panic(),
+            };
+            // Never the path, nor a method of the client's own: a stranger may have put a token there.
+            let method = if is_routable {
+                method.as_str()
+            } else {
+                "other"
+            };
+            tracing::debug!(method, status = response.status().as_u16(), "answered");
+            let headers = response.headers_mut();
+            headers.insert(REQUEST_ID, request_id);
+            headers.insert(
+                header::X_CONTENT_TYPE_OPTIONS,
+                HeaderValue::from_static("nosniff"),
+            );
+            // What depends on a session must not be kept by anybody, and what does not says so itself.
+            headers
+                .entry(header::CACHE_CONTROL)
+                .or_insert(HeaderValue::from_static("no-store"));
+            response
+        }
     }
 }
 

@@ -1,0 +1,177 @@
+//! The way from a request to the operation that answers it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use futures_util::future::BoxFuture;
+use poem::{
+    IntoEndpoint, PathPattern, Request, Response,
+    endpoint::{BoxEndpoint, DynEndpoint},
+    http::Method,
+};
+use poem_openapi::{__private::UrlQuery, OpenApi, OpenApiService};
+
+/// The operations of an API.
+///
+/// Poem's router hands a request through three more boxed futures than the operation itself needs, each of which holds it
+/// several times over: for a small answer that costs as much as the operation. So a request that needs nothing of the
+/// router, since its path has no parameters and it has no query, is looked up by path and method and gets what the router
+/// would have given it. All others are routed by Poem.
+pub(super) struct Operations {
+    direct: HashMap<String, Direct>,
+    routed: BoxEndpoint<'static>,
+}
+
+/// What answers on one path.
+struct Direct {
+    pattern: PathPattern,
+    methods: Vec<(Method, BoxEndpoint<'static>)>,
+}
+
+impl Operations {
+    /// The operations that `service` is made of, and the service itself.
+    pub(super) fn new<A: OpenApi + 'static>(operations: A, service: OpenApiService<A, ()>) -> Self {
+        let mut endpoints = HashMap::new();
+        operations.add_routes(&mut endpoints);
+        let direct = endpoints
+            .into_iter()
+            .filter(|(path, _)| is_fixed(path))
+            .map(|(path, methods)| {
+                let direct = Direct {
+                    pattern: PathPattern(Arc::from(path.as_str())),
+                    methods: methods.into_iter().collect(),
+                };
+                (path, direct)
+            })
+            .collect();
+        Self {
+            direct,
+            routed: service.into_endpoint(),
+        }
+    }
+
+    /// Passes a request on to what answers it.
+    pub(super) fn call(&self, mut request: Request) -> BoxFuture<'_, poem::Result<Response>> {
+        let Some((pattern, endpoint)) = self.direct(&request) else {
+            return DynEndpoint::call(&*self.routed, request);
+        };
+        request.set_data(UrlQuery(Vec::new()));
+        request.set_data(pattern.clone());
+        DynEndpoint::call(&**endpoint, request)
+    }
+
+    fn direct(&self, request: &Request) -> Option<(&PathPattern, &BoxEndpoint<'static>)> {
+        if request.uri().query().is_some() {
+            return None;
+        }
+        let direct = self.direct.get(request.uri().path())?;
+        direct
+            .methods
+            .iter()
+            .find(|(method, _)| method == request.method())
+            .map(|(_, endpoint)| (&direct.pattern, endpoint))
+    }
+}
+
+/// Whether a path of Poem's router stands for itself alone.
+fn is_fixed(path: &str) -> bool {
+    path.starts_with('/') && !path.contains("//") && !path.contains([':', '*', '<'])
+}
+
+#[cfg(test)]
+mod tests {
+    use poem::{http::StatusCode, web::Data};
+    use poem_openapi::{
+        SecurityScheme,
+        auth::ApiKey,
+        param::{Path, Query},
+        payload::PlainText,
+    };
+
+    use super::*;
+
+    #[derive(SecurityScheme)]
+    #[oai(ty = "api_key", key_name = "key", key_in = "query")]
+    struct Key(ApiKey);
+
+    #[derive(Clone, Copy)]
+    struct Api;
+
+    #[OpenApi]
+    #[allow(clippy::unused_async, reason = "Poem wants async handlers")]
+    impl Api {
+        #[oai(path = "/pattern", method = "get")]
+        async fn pattern(&self, pattern: Data<&PathPattern>) -> PlainText<String> {
+            PlainText(pattern.0.0.to_string())
+        }
+
+        #[oai(path = "/search", method = "get")]
+        async fn search(&self, words: Query<Option<String>>) -> PlainText<String> {
+            PlainText(format!("{:?}", words.0))
+        }
+
+        #[oai(path = "/things/:id", method = "get")]
+        async fn thing(&self, id: Path<u32>) -> PlainText<String> {
+            PlainText(id.0.to_string())
+        }
+
+        #[oai(path = "/locked", method = "get")]
+        async fn locked(&self, key: Key) -> PlainText<String> {
+            PlainText(key.0.key)
+        }
+    }
+
+    /// The status of an answer, and its text where that is 200.
+    type Answer = (StatusCode, String);
+
+    async fn answer(outcome: poem::Result<Response>) -> Answer {
+        let response = outcome.unwrap_or_else(poem::Error::into_response);
+        let status = response.status();
+        let text = response.into_body().into_string().await.expect("text");
+        (status, text)
+    }
+
+    #[tokio::test]
+    async fn the_direct_way_leads_where_the_router_leads() {
+        let service = || OpenApiService::new(Api, "test", "1");
+        let operations = Operations::new(Api, service());
+        let routed = service().into_endpoint();
+        for (method, uri, is_direct, expected) in [
+            (Method::GET, "/pattern", true, Some("/pattern")),
+            (Method::GET, "/pattern?a=b", false, Some("/pattern")),
+            (Method::GET, "/search", true, Some("None")),
+            (Method::GET, "/search?", false, Some("None")),
+            (
+                Method::GET,
+                "/search?words=two%20words",
+                false,
+                Some("Some(\"two words\")"),
+            ),
+            (Method::GET, "/things/7", false, Some("7")),
+            (Method::GET, "/locked?key=open", false, Some("open")),
+            (Method::HEAD, "/pattern", false, Some("")),
+            (Method::GET, "/locked", true, None),
+            (Method::POST, "/pattern", false, None),
+            (Method::GET, "/things/:id", false, None),
+            (Method::GET, "//pattern", false, None),
+            (Method::GET, "/pattern/", false, None),
+            (Method::GET, "/%70attern", false, None),
+        ] {
+            let request = || {
+                Request::builder()
+                    .method(method.clone())
+                    .uri(uri.parse().expect("a URI"))
+                    .finish()
+            };
+            assert_eq!(
+                operations.direct(&request()).is_some(),
+                is_direct,
+                "{method} {uri}"
+            );
+            let found = answer(operations.call(request()).await).await;
+            let wanted = answer(DynEndpoint::call(&*routed, request()).await).await;
+            assert_eq!(found, wanted, "{method} {uri}");
+            let text = (found.0 == StatusCode::OK).then_some(found.1);
+            assert_eq!(text.as_deref(), expected, "{method} {uri}");
+        }
+    }
+}
