@@ -168,13 +168,18 @@ fn take_audience(claims: &mut Map<String, Value>) -> Result<Vec<String>, TokenEr
     match claims.remove("aud") {
         None => Ok(Vec::new()),
         Some(Value::String(audience)) => Ok(vec![audience]),
-        Some(Value::Array(audiences)) => audiences
-            .into_iter()
-            .map(|audience| match audience {
-                Value::String(audience) => Ok(audience),
-                _ => Err(malformed),
-            })
-            .collect(),
+        Some(Value::Array(audiences)) => {
+            let mut audiences: Vec<String> = audiences
+                .into_iter()
+                .map(|audience| match audience {
+                    Value::String(audience) => Ok(audience),
+                    _ => Err(malformed),
+                })
+                .collect::<Result<_, _>>()?;
+            // They were collected where the values lay, which takes many times the room: tokens are remembered.
+            audiences.shrink_to_fit();
+            Ok(audiences)
+        }
         Some(_) => Err(malformed),
     }
 }
