@@ -19,7 +19,10 @@ use poem_hanko::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{START, ada, assert_problem, client, local_hanko, report, send, start_with};
+use crate::support::{
+    START, ada, assert_problem, client, hanko_builder, local_hanko, report, send, start_with,
+    token_cache_capacity,
+};
 
 const LOGOUT: &str = "session.delete.explicit.logout";
 
@@ -120,7 +123,7 @@ fn hanko(
     clock: &Arc<dyn Clock>,
     store: Arc<dyn RevocationStore>,
 ) -> Hanko {
-    Hanko::builder(local_hanko.tenant())
+    hanko_builder(local_hanko.tenant())
         .clock(Arc::clone(clock))
         .revocation_store(store)
         .build()
@@ -431,6 +434,10 @@ impl Replica {
                 ("REVOCATION_STORE_URL", redis_url),
                 ("LOG_FORMAT", "json"),
             ])
+            .envs(
+                token_cache_capacity()
+                    .map(|capacity| ("TOKEN_CACHE_CAPACITY", capacity.to_string())),
+            )
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

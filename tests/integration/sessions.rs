@@ -16,7 +16,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
-    App, START, ada, assert_problem, header, local_hanko, report, send, start, start_with, within,
+    App, START, ada, assert_problem, hanko_builder, header, local_hanko, report, send, start,
+    start_with, within,
 };
 use scripted::Script;
 
@@ -296,7 +297,7 @@ async fn an_embedding_app_hears_of_verified_events_only() {
     let local_hanko = local_hanko(&clock).await;
     let heard = Arc::new(Mutex::new(Vec::new()));
     let listener = Arc::clone(&heard);
-    let hanko = Hanko::builder(local_hanko.tenant())
+    let hanko = hanko_builder(local_hanko.tenant())
         .clock(Arc::new(clock))
         .on_event(move |event| listener.lock().unwrap().push(event.kind().to_string()))
         .build()
@@ -395,7 +396,7 @@ async fn no_revoked_session_is_let_in_and_no_live_one_refused_under_load() {
 
 fn stateful(local_hanko_url: &str, clock: &ManualClock, time_to_live: Duration) -> Hanko {
     let tenant = Tenant::parse(local_hanko_url, PlainHttp::LoopbackOnly);
-    Hanko::builder(tenant.unwrap())
+    hanko_builder(tenant.unwrap())
         .clock(Arc::new(clock.clone()))
         .session_mode(SessionMode::Stateful { time_to_live })
         .build()
@@ -675,7 +676,7 @@ async fn while_the_answer_is_on_its_way(
     let session = local_hanko.sign_in(&ada());
     let (url, script) = scripted::start(local_hanko);
     let tenant = Tenant::parse(&url, PlainHttp::LoopbackOnly).unwrap();
-    let hanko = Hanko::builder(tenant)
+    let hanko = hanko_builder(tenant)
         .clock(Arc::new(clock.clone()))
         .session_mode(SessionMode::Stateful {
             time_to_live: Duration::from_secs(30),

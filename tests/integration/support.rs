@@ -12,7 +12,7 @@ use poem_hanko::{
     Hanko,
     clock::{Clock, ManualClock},
     config::{Config, HankoChoice},
-    hanko::{PlainHttp, Tenant},
+    hanko::{HankoBuilder, PlainHttp, Tenant},
     local_hanko::{LocalHanko, Person},
     server::Server,
 };
@@ -74,9 +74,35 @@ impl App {
     }
 }
 
+/// How many tokens are to be remembered where a test does not say so itself, if not the default number. `tests/run` has the
+/// tests pass with the cache and without.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "whoever runs the tests chooses, and not a test"
+)]
+pub(crate) fn token_cache_capacity() -> Option<usize> {
+    let text = std::env::var("POEM_HANKO_TEST_TOKEN_CACHE_CAPACITY").ok()?;
+    Some(
+        text.parse()
+            .expect("POEM_HANKO_TEST_TOKEN_CACHE_CAPACITY is a number"),
+    )
+}
+
+/// What authenticates the sessions of `tenant`, not behind a server.
+pub(crate) fn hanko_builder(tenant: Tenant) -> HankoBuilder {
+    let builder = Hanko::builder(tenant);
+    match token_cache_capacity() {
+        Some(capacity) => builder.token_cache_capacity(capacity),
+        None => builder,
+    }
+}
+
 /// The configuration of these variables: a free port, and nothing from the process environment.
 pub(crate) fn config(variables: &[(&str, &str)]) -> Config {
     let mut all: HashMap<String, String> = HashMap::from([("PORT".to_owned(), "0".to_owned())]);
+    if let Some(capacity) = token_cache_capacity() {
+        all.insert("TOKEN_CACHE_CAPACITY".to_owned(), capacity.to_string());
+    }
     for (name, value) in variables {
         all.insert((*name).to_owned(), (*value).to_owned());
     }

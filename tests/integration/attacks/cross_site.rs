@@ -12,7 +12,7 @@ use poem::{
     listener::{Acceptor, TcpAcceptor},
 };
 use poem_hanko::{
-    Hanko, HankoAuth, OptionalHankoAuth,
+    HankoAuth, OptionalHankoAuth,
     clock::{Clock, ManualClock},
     hanko::{PlainHttp, Tenant},
 };
@@ -24,7 +24,7 @@ use super::{
     issuer::{Issuer, claims, good_token, header, sign},
     rule,
 };
-use crate::support::START;
+use crate::support::{START, hanko_builder};
 
 const TRUSTED_ORIGIN: &str = "https://app.example";
 
@@ -64,7 +64,7 @@ impl Api {
 /// Serves the app, with its keys fetched, until the runtime of the test ends.
 pub(super) async fn serve(issuer_url: &str, clock: Arc<dyn Clock>) -> SocketAddr {
     let tenant = Tenant::parse(issuer_url, PlainHttp::LoopbackOnly).expect("a loopback URL");
-    let hanko = Hanko::builder(tenant)
+    let hanko = hanko_builder(tenant)
         .trusted_origins([TRUSTED_ORIGIN.to_owned()])
         .clock(clock)
         .build()

@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use poem_hanko::{
-    Hanko,
     hanko::{PlainHttp, Tenant},
     jose::{FetchError, FetchPolicy},
 };
@@ -13,7 +12,7 @@ use super::{
     COOLDOWN, MAX_AGE, REFRESH_IS_DUE, RETRY_IS_DUE, Scene, TIMEOUT,
     key_endpoint::{Answer, Gate},
 };
-use crate::support::within;
+use crate::support::{hanko_builder, within};
 
 /// Asserts that a set answered with these headers is fresh for `lifetime`: not fetched again before 0.8 of it less 5%
 /// have passed, and by 0.8 of it plus 5%.
@@ -119,7 +118,7 @@ async fn no_set_is_fresh_when_it_is_too_old_to_be_used() {
     };
     let scene = Scene::healthy().await;
     let tenant = Tenant::parse(&scene.endpoint.url(), PlainHttp::LoopbackOnly);
-    let hanko = Hanko::builder(tenant.expect("a loopback URL"))
+    let hanko = hanko_builder(tenant.expect("a loopback URL"))
         .clock(Arc::new(scene.app.clock.clone()))
         .fetch_policy(policy)
         .build()
