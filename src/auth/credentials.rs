@@ -6,10 +6,10 @@ use poem::http::{
 };
 
 use super::rejection::Rejection;
-use crate::{hanko::Hanko, jose::TokenError};
+use crate::hanko::Hanko;
 
 /// A session token as it was sent. Nothing is known of it yet.
-pub(super) struct Credentials<'a>(&'a str);
+pub(super) struct Credentials<'a>(&'a [u8]);
 
 impl<'a> Credentials<'a> {
     /// Takes the token out of a request: that of a Bearer header if there is one, only else that of the cookie. `None`
@@ -32,13 +32,13 @@ impl<'a> Credentials<'a> {
         Ok(Some(Self(token)))
     }
 
-    pub(super) fn token(&self) -> &'a str {
+    pub(super) fn token(&self) -> &'a [u8] {
         self.0
     }
 }
 
 /// The token of an `Authorization: Bearer` header (RFC 6750 section 2.1). Another scheme is no concern of ours.
-fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, Rejection> {
+fn bearer_token(headers: &HeaderMap) -> Result<Option<&[u8]>, Rejection> {
     let Some(value) = single(headers.get_all(AUTHORIZATION).iter())? else {
         return Ok(None);
     };
@@ -52,9 +52,9 @@ fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, Rejection> {
     if !scheme.eq_ignore_ascii_case(b"Bearer") {
         return Ok(None);
     }
-    // `1*SP` stands between scheme and token (RFC 9110 section 11.4). A token that is not text is no token.
-    let token = std::str::from_utf8(token).map_err(|_| TokenError::NotCompact)?;
-    Ok(Some(token.trim_matches(' ')))
+    // `1*SP` stands between scheme and token (RFC 9110 section 11.4).
+    let spaces = token.iter().take_while(|octet| **octet == b' ').count();
+    Ok(Some(&token[spaces..]))
 }
 
 /// `tchar` (RFC 9110 section 5.6.2), of which the name of a scheme is made.
@@ -64,7 +64,7 @@ fn is_token_octet(octet: u8) -> bool {
 
 /// The value of the cookie called `name` (RFC 6265 section 4.2.1), over all `Cookie` headers: HTTP/2 may split it
 /// (RFC 9113 section 8.2.3).
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Rejection> {
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, Rejection> {
     let values = headers
         .get_all(COOKIE)
         .iter()
@@ -82,13 +82,10 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Rej
     if value.is_empty() {
         return Ok(None);
     }
-    let value = match value {
+    Ok(Some(match value {
         [b'"', quoted @ .., b'"'] => quoted,
         bare => bare,
-    };
-    std::str::from_utf8(value)
-        .map(Some)
-        .map_err(|_| TokenError::NotCompact.into())
+    }))
 }
 
 /// The only item, none, or a refusal where there are several: which one is meant cannot be known.

@@ -176,13 +176,20 @@ impl Hanko {
         }
     }
 
-    /// Authenticates a session token.
+    /// Authenticates a session token, as text or as the octets that were sent.
     ///
     /// # Errors
     /// [`AuthenticateError::Token`] or [`AuthenticateError::SessionEnded`] where there is no such session, else the
     /// reason why that cannot be known now.
-    pub async fn authenticate(&self, token: &str) -> Result<Session, AuthenticateError> {
-        let digest = self.token_digest(token)?;
+    pub async fn authenticate(
+        &self,
+        token: impl AsRef<[u8]>,
+    ) -> Result<Session, AuthenticateError> {
+        let token = token.as_ref();
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(TokenError::TooLarge.into());
+        }
+        let digest = self.0.verified.is_some().then(|| sha256(token));
         let session = match self.remembered(digest)? {
             Some(session) => session,
             // In a box, as is all that few requests need: else its future would be part of that of every request.
@@ -193,20 +200,6 @@ impl Hanko {
             Box::pin(self.confirm(&session, validator, token)).await?;
         }
         Ok(session)
-    }
-
-    /// By what a token is remembered, if tokens are.
-    fn token_digest(&self, token: &str) -> Result<Option<TokenDigest>, TokenError> {
-        if self.0.verified.is_none() {
-            return Ok(None);
-        }
-        if token.len() > MAX_TOKEN_BYTES {
-            return Err(TokenError::TooLarge);
-        }
-        let digest = digest::digest(&digest::SHA256, token.as_bytes());
-        Ok(Some(
-            digest.as_ref().try_into().expect("SHA-256 has 32 octets"),
-        ))
     }
 
     /// The session of a token that was verified before, if it still holds.
@@ -221,13 +214,12 @@ impl Hanko {
 
     async fn verify_session_token(
         &self,
-        token: &str,
+        token: &[u8],
         digest: Option<TokenDigest>,
     ) -> Result<Session, AuthenticateError> {
         let inner = &*self.0;
-        let payload = inner
-            .verify_signature(UnverifiedToken::parse(token)?)
-            .await??;
+        let token = UnverifiedToken::parse(text(token)?)?;
+        let payload = inner.verify_signature(token).await??;
         let verified = Arc::new(payload.validate(&inner.session_rules, inner.now())?);
         if let Some((cache, digest)) = inner.verified.as_ref().zip(digest) {
             cache.insert(digest, Arc::clone(&verified));
@@ -240,9 +232,9 @@ impl Hanko {
         &self,
         session: &Session,
         validator: &Validator,
-        token: &str,
+        token: &[u8],
     ) -> Result<(), AuthenticateError> {
-        match validator.status(session.id(), token).await? {
+        match validator.status(session.id(), text(token)?).await? {
             Status::Alive => {}
             Status::Ended => return Err(AuthenticateError::SessionEnded),
         }
@@ -514,6 +506,18 @@ impl HankoBuilder {
             trusted_origins: self.trusted_origins,
         })))
     }
+}
+
+fn sha256(token: &[u8]) -> TokenDigest {
+    digest::digest(&digest::SHA256, token)
+        .as_ref()
+        .try_into()
+        .expect("SHA-256 has 32 octets")
+}
+
+/// A token as text. What is no text is no token.
+fn text(token: &[u8]) -> Result<&str, TokenError> {
+    std::str::from_utf8(token).map_err(|_| TokenError::NotCompact)
 }
 
 fn http_client(tenant: &Tenant) -> Result<reqwest::Client, reqwest::Error> {
