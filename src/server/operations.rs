@@ -32,9 +32,15 @@ impl Operations {
     pub(super) fn new<A: OpenApi + 'static>(operations: A, service: OpenApiService<A, ()>) -> Self {
         let mut endpoints = HashMap::new();
         operations.add_routes(&mut endpoints);
+        let catch_alls: Vec<String> = endpoints
+            .keys()
+            .filter_map(|path| path.split_once('*'))
+            .map(|(prefix, _)| prefix.to_owned())
+            .collect();
         let direct = endpoints
             .into_iter()
-            .filter(|(path, _)| is_fixed(path))
+            // Poem's router prefers a catch-all that begins where a path ends.
+            .filter(|(path, _)| is_fixed(path) && !catch_alls.contains(path))
             .map(|(path, methods)| {
                 let direct = Direct {
                     pattern: PathPattern(Arc::from(path.as_str())),
@@ -172,6 +178,39 @@ mod tests {
             assert_eq!(found, wanted, "{method} {uri}");
             let text = (found.0 == StatusCode::OK).then_some(found.1);
             assert_eq!(text.as_deref(), expected, "{method} {uri}");
+        }
+    }
+
+    struct CatchAll;
+
+    #[OpenApi]
+    #[allow(clippy::unused_async, reason = "Poem wants async handlers")]
+    impl CatchAll {
+        #[oai(path = "/", method = "get")]
+        async fn root(&self) -> PlainText<&'static str> {
+            PlainText("root")
+        }
+
+        #[oai(path = "/*rest", method = "get")]
+        async fn rest(&self) -> PlainText<&'static str> {
+            PlainText("rest")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_catch_all_takes_the_path_it_begins_at_as_with_the_router() {
+        let service = || OpenApiService::new(CatchAll, "test", "1");
+        let operations = Operations::new(CatchAll, service());
+        let routed = service().into_endpoint();
+        for path in ["/", "/a", "/a/b"] {
+            let request = || {
+                Request::builder()
+                    .uri(path.parse().expect("a URI"))
+                    .finish()
+            };
+            let found = answer(operations.call(request()).await).await;
+            let wanted = answer(DynEndpoint::call(&*routed, request()).await).await;
+            assert_eq!(found, wanted, "{path}");
         }
     }
 }

@@ -77,3 +77,39 @@ impl Write for Stream {
         self.inner().poll_write(context, &joined[..length])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::{io::AsyncReadExt, net::TcpListener};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn parts_go_out_in_their_order_whether_they_are_joined_or_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        for body_length in [0, 1, SMALL - 11, SMALL - 10, SMALL - 9, 4 * SMALL] {
+            let stream = TcpStream::connect(address).await.expect("a listener");
+            let (mut peer, _) = listener.accept().await.expect("a connection");
+            let head = [b'h'; 10];
+            let body: Vec<u8> = (b'a'..=b'z').cycle().take(body_length).collect();
+            let mut stream = Stream::new(stream);
+            // The last is empty, as the rest of what hyper has may be.
+            let parts = [IoSlice::new(&head), IoSlice::new(&body), IoSlice::new(&[])];
+            let written =
+                poll_fn(|context| Pin::new(&mut stream).poll_write_vectored(context, &parts)).await;
+            drop(stream);
+            let mut received = Vec::new();
+            peer.read_to_end(&mut received).await.expect("the octets");
+            // The buffers of a new connection hold all of it.
+            assert_eq!(written.expect("written"), head.len() + body_length);
+            assert_eq!(
+                received,
+                [&head[..], &body].concat(),
+                "a body of {body_length}"
+            );
+        }
+    }
+}
