@@ -114,7 +114,7 @@ fn hanko(runtime: &Runtime, local_hanko: &LocalHanko) -> Hanko {
     hanko
 }
 
-/// Where a request carries its credentials. The token is refused at first sight, so that nothing else is measured.
+/// Where a request carries its credentials. The token is refused at first sight, so that little else is measured.
 #[divan::bench(args = ["none", "bearer", "the last of ten cookies"], min_time = 1)]
 fn credentials(bencher: Bencher<'_, '_>, place: &str) {
     let runtime = runtime();

@@ -50,7 +50,7 @@ SERVERS = {
 }
 # Path and number of tokens.
 PUBLIC = ("/", 0)
-# What a browser sends there: its cookies and headers go along, whether they are asked for or not.
+# As it is asked by clients that send the token with every request.
 PUBLIC_WITH_TOKEN = ("/", 1)
 ONE = ("/protected", 1)
 MANY = ("/protected", TOKENS)
@@ -151,7 +151,7 @@ def rows(results):
 
 
 def criteria(results):
-    """What issue and README promise, and whether it held."""
+    """What must hold, and whether it did."""
     limits = [1 / (1 / v + 1 / p) for v, p in zip(results.verifications, results.rates[OURS, PUBLIC])]
     cold_to_limit = statistics.median(cold / limit for cold, limit in zip(results.rates[COLD, MANY], limits))
     for text, value, least in [
@@ -181,8 +181,8 @@ def report(results, rounds, seconds):
           f"Least busy of its core was {least_busy[0]} at `{least_busy[1][0]}`, "
           f"{statistics.median(results.busy[least_busy]):.0%}: near 100%, wrk was nowhere the limit.\n")
     print(f"To the public route, {OURS} answers {count(results.rate(OURS, PUBLIC_WITH_TOKEN))} requests per second that carry a "
-          f"token all the same, as a browser's do. Warm requests are served at "
-          f"{results.ratio((OURS, ONE), (OURS, PUBLIC)):.2f} of the rate of public ones without, which are a tenth as long.\n")
+          f"token all the same. Warm requests are served at {results.ratio((OURS, ONE), (OURS, PUBLIC)):.2f} of the rate of "
+          f"public ones without a token, which are far shorter.\n")
     held = True
     lines = []
     for text, value, least in criteria(results):

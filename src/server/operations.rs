@@ -14,8 +14,9 @@ use poem_openapi::{__private::UrlQuery, OpenApi, OpenApiService};
 ///
 /// Poem's router hands a request through three more boxed futures than the operation itself needs, each of which holds it
 /// several times over: for a small answer that costs as much as the operation. So a request that needs nothing of the
-/// router, since its path has no parameters and it has no query, is looked up by path and method and gets what the router
-/// would have given it. All others are routed by Poem.
+/// router, since its path has no parameters and it has no query, is looked up by path and method and is given what the
+/// router would have put into it: no query, and the path's pattern. poem-openapi's feature `cookie`, which is off, would
+/// have to be given its jar, too. All other requests are routed by Poem.
 pub(super) struct Operations {
     direct: HashMap<String, Direct>,
     routed: BoxEndpoint<'static>,
