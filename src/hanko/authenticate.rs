@@ -111,6 +111,12 @@ pub enum SessionMode {
 /// The SHA-256 of a whole token.
 type TokenDigest = [u8; 32];
 
+/// What was verified. Only verified tokens enter.
+type TokenCache = Cache<TokenDigest, Arc<Verified<SessionClaims>>>;
+
+/// Where a token is remembered, or would be.
+type CachePlace<'a> = (&'a TokenCache, TokenDigest);
+
 /// What is called with every event that Hanko tells by webhook.
 type EventListener = Arc<dyn Fn(&Event) + Send + Sync>;
 
@@ -135,8 +141,7 @@ struct Inner {
     keys: RemoteKeySet,
     session_rules: ClaimsRules,
     webhook_rules: ClaimsRules,
-    /// By the SHA-256 of the whole token. Only verified tokens enter.
-    verified: Option<Cache<TokenDigest, Arc<Verified<SessionClaims>>>>,
+    verified: Option<TokenCache>,
     revocations: Arc<dyn RevocationStore>,
     validator: Option<Validator>,
     listener: Option<EventListener>,
@@ -189,11 +194,11 @@ impl Hanko {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::TooLarge.into());
         }
-        let digest = self.0.verified.is_some().then(|| sha256(token));
-        let session = match self.remembered(digest)? {
+        let place = self.0.verified.as_ref().map(|cache| (cache, sha256(token)));
+        let session = match self.remembered(place)? {
             Some(session) => session,
             // In a box, as is all that few requests need: else its future would be part of that of every request.
-            None => Box::pin(self.verify_session_token(token, digest)).await?,
+            None => Box::pin(self.verify_session_token(token, place)).await?,
         };
         self.refuse_revoked(&session)?;
         if let Some(validator) = &self.0.validator {
@@ -203,11 +208,9 @@ impl Hanko {
     }
 
     /// The session of a token that was verified before, if it still holds.
-    fn remembered(&self, digest: Option<TokenDigest>) -> Result<Option<Session>, TokenError> {
-        let inner = &*self.0;
-        let cached = inner.verified.as_ref().zip(digest);
-        match cached.and_then(|(cache, digest)| cache.get(&digest)) {
-            Some(verified) if inner.still_holds(&verified)? => Ok(Some(Session::new(verified))),
+    fn remembered(&self, place: Option<CachePlace<'_>>) -> Result<Option<Session>, TokenError> {
+        match place.and_then(|(cache, digest)| cache.get(&digest)) {
+            Some(verified) if self.0.still_holds(&verified)? => Ok(Some(Session::new(verified))),
             _ => Ok(None),
         }
     }
@@ -215,13 +218,13 @@ impl Hanko {
     async fn verify_session_token(
         &self,
         token: &[u8],
-        digest: Option<TokenDigest>,
+        place: Option<CachePlace<'_>>,
     ) -> Result<Session, AuthenticateError> {
         let inner = &*self.0;
         let token = UnverifiedToken::parse(text(token)?)?;
         let payload = inner.verify_signature(token).await??;
         let verified = Arc::new(payload.validate(&inner.session_rules, inner.now())?);
-        if let Some((cache, digest)) = inner.verified.as_ref().zip(digest) {
+        if let Some((cache, digest)) = place {
             cache.insert(digest, Arc::clone(&verified));
         }
         Ok(Session::new(verified))
