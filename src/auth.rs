@@ -8,5 +8,8 @@ mod rejection;
 pub use challenge::Challenge;
 #[cfg(feature = "server")]
 pub(crate) use credentials::comes_from_trusted_page;
-pub use extractor::{BEARER_SCHEME, COOKIE_SCHEME, HankoAuth, OptionalHankoAuth, authenticate};
+pub use extractor::{
+    BEARER_SCHEME, COOKIE_SCHEME, HankoAuth, LiveHankoAuth, OptionalHankoAuth, authenticate,
+    authenticate_live,
+};
 pub use rejection::Rejection;

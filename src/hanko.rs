@@ -1,24 +1,29 @@
-//! What Hanko says: where its API is, what its tokens claim, and which sessions are alive. Nothing of Poem.
+//! What Hanko says: where its API is, what its tokens claim, and which sessions are active. Nothing of Poem.
 
 mod authenticate;
 mod claims;
+mod liveness;
 mod revocation;
 mod session;
+mod streams;
 mod tenant;
-mod validation;
+mod token_cache;
 mod webhook;
 
 pub use authenticate::{
     AuthenticateError, BuildError, DEFAULT_COOKIE_NAME, DEFAULT_LEEWAY,
-    DEFAULT_TOKEN_CACHE_CAPACITY, Hanko, HankoBuilder, SessionMode, WebhookError,
+    DEFAULT_TOKEN_CACHE_CAPACITY, Hanko, HankoBuilder, WebhookError,
 };
 pub use claims::{EmailClaim, SessionClaims};
+pub use liveness::{
+    SessionMode, SessionPolicy, SessionPolicyError, ValidationError, ValidationStatus,
+};
 pub use revocation::{
     MemoryStore, Revocation, RevocationStore, Revoking, StoreUnavailable, Target,
 };
 #[cfg(feature = "redis")]
 pub use revocation::{RedisStore, RedisStoreError};
 pub use session::{Session, SessionId, UserId};
+pub use streams::EndReason;
 pub use tenant::{PlainHttp, Tenant, TenantError};
-pub use validation::ValidationError;
 pub use webhook::{Event, EventKind};

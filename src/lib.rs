@@ -23,5 +23,5 @@ pub mod server;
 #[cfg(feature = "server")]
 pub mod telemetry;
 
-pub use auth::{HankoAuth, OptionalHankoAuth};
+pub use auth::{HankoAuth, LiveHankoAuth, OptionalHankoAuth};
 pub use hanko::{Hanko, Session, Tenant};

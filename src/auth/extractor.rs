@@ -56,13 +56,49 @@ impl OptionalHankoAuth {
     }
 }
 
+/// Requires a session that Hanko confirms now, whatever is cached, in every [`SessionMode`](crate::hanko::SessionMode):
+/// for operations where a minute is too long, such as a payment or the deletion of an account. Each request waits for
+/// Hanko; without its answer the response is 503.
+///
+/// # Errors
+/// As a parameter it fails with a [`Rejection`].
+#[derive(Clone, Debug)]
+pub struct LiveHankoAuth(Session);
+
+impl LiveHankoAuth {
+    /// The session.
+    pub fn into_session(self) -> Session {
+        self.0
+    }
+}
+
+impl Deref for LiveHankoAuth {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.0
+    }
+}
+
 /// Authenticates a request: what [`OptionalHankoAuth`] does, for handlers and middleware of plain Poem. `None` where the
 /// request carries no credential.
 ///
 /// # Errors
 /// A [`Rejection`], which is also an error that Poem can answer with.
 pub async fn authenticate(request: &Request) -> Result<Option<Session>, Rejection> {
-    let outcome = try_authenticate(request).await;
+    logged(try_authenticate(request).await)
+}
+
+/// Authenticates a request as [`LiveHankoAuth`] does.
+///
+/// # Errors
+/// A [`Rejection`].
+pub async fn authenticate_live(request: &Request) -> Result<Session, Rejection> {
+    logged(try_authenticate_live(request).await)
+}
+
+/// Logs a rejection.
+fn logged<T>(outcome: Result<T, Rejection>) -> Result<T, Rejection> {
     if let Err(rejection) = &outcome {
         if *rejection == Rejection::NotConfigured {
             tracing::error!("{rejection}");
@@ -80,6 +116,13 @@ async fn try_authenticate(request: &Request) -> Result<Option<Session>, Rejectio
         None => Ok(None),
         Some(credentials) => Ok(Some(hanko.authenticate(credentials.token()).await?)),
     }
+}
+
+async fn try_authenticate_live(request: &Request) -> Result<Session, Rejection> {
+    let hanko: &Hanko = request.data().ok_or(Rejection::NotConfigured)?;
+    let credentials = Credentials::from_request(request.method(), request.headers(), hanko)?
+        .ok_or(Rejection::MissingCredentials)?;
+    Ok(hanko.authenticate_live(credentials.token()).await?)
 }
 
 async fn require_session(request: &Request) -> Result<Session, Rejection> {
@@ -122,6 +165,7 @@ macro_rules! security_scheme {
 }
 
 security_scheme!(HankoAuth, optional: false, require_session);
+security_scheme!(LiveHankoAuth, optional: false, authenticate_live);
 security_scheme!(OptionalHankoAuth, optional: true, authenticate);
 
 fn register_schemes(registry: &mut Registry) {

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     hanko::{
         DEFAULT_COOKIE_NAME, DEFAULT_LEEWAY, DEFAULT_TOKEN_CACHE_CAPACITY, Hanko, HankoBuilder,
-        PlainHttp, SessionMode, Tenant, TenantError,
+        PlainHttp, SessionMode, SessionPolicy, SessionPolicyError, Tenant, TenantError,
     },
     jose::FetchPolicy,
 };
@@ -15,10 +15,9 @@ use crate::{
 /// A longer allowance for clock skew would let expired tokens live on for no good reason.
 const MAX_LEEWAY: Duration = Duration::from_mins(10);
 
-/// How long Hanko's answer about a session is reused.
-const DEFAULT_SESSION_CACHE_TTL: Duration = Duration::from_secs(30);
 /// More would fill several GiB: a mistake is likelier than a wish.
 const MAX_TOKEN_CACHE_CAPACITY: usize = 10_000_000;
+const MAX_SESSION_CAPACITY: usize = 10_000_000;
 
 /// Whose sessions are verified, and how.
 #[derive(Clone, Debug)]
@@ -31,8 +30,9 @@ pub struct HankoConfig {
     pub issuer: Option<String>,
     /// `HANKO_COOKIE_NAME`, default `hanko`
     pub cookie_name: String,
-    /// `HANKO_SESSION_MODE` and `SESSION_CACHE_TTL`, defaults `stateless` and `30s`
-    pub session_mode: SessionMode,
+    /// `HANKO_SESSION_MODE`, `SESSION_CACHE_TTL`, `SESSION_MAX_STALE`, `SESSION_VALIDATION_TIMEOUT`, `SESSION_CAPACITY`,
+    /// defaults `hybrid`, `30s`, `10m`, `5s`, `100000`
+    pub session_policy: SessionPolicy,
     /// `JWT_LEEWAY`, default `30s`
     pub leeway: Duration,
     /// `JWKS_TIMEOUT`, `JWKS_CACHE_MAX_AGE`, `JWKS_COOLDOWN`, `JWKS_MAX_STALE`, defaults `5s`, `10m`, `30s`, `24h`
@@ -58,7 +58,7 @@ impl HankoConfig {
             }),
             issuer: reader.optional("HANKO_ISSUER", |value| Ok(value.to_owned())),
             cookie_name: read_cookie_name(reader),
-            session_mode: read_session_mode(reader),
+            session_policy: read_session_policy(reader),
             leeway: reader.or("JWT_LEEWAY", DEFAULT_LEEWAY, |value| {
                 let leeway = duration(value)?;
                 if leeway > MAX_LEEWAY {
@@ -86,7 +86,7 @@ impl HankoConfig {
         let builder = Hanko::builder(tenant)
             .audiences(self.audiences.iter().cloned())
             .cookie_name(&self.cookie_name)
-            .session_mode(self.session_mode)
+            .session_policy(self.session_policy.clone())
             .leeway(self.leeway)
             .token_cache_capacity(self.token_cache_capacity)
             .fetch_policy(self.fetch_policy.clone());
@@ -97,18 +97,61 @@ impl HankoConfig {
     }
 }
 
-/// Reads `HANKO_SESSION_MODE` and `SESSION_CACHE_TTL`.
-fn read_session_mode(reader: &mut Reader<'_>) -> SessionMode {
-    let time_to_live = reader.or("SESSION_CACHE_TTL", DEFAULT_SESSION_CACHE_TTL, duration);
-    reader.or(
-        "HANKO_SESSION_MODE",
-        SessionMode::default(),
-        |value| match value {
+fn read_session_policy(reader: &mut Reader<'_>) -> SessionPolicy {
+    let default = SessionPolicy::default();
+    let policy = SessionPolicy {
+        mode: reader.or("HANKO_SESSION_MODE", default.mode, |value| match value {
             "stateless" => Ok(SessionMode::Stateless),
-            "stateful" => Ok(SessionMode::Stateful { time_to_live }),
-            _ => Err("must be stateless or stateful".to_owned()),
-        },
-    )
+            "hybrid" => Ok(SessionMode::Hybrid),
+            "stateful" => Ok(SessionMode::Stateful),
+            _ => Err("must be stateless, hybrid or stateful".to_owned()),
+        }),
+        cache_ttl: reader.or("SESSION_CACHE_TTL", default.cache_ttl, duration),
+        max_stale: reader.or("SESSION_MAX_STALE", default.max_stale, positive_duration),
+        validation_timeout: reader.or(
+            "SESSION_VALIDATION_TIMEOUT",
+            default.validation_timeout,
+            positive_duration,
+        ),
+        capacity: reader.or("SESSION_CAPACITY", default.capacity, |value| {
+            match count(value)? {
+                0 => Err("must be more than zero".to_owned()),
+                capacity if capacity > MAX_SESSION_CAPACITY => {
+                    Err(format!("must be at most {MAX_SESSION_CAPACITY}"))
+                }
+                capacity => Ok(capacity),
+            }
+        }),
+    };
+    match policy.validate() {
+        Ok(()) | Err(SessionPolicyError::ZeroCapacity) => {}
+        Err(SessionPolicyError::ZeroCacheTtl) => {
+            let value = reader.raw("SESSION_CACHE_TTL").unwrap_or_default();
+            reader.wrong(
+                "SESSION_CACHE_TTL",
+                &value,
+                "must be more than zero in hybrid mode; HANKO_SESSION_MODE=stateful asks Hanko for every request",
+            );
+        }
+        Err(SessionPolicyError::ShortMaxStale) => {
+            let ttl = reader.described("SESSION_CACHE_TTL", "30s");
+            let max_stale = reader.described("SESSION_MAX_STALE", "10m");
+            // The error names the variable that was set.
+            let (variable, problem) = match reader.raw("SESSION_MAX_STALE") {
+                Some(value) if !value.is_empty() => (
+                    "SESSION_MAX_STALE",
+                    format!("must be at least twice {ttl} in hybrid mode"),
+                ),
+                _ => (
+                    "SESSION_CACHE_TTL",
+                    format!("must be at most half of {max_stale} in hybrid mode"),
+                ),
+            };
+            let value = reader.raw(variable).unwrap_or_default();
+            reader.wrong(variable, &value, problem);
+        }
+    }
+    policy
 }
 
 /// Reads `HANKO_COOKIE_NAME`, a token (RFC 6265 section 4.1.1).

@@ -2,15 +2,17 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use aws_lc_rs::digest;
-use quick_cache::sync::Cache;
-
 use super::{
     claims::SessionClaims,
+    liveness::{
+        Liveness, SessionMode, SessionPolicy, SessionPolicyError, Status, ValidationError,
+        ValidationStatus,
+    },
     revocation::{MemoryStore, RevocationStore, StoreUnavailable},
-    session::Session,
+    session::{Authenticated, Session},
+    streams::{EndReason, Streams},
     tenant::Tenant,
-    validation::{Status, ValidationError, Validator},
+    token_cache::TokenCache,
     webhook::{Event, MAX_WEBHOOK_TOKEN_BYTES, WebhookBody, WebhookClaims},
 };
 use crate::{
@@ -27,8 +29,6 @@ pub const DEFAULT_COOKIE_NAME: &str = "hanko";
 pub const DEFAULT_LEEWAY: Duration = Duration::from_secs(30);
 /// How many verified tokens are remembered.
 pub const DEFAULT_TOKEN_CACHE_CAPACITY: usize = 10_000;
-/// How long Hanko may take to say whether a session is alive.
-const DEFAULT_VALIDATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this time it is worth asking again where Hanko or the revocation store did not answer.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -95,28 +95,6 @@ impl WebhookError {
     }
 }
 
-/// How it is known that a session has not ended before its token expires.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SessionMode {
-    /// By the revocations that Hanko tells by webhook.
-    #[default]
-    Stateless,
-    /// By these, and by asking Hanko.
-    Stateful {
-        /// How long an answer may be reused. Zero asks every time.
-        time_to_live: Duration,
-    },
-}
-
-/// The SHA-256 of a whole token.
-type TokenDigest = [u8; 32];
-
-/// What was verified. Only verified tokens enter.
-type TokenCache = Cache<TokenDigest, Arc<Verified<SessionClaims>>>;
-
-/// Where a token is remembered, or would be.
-type CachePlace<'a> = (&'a TokenCache, TokenDigest);
-
 /// What is called with every event that Hanko tells by webhook.
 type EventListener = Arc<dyn Fn(&Event) + Send + Sync>;
 
@@ -136,16 +114,17 @@ type EventListener = Arc<dyn Fn(&Event) + Send + Sync>;
 #[derive(Clone)]
 pub struct Hanko(Arc<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     tenant: Tenant,
-    keys: RemoteKeySet,
-    session_rules: ClaimsRules,
+    pub(super) keys: Arc<RemoteKeySet>,
+    pub(super) session_rules: ClaimsRules,
     webhook_rules: ClaimsRules,
     verified: Option<TokenCache>,
-    revocations: Arc<dyn RevocationStore>,
-    validator: Option<Validator>,
+    pub(super) revocations: Arc<dyn RevocationStore>,
+    pub(super) liveness: Liveness,
+    pub(super) streams: Arc<Streams>,
     listener: Option<EventListener>,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     cookie_name: String,
     trusted_origins: Vec<String>,
 }
@@ -171,8 +150,7 @@ impl Hanko {
             },
             fetch_policy: FetchPolicy::default(),
             token_cache_capacity: DEFAULT_TOKEN_CACHE_CAPACITY,
-            session_mode: SessionMode::default(),
-            validation_timeout: DEFAULT_VALIDATION_TIMEOUT,
+            session_policy: SessionPolicy::default(),
             revocation_store: None,
             listener: None,
             clock: Arc::new(SystemClock::new()),
@@ -181,72 +159,96 @@ impl Hanko {
         }
     }
 
-    /// Authenticates a session token, as text or as the octets that were sent.
+    /// Authenticates a session token, as text or as the bytes that were sent.
     ///
     /// # Errors
-    /// [`AuthenticateError::Token`] or [`AuthenticateError::SessionEnded`] where there is no such session, else the
+    /// [`AuthenticateError::Token`] or [`AuthenticateError::SessionEnded`] if there is no such session, otherwise the
     /// reason why that cannot be known now.
     pub async fn authenticate(
         &self,
         token: impl AsRef<[u8]>,
     ) -> Result<Session, AuthenticateError> {
-        let token = token.as_ref();
+        let session = self.verify(token.as_ref()).await?;
+        match self.0.liveness.recall(&session) {
+            Some(Status::Active) => Ok(session),
+            Some(Status::Ended) => Err(AuthenticateError::SessionEnded),
+            // Boxed, as is all that few requests need, so that the future of every other request has no space for it.
+            None => {
+                Box::pin(async {
+                    let outcome = self.0.liveness.wait(&session).await;
+                    self.check_again(session, outcome)
+                })
+                .await
+            }
+        }
+    }
+
+    /// Authenticates a session token and asks Hanko whether the session is active now, whatever is known of it, in every
+    /// [`SessionMode`]. Only Hanko's answer to a request that was sent after this call counts. For operations where the
+    /// delay of the session mode is too long, such as a payment.
+    ///
+    /// # Errors
+    /// Those of [`authenticate`](Self::authenticate); without an answer of Hanko, [`AuthenticateError::Validation`].
+    pub async fn authenticate_live(
+        &self,
+        token: impl AsRef<[u8]>,
+    ) -> Result<Session, AuthenticateError> {
+        let session = self.verify(token.as_ref()).await?;
+        let outcome = self.0.liveness.ask_now(&session).await;
+        self.check_again(session, outcome)
+    }
+
+    /// Verifies a token, or finds that it was verified before, and rejects a session that was revoked.
+    async fn verify(&self, token: &[u8]) -> Result<Session, AuthenticateError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::TooLarge.into());
         }
-        let place = self.0.verified.as_ref().map(|cache| (cache, sha256(token)));
-        let session = match self.remembered(place)? {
+        let session = match self.cached(token)? {
             Some(session) => session,
-            // In a box, as is all that few requests need: else its future would be part of that of every request.
-            None => Box::pin(self.verify_session_token(token, place)).await?,
+            None => Box::pin(self.verify_session_token(token)).await?,
         };
         self.refuse_revoked(&session)?;
-        if let Some(validator) = &self.0.validator {
-            Box::pin(self.confirm(&session, validator, token)).await?;
-        }
         Ok(session)
     }
 
-    /// The session of a token that was verified before, if it still holds.
-    fn remembered(&self, place: Option<CachePlace<'_>>) -> Result<Option<Session>, TokenError> {
-        match place.and_then(|(cache, digest)| cache.get(&digest)) {
-            Some(verified) if self.0.still_holds(&verified)? => Ok(Some(Session::new(verified))),
+    /// The session of a token that was verified before, if that still holds.
+    fn cached(&self, token: &[u8]) -> Result<Option<Session>, TokenError> {
+        let cache = self.0.verified.as_ref();
+        match cache.and_then(|cache| cache.get(token)) {
+            Some(session) if self.0.still_holds(session.verified())? => Ok(Some(session)),
             _ => Ok(None),
         }
     }
 
-    async fn verify_session_token(
-        &self,
-        token: &[u8],
-        place: Option<CachePlace<'_>>,
-    ) -> Result<Session, AuthenticateError> {
-        let inner = &*self.0;
-        let token = UnverifiedToken::parse(text(token)?)?;
-        let payload = inner.verify_signature(token).await??;
-        let verified = Arc::new(payload.validate(&inner.session_rules, inner.now())?);
-        if let Some((cache, digest)) = place {
-            cache.insert(digest, Arc::clone(&verified));
+    async fn verify_session_token(&self, token: &[u8]) -> Result<Session, AuthenticateError> {
+        let inner = &self.0;
+        let text = std::str::from_utf8(token).map_err(|_| TokenError::NotCompact)?;
+        let unverified = UnverifiedToken::parse(text)?;
+        let payload = inner.verify_signature(unverified).await??;
+        let verified = payload.validate(&inner.session_rules, inner.now())?;
+        let session = Session::new(Arc::new(Authenticated::new(verified, text, inner)));
+        if let Some(cache) = &inner.verified {
+            cache.insert(&session);
         }
-        Ok(Session::new(verified))
+        Ok(session)
     }
 
-    /// Asks Hanko whether the session is alive.
-    async fn confirm(
+    /// Takes Hanko's answer about a session. While it was on its way, any of what was checked before may have changed.
+    fn check_again(
         &self,
-        session: &Session,
-        validator: &Validator,
-        token: &[u8],
-    ) -> Result<(), AuthenticateError> {
-        match validator.status(session.id(), text(token)?).await? {
-            Status::Alive => {}
+        session: Session,
+        outcome: Result<Status, ValidationError>,
+    ) -> Result<Session, AuthenticateError> {
+        match outcome? {
+            Status::Active => {}
             Status::Ended => return Err(AuthenticateError::SessionEnded),
         }
-        // While Hanko's answer was on its way, any of what was checked before may have changed.
         if !self.0.still_holds(session.verified())? {
             self.0.keys.current()?;
             return Err(TokenError::UnknownKey.into());
         }
-        self.refuse_revoked(session)
+        self.refuse_revoked(&session)?;
+        Ok(session)
     }
 
     fn refuse_revoked(&self, session: &Session) -> Result<(), AuthenticateError> {
@@ -313,6 +315,16 @@ impl Hanko {
         self.0.keys.status()
     }
 
+    /// How validation requests about sessions have gone.
+    pub fn validation_status(&self) -> ValidationStatus {
+        self.0.liveness.status()
+    }
+
+    /// How sessions are validated.
+    pub fn session_policy(&self) -> &SessionPolicy {
+        self.0.liveness.policy()
+    }
+
     /// Waits until the JWK Set was fetched, well or badly, `fetches` times in all.
     pub async fn wait_for_key_set_fetches(&self, fetches: u64) {
         self.0.keys.wait_for_fetches(fetches).await;
@@ -332,7 +344,32 @@ impl Hanko {
     }
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.streams.abandon();
+    }
+}
+
 impl Inner {
+    /// Why a session that was authenticated before has ended, as far as is known without asking Hanko.
+    pub(super) fn end_of(&self, session: &Session) -> Option<EndReason> {
+        if self
+            .revocations
+            .is_revoked(session.id(), session.user_id(), session.issued_at())
+        {
+            return Some(EndReason::Revoked);
+        }
+        match self.still_holds(session.verified()) {
+            Err(_) => return Some(EndReason::Expired),
+            Ok(false) if self.keys.current().is_ok() => return Some(EndReason::KeyWithdrawn),
+            Ok(false) => return Some(EndReason::Unverifiable),
+            Ok(true) => {}
+        }
+        self.liveness
+            .is_found_ended(session.id())
+            .then_some(EndReason::FoundEnded)
+    }
+
     fn now(&self) -> NumericDate {
         NumericDate::from(self.clock.unix_time())
     }
@@ -368,6 +405,9 @@ pub enum BuildError {
     /// The TLS backend cannot be initialised.
     #[error("no HTTP client: {0}")]
     Client(#[from] reqwest::Error),
+    /// The session policy contradicts itself.
+    #[error(transparent)]
+    SessionPolicy(#[from] SessionPolicyError),
 }
 
 /// Makes a [`Hanko`].
@@ -378,8 +418,7 @@ pub struct HankoBuilder {
     rules: ClaimsRules,
     fetch_policy: FetchPolicy,
     token_cache_capacity: usize,
-    session_mode: SessionMode,
-    validation_timeout: Duration,
+    session_policy: SessionPolicy,
     revocation_store: Option<Arc<dyn RevocationStore>>,
     listener: Option<EventListener>,
     clock: Arc<dyn Clock>,
@@ -419,15 +458,15 @@ impl HankoBuilder {
         self
     }
 
-    /// How it is known that a session has not ended. Default: [`SessionMode::Stateless`].
+    /// How the end of a session is noticed. Default: [`SessionMode::Hybrid`].
     pub fn session_mode(mut self, session_mode: SessionMode) -> Self {
-        self.session_mode = session_mode;
+        self.session_policy.mode = session_mode;
         self
     }
 
-    /// How long Hanko may take to say whether a session is alive. Default: 5 s.
-    pub fn validation_timeout(mut self, timeout: Duration) -> Self {
-        self.validation_timeout = timeout;
+    /// How sessions are validated at Hanko. Default: [`SessionPolicy::default`].
+    pub fn session_policy(mut self, session_policy: SessionPolicy) -> Self {
+        self.session_policy = session_policy;
         self
     }
 
@@ -468,26 +507,29 @@ impl HankoBuilder {
     /// # Errors
     /// [`BuildError`]
     pub fn build(self) -> Result<Hanko, BuildError> {
+        self.session_policy.validate()?;
         let client = http_client(&self.tenant)?;
         let clock = self.clock;
-        let keys = RemoteKeySet::start(
+        let keys = Arc::new(RemoteKeySet::start(
             self.tenant.jwks_url(),
             client.clone(),
             self.fetch_policy,
             Arc::clone(&clock),
+        ));
+        let revocations = self
+            .revocation_store
+            .unwrap_or_else(|| Arc::new(MemoryStore::new(Arc::clone(&clock))));
+        let streams = Arc::new(Streams::default());
+        let liveness = Liveness::new(
+            self.session_policy,
+            self.tenant.validate_session_url(),
+            client,
+            Arc::clone(&keys),
+            Arc::clone(&revocations),
+            Arc::clone(&streams),
+            Arc::clone(&clock),
         );
         let capacity = self.token_cache_capacity;
-        let validator = match self.session_mode {
-            SessionMode::Stateless => None,
-            SessionMode::Stateful { time_to_live } => Some(Validator::new(
-                self.tenant.validate_session_url(),
-                client,
-                Arc::clone(&clock),
-                self.validation_timeout,
-                time_to_live,
-                capacity.max(DEFAULT_TOKEN_CACHE_CAPACITY),
-            )),
-        };
         // Hanko puts no issuer into its webhook tokens.
         let webhook_rules = ClaimsRules {
             issuer: None,
@@ -498,29 +540,16 @@ impl HankoBuilder {
             keys,
             session_rules: self.rules,
             webhook_rules,
-            verified: (capacity > 0).then(|| Cache::new(capacity)),
-            revocations: self
-                .revocation_store
-                .unwrap_or_else(|| Arc::new(MemoryStore::new(Arc::clone(&clock)))),
-            validator,
+            verified: (capacity > 0).then(|| TokenCache::new(capacity)),
+            revocations,
+            liveness,
+            streams,
             listener: self.listener,
             clock,
             cookie_name: self.cookie_name,
             trusted_origins: self.trusted_origins,
         })))
     }
-}
-
-fn sha256(token: &[u8]) -> TokenDigest {
-    digest::digest(&digest::SHA256, token)
-        .as_ref()
-        .try_into()
-        .expect("SHA-256 has 32 octets")
-}
-
-/// A token as text. What is no text is no token.
-fn text(token: &[u8]) -> Result<&str, TokenError> {
-    std::str::from_utf8(token).map_err(|_| TokenError::NotCompact)
 }
 
 fn http_client(tenant: &Tenant) -> Result<reqwest::Client, reqwest::Error> {

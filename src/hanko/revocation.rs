@@ -7,6 +7,8 @@ mod redis;
 
 use std::{fmt, pin::Pin};
 
+use tokio::sync::broadcast;
+
 pub use memory::MemoryStore;
 pub(crate) use mirror::Mirror;
 
@@ -54,6 +56,10 @@ pub trait RevocationStore: fmt::Debug + Send + Sync + 'static {
     /// Remembers a revocation. When this is done, [`is_revoked`](Self::is_revoked) says so here, and every replica that
     /// shares the store has been told.
     fn revoke(&self, revocation: Revocation) -> Revoking<'_>;
+
+    /// Returns a receiver of every revocation that is new here, wherever it was made. One that lags behind looks at all its
+    /// sessions again.
+    fn subscribe(&self) -> broadcast::Receiver<Revocation>;
 
     /// Whether it knows all revocations made so far. While it does not, no session is let in.
     fn is_ready(&self) -> bool {

@@ -36,6 +36,9 @@ const MIN_BACKOFF: Duration = Duration::from_millis(500);
 /// The longest pause between two attempts during an outage, so that recovery is noticed within it.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
+/// At most one fetch begins in this time in order to confirm what the issuer has said elsewhere.
+const CONFIRMATION_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A refresh begins when this share of the freshness lifetime has passed, so that it is done, with a retry or two,
 /// before the set goes stale.
 const REFRESH_AT: f64 = 0.8;
@@ -123,6 +126,8 @@ struct Progress {
     is_requested: bool,
     /// When an unknown `kid` last caused a fetch.
     last_unknown_kid_fetch: Option<Duration>,
+    /// When a fetch was last requested by [`RemoteKeySet::confirm`].
+    last_confirmation: Option<Duration>,
     last_error: Option<FetchError>,
     /// When the next fetch is due without anybody asking for it.
     next_fetch_at: Duration,
@@ -218,6 +223,18 @@ impl RemoteKeySet {
             return Err(shared.unavailable());
         }
         Ok(key_set)
+    }
+
+    /// Waits for a fetch that begins after this call and returns whether it succeeded: whether the issuer is able to
+    /// answer from its database. Callers that wait at the same time share one fetch, and at most one per second begins
+    /// for this reason.
+    pub async fn confirm(&self) -> bool {
+        self.shared.confirm().await
+    }
+
+    /// Returns a counter of the fetches that have ended, which changes with each of them.
+    pub(crate) fn fetches_ended(&self) -> watch::Receiver<u64> {
+        self.shared.fetches_ended.clone()
     }
 
     /// Whether this key is among those that may be used now.
@@ -337,6 +354,33 @@ impl Shared {
         self.wait_for_fetches(fetch).await;
     }
 
+    async fn confirm(&self) -> bool {
+        let fetch = loop {
+            let wait = {
+                let now = self.clock.monotonic();
+                let mut progress = self.progress();
+                // A requested fetch has not begun, so it can be shared.
+                if progress.is_requested {
+                    break progress.fetches_begun + 1;
+                }
+                let next = progress
+                    .last_confirmation
+                    .map_or(Duration::ZERO, |last| last + CONFIRMATION_INTERVAL);
+                if next <= now {
+                    progress.last_confirmation = Some(now);
+                    progress.is_requested = true;
+                    self.fetch_requested.notify_one();
+                    break progress.fetches_begun + 1;
+                }
+                next - now
+            };
+            self.clock.sleep(wait).await;
+        };
+        self.wait_for_fetches(fetch).await;
+        // If another fetch has ended since, it began later still.
+        self.progress().last_error.is_none()
+    }
+
     async fn fetch(&self) -> Result<Fetched, FetchError> {
         tokio::select! {
             fetched = self.fetch_untimed() => fetched,
@@ -350,6 +394,8 @@ impl Shared {
             .client
             .get(self.url.clone())
             .header("accept", "application/jwk-set+json, application/json")
+            // A cache on the way would hide a withdrawn key, and an outage that a fetch is to notice.
+            .header("cache-control", "no-cache")
             .send()
             .await
             .map_err(transport)?;

@@ -8,7 +8,9 @@ use std::{
 use poem_hanko::{
     Hanko, Session, Tenant,
     clock::ManualClock,
-    hanko::{AuthenticateError, PlainHttp, SessionMode, ValidationError, WebhookError},
+    hanko::{
+        AuthenticateError, PlainHttp, SessionMode, SessionPolicy, ValidationError, WebhookError,
+    },
     jose::{KeySetError, TokenError},
     local_hanko::{LocalHanko, Person, SESSION_LIFESPAN, SignedIn},
 };
@@ -398,7 +400,11 @@ fn stateful(local_hanko_url: &str, clock: &ManualClock, time_to_live: Duration) 
     let tenant = Tenant::parse(local_hanko_url, PlainHttp::LoopbackOnly);
     hanko_builder(tenant.unwrap())
         .clock(Arc::new(clock.clone()))
-        .session_mode(SessionMode::Stateful { time_to_live })
+        .session_policy(SessionPolicy {
+            mode: SessionMode::Stateful,
+            cache_ttl: time_to_live,
+            ..SessionPolicy::default()
+        })
         .build()
         .unwrap()
 }
@@ -678,11 +684,12 @@ async fn while_the_answer_is_on_its_way(
     let tenant = Tenant::parse(&url, PlainHttp::LoopbackOnly).unwrap();
     let hanko = hanko_builder(tenant)
         .clock(Arc::new(clock.clone()))
-        .session_mode(SessionMode::Stateful {
-            time_to_live: Duration::from_secs(30),
+        .session_policy(SessionPolicy {
+            mode: SessionMode::Stateful,
+            // The answer may take as long as it likes.
+            validation_timeout: Duration::from_hours(100),
+            ..SessionPolicy::default()
         })
-        // The answer may take as long as it likes.
-        .validation_timeout(Duration::from_hours(100))
         .build()
         .unwrap();
     *script.answer.lock().unwrap() = (200.try_into().unwrap(), alive(&session));

@@ -12,7 +12,7 @@ use poem_hanko::{
     Hanko,
     clock::{Clock, ManualClock},
     config::{Config, HankoChoice},
-    hanko::{HankoBuilder, PlainHttp, Tenant},
+    hanko::{HankoBuilder, PlainHttp, SessionMode, Tenant},
     local_hanko::{LocalHanko, Person},
     server::Server,
 };
@@ -88,18 +88,23 @@ pub(crate) fn token_cache_capacity() -> Option<usize> {
     )
 }
 
-/// What authenticates the sessions of `tenant`, not behind a server.
+/// What authenticates the sessions of `tenant`, not behind a server. In stateless mode: most tests are about tokens, which
+/// they sign without a session at the local Hanko.
 pub(crate) fn hanko_builder(tenant: Tenant) -> HankoBuilder {
-    let builder = Hanko::builder(tenant);
+    let builder = Hanko::builder(tenant).session_mode(SessionMode::Stateless);
     match token_cache_capacity() {
         Some(capacity) => builder.token_cache_capacity(capacity),
         None => builder,
     }
 }
 
-/// The configuration of these variables: a free port, and nothing from the process environment.
+/// The configuration of these variables: a free port, stateless mode where a test names no other, and nothing from the
+/// process environment.
 pub(crate) fn config(variables: &[(&str, &str)]) -> Config {
-    let mut all: HashMap<String, String> = HashMap::from([("PORT".to_owned(), "0".to_owned())]);
+    let mut all: HashMap<String, String> = HashMap::from([
+        ("PORT".to_owned(), "0".to_owned()),
+        ("HANKO_SESSION_MODE".to_owned(), "stateless".to_owned()),
+    ]);
     if let Some(capacity) = token_cache_capacity() {
         all.insert("TOKEN_CACHE_CAPACITY".to_owned(), capacity.to_string());
     }

@@ -1,5 +1,7 @@
 use std::sync::Arc;
 
+use tokio::sync::broadcast;
+
 use super::{Mirror, Revocation, RevocationStore, Revoking};
 use crate::{
     clock::Clock,
@@ -33,6 +35,10 @@ impl RevocationStore for MemoryStore {
         self.mirror
             .insert(revocation, self.clock.unix_time().into());
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<Revocation> {
+        self.mirror.subscribe()
     }
 
     fn len(&self) -> usize {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use papaya::HashMap;
+use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use super::{Revocation, Target};
@@ -19,13 +20,29 @@ use crate::{
 };
 
 /// A set of revocations that readers look up without a lock, in the order of their end for whoever clears it up.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Mirror {
     sessions: HashMap<SessionId, NumericDate>,
     users: HashMap<UserId, UserRevocation>,
     /// So that services that have revoked nothing, which are most, pay nothing.
     len: AtomicUsize,
     ends: Mutex<BinaryHeap<Reverse<(NumericDate, Uuid)>>>,
+    news: broadcast::Sender<Revocation>,
+}
+
+/// A receiver that lags behind by more than these looks at everything again.
+const MAX_NEWS: usize = 256;
+
+impl Default for Mirror {
+    fn default() -> Self {
+        Self {
+            sessions: HashMap::default(),
+            users: HashMap::default(),
+            len: AtomicUsize::default(),
+            ends: Mutex::default(),
+            news: broadcast::Sender::new(MAX_NEWS),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +107,13 @@ impl Mirror {
         self.drop_ended(&mut ends, now);
         self.len
             .store(self.sessions.len() + self.users.len(), Ordering::Release);
+        // Nobody need listen.
+        let _ = self.news.send(revocation);
+    }
+
+    /// Returns a receiver of the revocations that are inserted from now on.
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Revocation> {
+        self.news.subscribe()
     }
 
     /// An entry of the heap whose revocation was prolonged since is only an old reminder.

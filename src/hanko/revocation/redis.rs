@@ -21,7 +21,10 @@ use redis::{
     Client, IntoConnectionInfo, RedisResult, SetExpiry, SetOptions,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
-use tokio::{sync::Notify, task::AbortHandle};
+use tokio::{
+    sync::{Notify, broadcast},
+    task::AbortHandle,
+};
 use uuid::Uuid;
 
 use super::{Mirror, Revocation, RevocationStore, Revoking, StoreUnavailable, Target};
@@ -135,6 +138,10 @@ impl RevocationStore for RedisStore {
 
     fn is_ready(&self) -> bool {
         self.shared.is_ready.load(Ordering::Acquire)
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<Revocation> {
+        self.shared.mirror.subscribe()
     }
 
     fn len(&self) -> usize {

@@ -1,0 +1,717 @@
+//! Whether a session is still active at Hanko, in each of the session modes.
+//!
+//! One mechanism for all of them: one kind of validation request, one store of answers ([`store`]), one set of rules for
+//! what an answer decides and until when ([`record`]), one queue for the requests ([`slots`]).
+
+mod record;
+mod request;
+mod slots;
+mod store;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use url::Url;
+
+pub use self::request::ValidationError;
+use self::{
+    record::{Answer, Decision, Nanos, Record, nanos},
+    request::{Renewal, Requester},
+    slots::{Slots, Ticket},
+    store::Store,
+};
+use super::{
+    revocation::RevocationStore,
+    session::{Session, SessionId},
+    streams::{EndReason, Streams},
+};
+use crate::{clock::Clock, jose::RemoteKeySet};
+
+/// How many validation requests are open at the same time.
+const VALIDATIONS_AT_ONCE: usize = 64;
+/// How long a validation request waits for one of these places.
+const MAX_QUEUE_TIME: Duration = Duration::from_secs(15);
+/// An end counts as found without a webhook if none follows within this time.
+const WEBHOOK_GRACE: Duration = Duration::from_secs(10);
+/// So many ends found without a webhook within [`WARNING_PERIOD`] mean that webhooks do not arrive.
+const ENDS_TO_WARN: usize = 3;
+const WARNING_PERIOD: Duration = Duration::from_hours(1);
+
+/// How the end of a session is noticed before its token expires.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SessionMode {
+    /// By webhooks alone. No request waits for Hanko.
+    Stateless,
+    /// By webhooks, and by asking Hanko about sessions in use, in the background. A request waits for Hanko only if its
+    /// session is new here or was out of use.
+    #[default]
+    Hybrid,
+    /// By webhooks, and by asking Hanko whenever its last answer is older than [`SessionPolicy::cache_ttl`]. Without
+    /// Hanko no session is accepted.
+    Stateful,
+}
+
+/// How sessions are validated at Hanko.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionPolicy {
+    /// How the end of a session is noticed. Default: [`SessionMode::Hybrid`].
+    pub mode: SessionMode,
+    /// How long Hanko's answer about a session is fresh. Zero, which only [`SessionMode::Stateful`] allows, asks for every
+    /// request. Default: 30 s.
+    pub cache_ttl: Duration,
+    /// How long a session that Hanko has confirmed is accepted in [`SessionMode::Hybrid`] while Hanko is unavailable; also
+    /// how long [`Session::ended`] waits for Hanko before it gives up. Default: 10 min.
+    pub max_stale: Duration,
+    /// The timeout of one validation request. Default: 5 s.
+    pub validation_timeout: Duration,
+    /// How many sessions have Hanko's last answer kept. Default: 100,000.
+    pub capacity: usize,
+}
+
+impl Default for SessionPolicy {
+    fn default() -> Self {
+        Self {
+            mode: SessionMode::default(),
+            cache_ttl: Duration::from_secs(30),
+            max_stale: Duration::from_mins(10),
+            validation_timeout: Duration::from_secs(5),
+            capacity: 100_000,
+        }
+    }
+}
+
+/// A [`SessionPolicy`] that contradicts itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionPolicyError {
+    /// In hybrid mode, answers must be fresh for some time.
+    #[error("the cache TTL must be more than zero in hybrid mode")]
+    ZeroCacheTtl,
+    /// In hybrid mode, an answer is used for up to twice its TTL in any case.
+    #[error("the maximum staleness must be at least twice the cache TTL in hybrid mode")]
+    ShortMaxStale,
+    /// No session could be kept.
+    #[error("the capacity must be more than zero")]
+    ZeroCapacity,
+}
+
+impl SessionPolicy {
+    /// Checks that the values go together.
+    ///
+    /// # Errors
+    /// [`SessionPolicyError`]
+    pub fn validate(&self) -> Result<(), SessionPolicyError> {
+        if self.capacity == 0 {
+            return Err(SessionPolicyError::ZeroCapacity);
+        }
+        if self.mode == SessionMode::Hybrid {
+            if self.cache_ttl.is_zero() {
+                return Err(SessionPolicyError::ZeroCacheTtl);
+            }
+            if self.max_stale < self.cache_ttl * 2 {
+                return Err(SessionPolicyError::ShortMaxStale);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How validation requests have gone so far, for readiness, logs and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ValidationStatus {
+    /// How many validation requests have ended, successfully or not.
+    pub validations: u64,
+    /// Why the last one failed; `None` if it did not, or none has ended.
+    pub last_error: Option<ValidationError>,
+    /// How many sessions were found ended at Hanko that no webhook has reported within 10 s.
+    pub found_ended: u64,
+    /// How many sessions have Hanko's last answer kept.
+    pub known_sessions: usize,
+}
+
+/// Whether a session is active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    Active,
+    Ended,
+}
+
+type Outcome = Result<Status, ValidationError>;
+
+/// Which validation request a caller may share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sharing {
+    /// Any that is open.
+    Open,
+    /// One that was sent within this time, or has not been sent.
+    SentWithin(Duration),
+    /// One that has not been sent: an open one may have been answered before the session ended.
+    Unsent,
+}
+
+/// What a caller wants of a validation request.
+#[derive(Clone, Copy, Debug)]
+struct Need {
+    sharing: Sharing,
+    renewal: Renewal,
+    /// Whether somebody waits for the response.
+    is_urgent: bool,
+}
+
+/// Asks Hanko about sessions and keeps its answers.
+#[derive(Debug)]
+pub(super) struct Liveness(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    policy: SessionPolicy,
+    requester: Requester,
+    keys: Arc<RemoteKeySet>,
+    revocations: Arc<dyn RevocationStore>,
+    streams: Arc<Streams>,
+    clock: Arc<dyn Clock>,
+    /// In seconds since 1970-01-01T00:00:00Z.
+    started_at: Duration,
+    store: Store,
+    slots: Slots,
+    in_flight: Mutex<HashMap<SessionId, InFlight>>,
+    /// On the monotonic clock. Until then Hanko wants no validation requests that nobody waits for.
+    postponed_until: AtomicU64,
+    progress: Mutex<Progress>,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    validations: u64,
+    last_error: Option<ValidationError>,
+    found_ended: u64,
+    /// Sessions found ended, oldest first, whose webhook may still come, and until when.
+    awaiting_webhook: VecDeque<(Duration, Session)>,
+    /// When the last few ends without a webhook were found.
+    recent_ends: VecDeque<Duration>,
+    has_warned: bool,
+}
+
+/// The validation requests about one session: one that is open, and one that follows it.
+#[derive(Debug)]
+struct InFlight {
+    current: Question,
+    next: Option<(Question, watch::Sender<Option<Outcome>>, Session)>,
+}
+
+#[derive(Debug)]
+struct Question {
+    ticket: Arc<Ticket>,
+    renewal: Renewal,
+    /// On the monotonic clock.
+    sent_at: Option<Duration>,
+    outcome: watch::Receiver<Option<Outcome>>,
+}
+
+impl Question {
+    fn new(need: Need) -> (Self, watch::Sender<Option<Outcome>>) {
+        let (sender, outcome) = watch::channel(None);
+        let question = Self {
+            ticket: Arc::new(Ticket::new(need.is_urgent)),
+            renewal: need.renewal,
+            sent_at: None,
+            outcome,
+        };
+        (question, sender)
+    }
+
+    /// Shares an open request if that meets `need`.
+    fn share(
+        &mut self,
+        need: Need,
+        slots: &Slots,
+        now: Duration,
+    ) -> Option<watch::Receiver<Option<Outcome>>> {
+        match self.sent_at {
+            None => {
+                if need.renewal == Renewal::Renew {
+                    self.renewal = Renewal::Renew;
+                }
+            }
+            Some(sent_at) => {
+                let is_recent = match need.sharing {
+                    Sharing::Open => true,
+                    Sharing::SentWithin(age) => now.saturating_sub(sent_at) < age,
+                    Sharing::Unsent => false,
+                };
+                // Whoever waits wants an answer now. In the background there is time for a request that renews.
+                let renews_enough = need.is_urgent || self.renewal == Renewal::Renew;
+                if !is_recent || !(renews_enough || need.renewal == Renewal::Observe) {
+                    return None;
+                }
+            }
+        }
+        if need.is_urgent {
+            slots.make_urgent(&self.ticket);
+        }
+        Some(self.outcome.clone())
+    }
+}
+
+impl Liveness {
+    #[expect(clippy::too_many_arguments, reason = "called once, by the builder")]
+    pub(super) fn new(
+        policy: SessionPolicy,
+        url: Url,
+        client: reqwest::Client,
+        keys: Arc<RemoteKeySet>,
+        revocations: Arc<dyn RevocationStore>,
+        streams: Arc<Streams>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let unused_after = policy.max_stale.max(policy.cache_ttl * 2);
+        Self(Arc::new(Shared {
+            requester: Requester {
+                url,
+                client,
+                timeout: policy.validation_timeout,
+            },
+            keys,
+            revocations,
+            streams,
+            started_at: clock.unix_time(),
+            store: Store::new(policy.capacity, unused_after),
+            policy,
+            clock,
+            slots: Slots::new(VALIDATIONS_AT_ONCE),
+            in_flight: Mutex::default(),
+            postponed_until: AtomicU64::new(0),
+            progress: Mutex::default(),
+        }))
+    }
+
+    /// Decides from memory whether a session that is in use is active; `None` if its request has to wait for
+    /// [`wait`](Self::wait).
+    pub(super) fn recall(&self, session: &Session) -> Option<Status> {
+        let shared = &self.0;
+        let mode = shared.policy.mode;
+        if mode == SessionMode::Stateless && shared.store.is_empty() {
+            return Some(Status::Active);
+        }
+        let now = shared.clock.monotonic();
+        let decision = shared.store.touch(session.id(), now).map_or_else(
+            || Record::decide_without(mode),
+            |record| record.decide(nanos(now)),
+        );
+        match decision {
+            Decision::Accept => Some(Status::Active),
+            Decision::Reject => Some(Status::Ended),
+            Decision::AcceptAndRefresh => {
+                shared.refresh(session, now);
+                Some(Status::Active)
+            }
+            Decision::RejectAndRefresh => {
+                shared.refresh(session, now);
+                Some(Status::Ended)
+            }
+            Decision::Wait => None,
+        }
+    }
+
+    /// Asks Hanko whether a session is active, after [`recall`](Self::recall) could not tell.
+    pub(super) async fn wait(&self, session: &Session) -> Outcome {
+        let sharing = match self.0.policy.mode {
+            SessionMode::Stateful => Sharing::SentWithin(self.0.policy.cache_ttl),
+            SessionMode::Hybrid | SessionMode::Stateless => Sharing::Open,
+        };
+        let outcome = self.ask_and_wait(session, sharing).await;
+        if outcome.is_err()
+            && self.0.store.peek(session.id()).is_some_and(|record| {
+                record.is_usable_after_failure(nanos(self.0.clock.monotonic()))
+            })
+        {
+            return Ok(Status::Active);
+        }
+        outcome
+    }
+
+    /// Asks Hanko whether a session is active, whatever is known: the answer is to a request sent after this call.
+    pub(super) async fn ask_now(&self, session: &Session) -> Outcome {
+        self.ask_and_wait(session, Sharing::Unsent).await
+    }
+
+    async fn ask_and_wait(&self, session: &Session, sharing: Sharing) -> Outcome {
+        let mut outcome = self.0.ask(
+            session,
+            Need {
+                sharing,
+                renewal: Renewal::Renew,
+                is_urgent: true,
+            },
+        );
+        let outcome = outcome.wait_for(Option::is_some).await;
+        // The sender is dropped without a value only if its task was.
+        outcome.map_or(Err(ValidationError::Transport), |outcome| {
+            outcome.clone().unwrap_or(Err(ValidationError::Transport))
+        })
+    }
+
+    /// Asks Hanko about a session without renewing its idle timeout, and without waiting.
+    pub(super) fn observe(&self, session: &Session) {
+        if !self.0.is_postponed() {
+            self.0.ask(
+                session,
+                Need {
+                    sharing: Sharing::Open,
+                    renewal: Renewal::Observe,
+                    is_urgent: false,
+                },
+            );
+        }
+    }
+
+    /// When the request was sent, on the monotonic clock, to which Hanko last answered that the session is active.
+    pub(super) fn last_confirmed(&self, session: SessionId) -> Option<Duration> {
+        self.0
+            .store
+            .peek(session)
+            .filter(Record::is_alive)
+            .map(|record| Duration::from_nanos(record.asked_at()))
+    }
+
+    /// Whether Hanko's last answer was that the session has ended.
+    pub(super) fn is_found_ended(&self, session: SessionId) -> bool {
+        self.0
+            .store
+            .peek(session)
+            .is_some_and(|record| !record.is_alive())
+    }
+
+    pub(super) fn policy(&self) -> &SessionPolicy {
+        &self.0.policy
+    }
+
+    /// The pause before another attempt to validate a session in the background.
+    pub(super) fn retry_pause(&self) -> Duration {
+        record::retry_pause(&self.0.policy)
+    }
+
+    pub(super) fn status(&self) -> ValidationStatus {
+        let progress = self.0.progress();
+        ValidationStatus {
+            validations: progress.validations,
+            last_error: progress.last_error.clone(),
+            found_ended: progress.found_ended,
+            known_sessions: self.0.store.len(),
+        }
+    }
+}
+
+impl Shared {
+    fn in_flight(&self) -> MutexGuard<'_, HashMap<SessionId, InFlight>> {
+        self.in_flight
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_postponed(&self) -> bool {
+        nanos(self.clock.monotonic()) < self.postponed_until.load(Ordering::Relaxed)
+    }
+
+    /// Asks Hanko again in the background, unless another request of the session has just done so.
+    fn refresh(self: &Arc<Self>, session: &Session, now: Duration) {
+        if self.is_postponed() {
+            return;
+        }
+        let is_first = self
+            .store
+            .change(session.id(), now, |record| {
+                record.and_then(|record| record.refreshing(nanos(now)))
+            })
+            .is_some();
+        if is_first {
+            self.ask(
+                session,
+                Need {
+                    sharing: Sharing::Open,
+                    renewal: Renewal::Renew,
+                    is_urgent: false,
+                },
+            );
+        }
+    }
+
+    /// Shares the open validation request about this session, or sends one in a task of its own, so that it does not
+    /// depend on the caller that happened to be first. There is never more than one open request about a session.
+    fn ask(self: &Arc<Self>, session: &Session, need: Need) -> watch::Receiver<Option<Outcome>> {
+        let now = self.clock.monotonic();
+        let mut in_flight = self.in_flight();
+        if let Some(of_session) = in_flight.get_mut(&session.id()) {
+            if let Some(outcome) = of_session.current.share(need, &self.slots, now) {
+                return outcome;
+            }
+            if let Some((next, ..)) = &mut of_session.next
+                && let Some(outcome) = next.share(need, &self.slots, now)
+            {
+                return outcome;
+            }
+            let (question, sender) = Question::new(need);
+            let outcome = question.outcome.clone();
+            of_session.next = Some((question, sender, session.clone()));
+            return outcome;
+        }
+        let (question, sender) = Question::new(need);
+        let outcome = question.outcome.clone();
+        let ticket = Arc::clone(&question.ticket);
+        in_flight.insert(
+            session.id(),
+            InFlight {
+                current: question,
+                next: None,
+            },
+        );
+        drop(in_flight);
+        let asking = Asking {
+            shared: Arc::clone(self),
+            session: session.clone(),
+            ticket,
+            sender,
+        };
+        tokio::spawn(asking.run());
+        outcome
+    }
+
+    /// Waits for a place, sends the request, and has a negative answer confirmed.
+    async fn validate(
+        &self,
+        session: &Session,
+        ticket: &Arc<Ticket>,
+    ) -> Result<Answer, ValidationError> {
+        let slot = tokio::select! {
+            slot = self.slots.acquire(ticket) => slot,
+            () = self.clock.sleep(MAX_QUEUE_TIME) => return Err(ValidationError::Overloaded),
+        };
+        let renewal = {
+            let mut in_flight = self.in_flight();
+            let Some(of_session) = in_flight.get_mut(&session.id()) else {
+                return Err(ValidationError::Transport);
+            };
+            of_session.current.sent_at = Some(self.clock.monotonic());
+            of_session.current.renewal
+        };
+        if !ticket.is_urgent() && self.is_postponed() {
+            return Err(ValidationError::Overloaded);
+        }
+        let outcome = self
+            .requester
+            .send(session.id(), session.token(), renewal, &*self.clock)
+            .await;
+        drop(slot);
+        match outcome {
+            // With its database down, Hanko says of every session that it is not valid, and its keys cannot be fetched.
+            Ok(answer) if !answer.is_alive && !self.keys.confirm().await => {
+                Err(ValidationError::Unconfirmed)
+            }
+            Ok(answer) => Ok(answer),
+            Err(failure) => {
+                if let Some(pause) = failure.postponed_for {
+                    let until = nanos(self.clock.monotonic() + pause);
+                    self.postponed_until.fetch_max(until, Ordering::Relaxed);
+                }
+                Err(failure.error)
+            }
+        }
+    }
+
+    /// Takes over what came of a validation request.
+    fn conclude(
+        self: &Arc<Self>,
+        session: &Session,
+        asked_at: Nanos,
+        outcome: Result<Answer, ValidationError>,
+    ) -> Outcome {
+        let (policy, now) = (&self.policy, self.clock.monotonic());
+        let jitter = fastrand::f64();
+        let changed = self
+            .store
+            .change(session.id(), now, |previous| match &outcome {
+                // Nothing is reused.
+                Ok(_) if policy.cache_ttl.is_zero() => None,
+                Ok(answer) => Some(Record::answered(previous, answer, policy, jitter)),
+                Err(_) => {
+                    previous.map(|record| record.failed(asked_at, nanos(now), policy, jitter))
+                }
+            });
+        self.count(outcome.as_ref().err());
+        match outcome {
+            Ok(answer) if answer.is_alive => {
+                let asked_at = Duration::from_nanos(answer.asked_at);
+                self.streams.confirmed(session.id(), asked_at);
+                Ok(Status::Active)
+            }
+            Ok(_) => {
+                self.streams.finish(session.id(), EndReason::FoundEnded);
+                let previous = changed.and_then(|(previous, _)| previous);
+                self.found_ended(session, previous.as_ref(), now);
+                Ok(Status::Ended)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn count(&self, error: Option<&ValidationError>) {
+        let mut progress = self.progress();
+        progress.validations += 1;
+        let was_failing = progress.last_error.is_some();
+        if progress.last_error.as_ref() != error {
+            progress.last_error = error.cloned();
+        }
+        drop(progress);
+        // An outage is logged when it begins and when it ends, and not for every session.
+        match error {
+            Some(error) if was_failing => tracing::debug!(%error, "validating a session failed"),
+            Some(error) => tracing::warn!(%error, "validating a session failed"),
+            None if was_failing => tracing::info!("Hanko validates sessions again"),
+            None => {}
+        }
+    }
+
+    /// Waits for the webhook that should report an end, if this process was running when the session ended.
+    fn found_ended(self: &Arc<Self>, session: &Session, previous: Option<&Record>, now: Duration) {
+        let ended_here = match previous {
+            Some(record) => record.is_alive(),
+            None => session
+                .issued_at()
+                .is_some_and(|issued_at| issued_at.since_epoch() >= self.started_at),
+        };
+        if !ended_here {
+            return;
+        }
+        let mut progress = self.progress();
+        let is_first = progress.awaiting_webhook.is_empty();
+        progress
+            .awaiting_webhook
+            .push_back((now + WEBHOOK_GRACE, session.clone()));
+        drop(progress);
+        if is_first {
+            tokio::spawn(Arc::clone(self).await_webhooks());
+        }
+    }
+
+    /// Counts the ends that no webhook has reported in time, until none is left to wait for.
+    async fn await_webhooks(self: Arc<Self>) {
+        loop {
+            let Some((deadline, session)) = self.progress().awaiting_webhook.front().cloned()
+            else {
+                return;
+            };
+            let wait = deadline.saturating_sub(self.clock.monotonic());
+            self.clock.sleep(wait).await;
+            let is_reported =
+                self.revocations
+                    .is_revoked(session.id(), session.user_id(), session.issued_at());
+            if !is_reported {
+                self.count_unreported_end(session.id(), deadline);
+            }
+            let mut progress = self.progress();
+            progress.awaiting_webhook.pop_front();
+            if progress.awaiting_webhook.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn count_unreported_end(&self, session: SessionId, at: Duration) {
+        let mut progress = self.progress();
+        progress.found_ended += 1;
+        progress.recent_ends.push_back(at);
+        if progress.recent_ends.len() > ENDS_TO_WARN {
+            progress.recent_ends.pop_front();
+        }
+        let first = progress.recent_ends.front().copied().unwrap_or(at);
+        let is_frequent = progress.recent_ends.len() == ENDS_TO_WARN
+            && at.saturating_sub(first) <= WARNING_PERIOD;
+        let warns = is_frequent && !progress.has_warned;
+        progress.has_warned |= warns;
+        drop(progress);
+        tracing::info!(%session, "found a session ended at Hanko that no webhook has reported");
+        if warns {
+            tracing::warn!(
+                "webhooks about ended sessions seem not to arrive: check that Hanko has a webhook to /webhooks/hanko with \
+                 the event `session`, and look for rejected webhooks in this log. Hanko up to v3.0.4 has no such event; \
+                 sessions that end there are found by validation alone"
+            );
+        }
+    }
+}
+
+/// The task that sends validation requests about a session, one after the other, until none is wanted.
+struct Asking {
+    shared: Arc<Shared>,
+    session: Session,
+    ticket: Arc<Ticket>,
+    sender: watch::Sender<Option<Outcome>>,
+}
+
+impl Asking {
+    async fn run(mut self) {
+        loop {
+            let asked_at = nanos(self.shared.clock.monotonic());
+            let guard = Abandoned {
+                shared: &self.shared,
+                session: &self.session,
+                is_armed: AtomicBool::new(true),
+            };
+            let outcome = self.shared.validate(&self.session, &self.ticket).await;
+            let outcome = self.shared.conclude(&self.session, asked_at, outcome);
+            guard.is_armed.store(false, Ordering::Relaxed);
+            drop(guard);
+            let next = {
+                let mut in_flight = self.shared.in_flight();
+                let next = in_flight
+                    .get_mut(&self.session.id())
+                    .and_then(|of_session| {
+                        let (question, sender, session) = of_session.next.take()?;
+                        let ticket = Arc::clone(&question.ticket);
+                        of_session.current = question;
+                        Some((ticket, sender, session))
+                    });
+                if next.is_none() {
+                    in_flight.remove(&self.session.id());
+                }
+                next
+            };
+            self.sender.send_replace(Some(outcome));
+            let Some((ticket, sender, session)) = next else {
+                return;
+            };
+            (self.ticket, self.sender, self.session) = (ticket, sender, session);
+        }
+    }
+}
+
+/// Leaves nothing open behind if the task of a validation request is dropped.
+struct Abandoned<'a> {
+    shared: &'a Arc<Shared>,
+    session: &'a Session,
+    is_armed: AtomicBool,
+}
+
+impl Drop for Abandoned<'_> {
+    fn drop(&mut self) {
+        if self.is_armed.load(Ordering::Relaxed) {
+            self.shared.in_flight().remove(&self.session.id());
+            let now = self.shared.clock.monotonic();
+            self.shared.store.change(self.session.id(), now, |record| {
+                record.map(|record| record.failed(nanos(now), nanos(now), &self.shared.policy, 0.0))
+            });
+        }
+    }
+}
