@@ -3,6 +3,8 @@
 //! One mechanism for all of them: one kind of validation request, one store of answers ([`store`]), one set of rules for
 //! what an answer decides and until when ([`record`]), one queue for the requests ([`slots`]).
 
+#[cfg(test)]
+mod model;
 mod record;
 mod request;
 mod slots;

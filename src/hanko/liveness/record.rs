@@ -51,7 +51,7 @@ pub(super) enum Decision {
 }
 
 /// Hanko's last answer about a session, and until when it decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Record {
     asked_at: Nanos,
     /// From then on a request causes a validation request in the background.
