@@ -10,7 +10,11 @@ async fn pages_on_loopback_may_call_with_credentials_and_no_others() {
     let (local_hanko, _app) = start().await;
     let url = format!("{}/sessions/validate", local_hanko.url());
     let from = |request: RequestBuilder, origin: &str| request.header("origin", origin);
-    for origin in ["http://localhost:3000", "http://127.0.0.1:5173"] {
+    for origin in [
+        "http://localhost:3000",
+        "http://127.0.0.1:5173",
+        "http://[::1]:8080",
+    ] {
         let response = send(from(client().get(&url), origin)).await;
         assert_eq!(response.status(), 200);
         assert_eq!(

@@ -507,6 +507,8 @@ async fn a_webhook_to_one_replica_is_enforced_in_all_and_survives_restarts() {
         return;
     };
     let local_hanko = real_hanko().await;
+    // One person has all the sessions, and two more.
+    local_hanko.set_session_limit(SESSIONS + 2);
     let start = || Replica::start(&local_hanko.url(), &redis.url());
     let mut replicas = vec![start(), start(), start()];
     all_ready(&replicas).await;

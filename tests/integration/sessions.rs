@@ -331,6 +331,7 @@ async fn no_revoked_session_is_let_in_and_no_live_one_refused_under_load() {
     const CLIENTS: usize = 50;
 
     let (local_hanko, app) = start().await;
+    local_hanko.set_session_limit(SESSIONS);
     let person = ada();
     let sessions: Arc<Vec<SignedIn>> = Arc::new(
         (0..SESSIONS)

@@ -1,0 +1,410 @@
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use aws_lc_rs::rsa::KeySize;
+use poem::{
+    Server,
+    listener::{Acceptor, TcpAcceptor},
+};
+use serde_json::{Map, Value};
+use tokio::{
+    sync::oneshot,
+    task::{JoinHandle, JoinSet},
+};
+use uuid::Uuid;
+
+use super::{
+    DEFAULT_SESSION_LIMIT, DEFAULT_WEBHOOK_EVENTS, DeliveryError, Fault, HeldValidations, Person,
+    SignedIn,
+    database::{Database, Source},
+    key::{KeyRing, SigningKey},
+    routes::routes,
+    state::{Inner, Settings, State},
+    validations::{CurrentHold, ValidationCounter},
+    webhooks::{Subscription, WebhookQueue},
+};
+use crate::{
+    clock::{Clock, SystemClock},
+    hanko::{DEFAULT_COOKIE_NAME, PlainHttp, Tenant},
+};
+
+/// A running local Hanko. It stops when this is dropped; webhooks that have not been sent are lost, as at a Hanko that is
+/// killed.
+#[derive(Debug)]
+pub struct LocalHanko {
+    address: SocketAddr,
+    state: Arc<State>,
+    _stop: oneshot::Sender<()>,
+    _server: JoinHandle<io::Result<()>>,
+    /// Aborted when dropped.
+    _webhook_worker: JoinSet<()>,
+}
+
+/// Configures and starts a [`LocalHanko`].
+#[derive(Debug)]
+#[must_use]
+pub struct LocalHankoBuilder {
+    clock: Arc<dyn Clock>,
+    key_size: KeySize,
+    audience: String,
+    issuer: Option<String>,
+    cookie_name: String,
+    webhook_events: Vec<String>,
+    settings: Settings,
+}
+
+impl LocalHankoBuilder {
+    /// Sets the source of the time in tokens, of timeouts and of delays. Default: [`SystemClock`].
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Signs with RSA 4096, as Hanko does. Default: RSA 2048, whose keys are generated in a fraction of the time.
+    pub fn rsa_4096(mut self) -> Self {
+        self.key_size = KeySize::Rsa4096;
+        self
+    }
+
+    /// Sets the `aud` of tokens. Default: `localhost`.
+    pub fn audience(mut self, audience: impl Into<String>) -> Self {
+        self.audience = audience.into();
+        self
+    }
+
+    /// Sets the `iss` of session tokens. Default: none, as with Hanko.
+    pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
+        self.issuer = Some(issuer.into());
+        self
+    }
+
+    /// Sets the name of the session cookie. Default: `hanko`.
+    pub fn cookie_name(mut self, cookie_name: impl Into<String>) -> Self {
+        self.cookie_name = cookie_name.into();
+        self
+    }
+
+    /// Sets how many sessions a user can have, see [`LocalHanko::set_session_limit`]. Default:
+    /// [`DEFAULT_SESSION_LIMIT`].
+    pub fn session_limit(mut self, limit: usize) -> Self {
+        self.settings.session_limit = limit;
+        self
+    }
+
+    /// Sets how long a session can be unused, see [`LocalHanko::set_idle_timeout`]. Default: any time.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.idle_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets the events that are sent, see [`LocalHanko::set_webhook_events`]. Default: [`DEFAULT_WEBHOOK_EVENTS`].
+    pub fn webhook_events(mut self, events: &[&str]) -> Self {
+        self.webhook_events = owned(events);
+        self
+    }
+
+    /// Sets the fault with which it starts, see [`LocalHanko::set_fault`]. Default: [`Fault::None`].
+    pub fn fault(mut self, fault: Fault) -> Self {
+        self.settings.fault = fault;
+        self
+    }
+
+    /// Sets the delay of responses to validation requests, see [`LocalHanko::set_validation_delay`]. Default: none.
+    pub fn validation_delay(mut self, delay: Duration) -> Self {
+        self.settings.validation_delay = delay;
+        self
+    }
+
+    /// Starts it on a free port of `127.0.0.1`.
+    ///
+    /// # Errors
+    /// Returns an error if the port cannot be bound or the key cannot be generated.
+    pub async fn start(self) -> io::Result<LocalHanko> {
+        let key = generate(self.key_size).await?;
+        let mut webhook_worker = JoinSet::new();
+        let state = Arc::new(State {
+            webhooks: WebhookQueue::start(Arc::clone(&self.clock), &mut webhook_worker),
+            clock: self.clock,
+            key_size: self.key_size,
+            audience: self.audience,
+            issuer: self.issuer,
+            cookie_name: self.cookie_name,
+            validations: ValidationCounter::default(),
+            hold: Arc::new(CurrentHold::default()),
+            inner: Mutex::new(Inner {
+                keys: KeyRing::new(key),
+                database: Database::default(),
+                subscription: Subscription {
+                    url: None,
+                    events: self.webhook_events,
+                },
+                settings: self.settings,
+                key_set_requests: 0,
+            }),
+        });
+
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
+        let acceptor = TcpAcceptor::from_std(listener)?;
+        let address = acceptor
+            .local_addr()
+            .iter()
+            .find_map(|address| address.as_socket_addr().copied())
+            .ok_or_else(|| io::Error::other("the listener has no socket address"))?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let routes = routes(Arc::clone(&state));
+        let server = tokio::spawn(
+            Server::new_with_acceptor(acceptor)
+                .name("local Hanko")
+                .run_with_graceful_shutdown(
+                    routes,
+                    async move {
+                        let _dropped = stopped.await;
+                    },
+                    Some(Duration::ZERO),
+                ),
+        );
+        Ok(LocalHanko {
+            address,
+            state,
+            _stop: stop,
+            _server: server,
+            _webhook_worker: webhook_worker,
+        })
+    }
+}
+
+impl LocalHanko {
+    /// Returns a builder with default settings.
+    pub fn builder() -> LocalHankoBuilder {
+        LocalHankoBuilder {
+            clock: Arc::new(SystemClock::new()),
+            key_size: KeySize::Rsa2048,
+            audience: "localhost".to_owned(),
+            issuer: None,
+            cookie_name: DEFAULT_COOKIE_NAME.to_owned(),
+            webhook_events: owned(&DEFAULT_WEBHOOK_EVENTS),
+            settings: Settings {
+                session_limit: DEFAULT_SESSION_LIMIT,
+                idle_timeout: None,
+                fault: Fault::None,
+                validation_delay: Duration::ZERO,
+            },
+        }
+    }
+
+    /// Returns the value for `HANKO_API_URL`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Returns the URL as a [`Tenant`].
+    ///
+    /// # Panics
+    /// Never: the URL is well-formed and loopback.
+    pub fn tenant(&self) -> Tenant {
+        Tenant::parse(&self.url(), PlainHttp::LoopbackOnly)
+            .expect("a loopback address makes a Hanko API URL")
+    }
+
+    /// Signs a person in, as one of Hanko's flows does: creates a session and returns its token.
+    ///
+    /// Queues the webhooks `session.delete.passive.limit`, for each session that was deleted because of the session limit,
+    /// and `session.create.flow`, if they are [subscribed to](Self::set_webhook_events); see
+    /// [`wait_for_webhooks`](Self::wait_for_webhooks). Works whatever [`Fault`] is set.
+    pub fn sign_in(&self, person: &Person) -> SignedIn {
+        self.state.create_session(person, Source::Flow)
+    }
+
+    /// Creates a session for a person and returns its token, as `POST /sessions` of Hanko's Admin API does.
+    ///
+    /// Differs from [`sign_in`](Self::sign_in) as at Hanko: the token has no `amr`, the session has no user agent and IP
+    /// address, and the event is `session.create.admin`.
+    pub fn create_session(&self, person: &Person) -> SignedIn {
+        self.state.create_session(person, Source::AdminApi)
+    }
+
+    /// Returns the claims that a session token of this person would have, for a test to change them and sign them with
+    /// [`sign_claims`](Self::sign_claims). Creates no session.
+    pub fn claims_of(&self, person: &Person) -> Map<String, Value> {
+        let now = self.state.clock.unix_time();
+        self.state.claims_of(person, Uuid::new_v4(), now)
+    }
+
+    /// Signs any claims as Hanko signs its tokens.
+    pub fn sign_claims(&self, claims: &Map<String, Value>) -> String {
+        self.state.sign_claims(claims)
+    }
+
+    /// Signs any bytes under any header, with the current key and RS256.
+    pub fn sign_raw(&self, header: &[u8], payload: &[u8]) -> String {
+        let key = self.state.inner().keys.signing_key();
+        key.sign_raw(header, payload)
+    }
+
+    /// Sends webhooks to this URL from now on: one at a time in the order of the events, each once, never again after a
+    /// failure, and with a timeout of 10 s of its clock, as Hanko does.
+    pub fn send_webhooks_to(&self, url: impl Into<String>) {
+        self.state.inner().subscription.url = Some(url.into());
+    }
+
+    /// Sends no webhooks from now on. Those in the queue are still sent.
+    pub fn stop_webhooks(&self) {
+        self.state.inner().subscription.url = None;
+    }
+
+    /// Sends the events that start with one of these names from now on, as the setting `events` of a webhook at Hanko
+    /// selects them: `session` includes `session.delete.explicit.logout`.
+    ///
+    /// The local Hanko has the events `user.delete`, `session.delete.explicit.logout`, `session.delete.admin.revoke`,
+    /// `session.delete.passive.limit`, `session.delete.passive.expire`, `session.create.flow` and `session.create.admin`.
+    /// With `["user"]` it sends what a released Hanko up to v3.0.4 sends, which has no `session` events.
+    pub fn set_webhook_events(&self, events: &[&str]) {
+        self.state.inner().subscription.events = owned(events);
+    }
+
+    /// Waits until every queued webhook has been delivered, or has failed.
+    pub async fn wait_for_webhooks(&self) {
+        self.state.webhooks.wait_until_idle().await;
+    }
+
+    /// Ends a session as its user does by signing out, and waits until the webhook `session.delete.explicit.logout` has
+    /// been delivered. Returns `None` if there is no such session.
+    ///
+    /// # Errors
+    /// Returns an error if the webhook was not delivered. The session has ended.
+    pub async fn end_session(&self, session_id: Uuid) -> Result<Option<()>, DeliveryError> {
+        let event = "session.delete.explicit.logout";
+        self.state.delete_session(session_id, event).await
+    }
+
+    /// Ends a session as an administrator does, and waits until the webhook `session.delete.admin.revoke` has been
+    /// delivered. Returns `None` if there is no such session.
+    ///
+    /// # Errors
+    /// Returns an error if the webhook was not delivered. The session has ended.
+    pub async fn revoke_session(&self, session_id: Uuid) -> Result<Option<()>, DeliveryError> {
+        let event = "session.delete.admin.revoke";
+        self.state.delete_session(session_id, event).await
+    }
+
+    /// Deletes a user with all sessions, and waits until the webhook `user.delete` has been delivered. As at Hanko, there
+    /// is no webhook about the sessions. The user is deleted, and the webhook is sent, also if nobody was ever signed in
+    /// under this id.
+    ///
+    /// # Errors
+    /// Returns an error if the webhook was not delivered. The user has been deleted.
+    pub async fn delete_user(&self, user_id: Uuid) -> Result<(), DeliveryError> {
+        let now = self.state.clock.unix_time();
+        let data = self.state.inner().database.delete_user(user_id, now);
+        self.state.send_webhook("user.delete", &data).await
+    }
+
+    /// Returns the body of the webhook request that Hanko would send for this event.
+    pub fn webhook_body(&self, event: &str, data: &Value) -> Value {
+        self.state.webhook_body(event, data)
+    }
+
+    /// Returns the `data` of a webhook about this session, or `None` if there is no such session.
+    pub fn session_data(&self, session_id: Uuid) -> Option<Value> {
+        let session = self.state.inner().database.session(session_id)?;
+        Some(session.webhook_data())
+    }
+
+    /// Sets how many sessions a user can have at the same time. The next sign-in of a user deletes the oldest sessions
+    /// above the limit, the new one included, and sends `session.delete.passive.limit` for each. Zero counts as one.
+    pub fn set_session_limit(&self, limit: usize) {
+        self.state.inner().settings.session_limit = limit;
+    }
+
+    /// Sets how long a session can be unused; `None` means any time. `POST /sessions/validate` renews a session and GET
+    /// does not. As at Hanko, only a validation request about an idle session ends it, and sends
+    /// `session.delete.passive.expire`.
+    pub fn set_idle_timeout(&self, timeout: Option<Duration>) {
+        self.state.inner().settings.idle_timeout = timeout;
+    }
+
+    /// Fails in this way from now on.
+    pub fn set_fault(&self, fault: Fault) {
+        self.state.inner().settings.fault = fault;
+    }
+
+    /// Delays the responses to validation requests from now on. A response is computed when its request arrives and is
+    /// sent after the delay, measured by the local Hanko's clock.
+    pub fn set_validation_delay(&self, delay: Duration) {
+        self.state.inner().settings.validation_delay = delay;
+    }
+
+    /// Holds the responses to validation requests that arrive from now on, until the returned guard is dropped. A response
+    /// is computed when its request arrives, so a test can have a response that is older than a sign-out arrive after
+    /// it. If this is called again, new responses are held by the new guard only. A delay begins when a response is
+    /// released.
+    pub fn hold_validations(&self) -> HeldValidations {
+        self.state.hold.begin()
+    }
+
+    /// Returns the `kid` of the key that signs.
+    pub fn kid(&self) -> String {
+        self.state.inner().keys.signing_key().kid.clone()
+    }
+
+    /// Signs with a new key from now on. The old ones stay in the JWK Set, as at Hanko, until
+    /// [`retire_old_keys`](Self::retire_old_keys).
+    ///
+    /// # Errors
+    /// Returns an error if no key can be generated.
+    pub async fn rotate_key(&self) -> io::Result<()> {
+        let key = generate(self.state.key_size).await?;
+        self.state.inner().keys.add(key);
+        Ok(())
+    }
+
+    /// Removes all keys but the one that signs from the JWK Set.
+    pub fn retire_old_keys(&self) {
+        self.state.inner().keys.retire_old();
+    }
+
+    /// Returns the JWK Set that is being served.
+    pub fn key_set(&self) -> Value {
+        self.state.inner().keys.jwk_set()
+    }
+
+    /// Returns how many requests for the JWK Set have arrived.
+    pub fn key_set_requests(&self) -> u64 {
+        self.state.inner().key_set_requests
+    }
+
+    /// Returns how many requests to `/sessions/validate` have arrived.
+    pub fn validate_requests(&self) -> u64 {
+        self.state.validations.counts().all
+    }
+
+    /// Returns how many of the [`validate_requests`](Self::validate_requests) were GET requests.
+    pub fn validate_requests_by_get(&self) -> u64 {
+        self.state.validations.counts().by_get
+    }
+
+    /// Waits until at least `count` requests to `/sessions/validate` have arrived.
+    pub async fn wait_for_validate_requests(&self, count: u64) {
+        self.state.validations.wait_for(count).await;
+    }
+
+    /// Returns how many requests to `/sessions/validate` have been in progress at the same time, at most.
+    pub fn most_validations_at_once(&self) -> usize {
+        self.state.validations.counts().most_at_once
+    }
+}
+
+async fn generate(key_size: KeySize) -> io::Result<SigningKey> {
+    tokio::task::spawn_blocking(move || SigningKey::generate(key_size))
+        .await
+        .map_err(io::Error::other)?
+}
+
+fn owned(events: &[&str]) -> Vec<String> {
+    events.iter().map(|event| (*event).to_owned()).collect()
+}

@@ -1,0 +1,133 @@
+use std::{fmt, io, sync::Arc};
+
+use aws_lc_rs::{
+    encoding::AsDer,
+    rsa::{KeyPair, KeySize},
+};
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::jose::{self, KeySet, KeySetDocument};
+
+/// The keys of the JWK Set, oldest first, as Hanko lists them. The last one signs; there is always one.
+#[derive(Debug)]
+pub(super) struct KeyRing {
+    keys: Vec<Arc<SigningKey>>,
+    /// Parsed once, because every validation request needs it.
+    verification_keys: Arc<KeySet>,
+}
+
+impl KeyRing {
+    pub(super) fn new(key: SigningKey) -> Self {
+        Self::of(vec![Arc::new(key)])
+    }
+
+    fn of(keys: Vec<Arc<SigningKey>>) -> Self {
+        let document = KeySetDocument::parse(jwk_set(&keys).to_string().as_bytes());
+        Self {
+            keys,
+            verification_keys: Arc::new(
+                document
+                    .map(|document| document.key_set)
+                    .unwrap_or_default(),
+            ),
+        }
+    }
+
+    /// Signs with `key` from now on.
+    pub(super) fn add(&mut self, key: SigningKey) {
+        self.keys.push(Arc::new(key));
+        *self = Self::of(std::mem::take(&mut self.keys));
+    }
+
+    /// Removes all keys but the one that signs.
+    pub(super) fn retire_old(&mut self) {
+        *self = Self::of(self.keys.split_off(self.keys.len() - 1));
+    }
+
+    /// Returns the key that signs, to be used without the lock: a signature takes milliseconds.
+    pub(super) fn signing_key(&self) -> Arc<SigningKey> {
+        Arc::clone(&self.keys[self.keys.len() - 1])
+    }
+
+    pub(super) fn verification_keys(&self) -> Arc<KeySet> {
+        Arc::clone(&self.verification_keys)
+    }
+
+    pub(super) fn jwk_set(&self) -> Value {
+        jwk_set(&self.keys)
+    }
+}
+
+fn jwk_set(keys: &[Arc<SigningKey>]) -> Value {
+    let keys: Vec<&jwk::Jwk> = keys.iter().map(|key| &key.public).collect();
+    json!({ "keys": keys })
+}
+
+/// A key that signs session tokens and webhooks.
+pub(super) struct SigningKey {
+    pub(super) kid: String,
+    private: EncodingKey,
+    public: jwk::Jwk,
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("SigningKey")
+            .field("kid", &self.kid)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SigningKey {
+    pub(super) fn generate(size: KeySize) -> io::Result<Self> {
+        let failed = |error: &dyn fmt::Display| {
+            io::Error::other(format!("no RSA key could be generated: {error}"))
+        };
+        jose::ensure_crypto_provider();
+        let key_pair = KeyPair::generate(size).map_err(|error| failed(&error))?;
+        let der = key_pair.as_der().map_err(|error| failed(&error))?;
+        // jsonwebtoken reads PKCS #8 only from PEM.
+        let pem = format!(
+            "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
+            BASE64_STANDARD.encode(der.as_ref())
+        );
+        let private = EncodingKey::from_rsa_pem(pem.as_bytes()).map_err(|error| failed(&error))?;
+        let mut public = jwk::Jwk::from_encoding_key(&private, Algorithm::RS256)
+            .map_err(|error| failed(&error))?;
+        let kid = Uuid::new_v4().to_string();
+        public.common.key_id = Some(kid.clone());
+        public.common.public_key_use = Some(jwk::PublicKeyUse::Signature);
+        public.common.key_algorithm = Some(jwk::KeyAlgorithm::RS256);
+        Ok(Self {
+            kid,
+            private,
+            public,
+        })
+    }
+
+    pub(super) fn sign(&self, claims: &Map<String, Value>) -> String {
+        let mut header = Header::new(Algorithm::RS256);
+        header.kid = Some(self.kid.clone());
+        jsonwebtoken::encode(&header, claims, &self.private)
+            .expect("a key that this process generated signs any JSON")
+    }
+
+    pub(super) fn sign_raw(&self, header: &[u8], payload: &[u8]) -> String {
+        let signing_input = format!(
+            "{}.{}",
+            BASE64_URL_SAFE_NO_PAD.encode(header),
+            BASE64_URL_SAFE_NO_PAD.encode(payload)
+        );
+        let signature =
+            jsonwebtoken::crypto::sign(signing_input.as_bytes(), &self.private, Algorithm::RS256)
+                .expect("a key that this process generated signs any bytes");
+        format!("{signing_input}.{signature}")
+    }
+}

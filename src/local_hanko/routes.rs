@@ -1,0 +1,259 @@
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "Poem hands extractors to its handlers by value"
+)]
+
+use std::{sync::Arc, time::Duration};
+
+use poem::{
+    Endpoint, EndpointExt, IntoEndpoint, IntoResponse, Request, Response, Result, Route, get,
+    handler,
+    http::{HeaderValue, Method, StatusCode, header},
+    post,
+    web::Data,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use url::Url;
+
+use super::{
+    Fault,
+    state::{State, Validation},
+};
+
+/// The largest body that is read: a session token and some JSON around it.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+
+pub(super) fn routes(state: Arc<State>) -> impl IntoEndpoint<Endpoint = impl Endpoint + 'static> {
+    Route::new()
+        .at("/.well-known/jwks.json", get(jwks))
+        .at(
+            "/sessions/validate",
+            get(validate_session).post(validate_session_from_body),
+        )
+        .at("/logout", post(logout))
+        .around(allow_loopback_pages)
+        .data(state)
+}
+
+/// Allows cross-origin requests as Hanko does for the origins in its configuration: with credentials, and any header.
+async fn allow_loopback_pages(endpoint: Arc<impl Endpoint>, request: Request) -> Result<Response> {
+    let origin = request
+        .headers()
+        .get(header::ORIGIN)
+        .filter(|origin| origin.to_str().is_ok_and(is_on_loopback))
+        .cloned();
+    let is_preflight = request.method() == Method::OPTIONS;
+    let requested_headers = request
+        .headers()
+        .get(header::ACCESS_CONTROL_REQUEST_HEADERS)
+        .cloned();
+    let mut response = if is_preflight {
+        StatusCode::NO_CONTENT.into()
+    } else {
+        endpoint.get_response(request).await
+    };
+    let headers = response.headers_mut();
+    headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    let Some(origin) = origin else {
+        return Ok(response);
+    };
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+        HeaderValue::from_static("true"),
+    );
+    if is_preflight {
+        headers.insert(
+            header::ACCESS_CONTROL_ALLOW_METHODS,
+            HeaderValue::from_static("GET,HEAD,PUT,PATCH,POST,DELETE"),
+        );
+        headers.insert(
+            header::ACCESS_CONTROL_MAX_AGE,
+            HeaderValue::from_static("7200"),
+        );
+        if let Some(names) = requested_headers {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names);
+        }
+    }
+    Ok(response)
+}
+
+/// Returns whether a page of this origin was served by this machine.
+fn is_on_loopback(origin: &str) -> bool {
+    Url::parse(origin).is_ok_and(|url| {
+        url.scheme() == "http"
+            && matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"))
+            && url.origin().ascii_serialization() == origin
+    })
+}
+
+/// A JSON response with Hanko's `Content-Type`, which has no `charset`.
+fn json_response(status: StatusCode, body: &Value) -> Response {
+    Response::builder()
+        .status(status)
+        .content_type("application/json")
+        .body(body.to_string())
+}
+
+/// An error response as Hanko's error handler writes it.
+fn error_response(status: StatusCode) -> Response {
+    let message = status.canonical_reason().unwrap_or_default();
+    json_response(
+        status,
+        &json!({ "code": status.as_u16(), "message": message }),
+    )
+}
+
+#[handler]
+async fn jwks(state: Data<&Arc<State>>) -> Response {
+    let (fault, key_set) = {
+        let mut inner = state.inner();
+        inner.key_set_requests += 1;
+        (inner.settings.fault, inner.keys.jwk_set())
+    };
+    match fault {
+        Fault::Hangs => std::future::pending().await,
+        Fault::DatabaseDown => error_response(StatusCode::INTERNAL_SERVER_ERROR),
+        Fault::None
+        | Fault::TooManyRequests { .. }
+        | Fault::Unavailable { .. }
+        | Fault::InternalError => json_response(StatusCode::OK, &key_set)
+            .with_header(header::CACHE_CONTROL, "max-age=600")
+            .into_response(),
+    }
+}
+
+/// The tokens of a request in the order in which Hanko tries them: the Bearer header, then the cookie.
+fn tokens<'a>(request: &'a Request, cookie_name: &'a str) -> impl Iterator<Item = &'a str> {
+    let bearer = request
+        .header(header::AUTHORIZATION)
+        .and_then(|value| value.strip_prefix("Bearer "));
+    let cookies = request
+        .headers()
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|header| header.to_str().ok())
+        .flat_map(|header| header.split("; "))
+        .filter_map(|cookie| cookie.split_once('='))
+        .filter_map(move |(name, value)| (name == cookie_name).then_some(value));
+    bearer.into_iter().chain(cookies)
+}
+
+/// Computes the response to a validation request at once, unless a fault is set, and sends it when it may be sent.
+async fn respond_to_validation(
+    state: &State,
+    is_get: bool,
+    compute: impl AsyncFnOnce() -> Response,
+) -> Response {
+    let _in_progress = state.validations.begin(is_get);
+    let response = match state.settings().fault {
+        Fault::None | Fault::DatabaseDown => compute().await,
+        Fault::TooManyRequests { retry_after } => {
+            with_retry_after(StatusCode::TOO_MANY_REQUESTS, retry_after)
+        }
+        Fault::Unavailable { retry_after } => {
+            with_retry_after(StatusCode::SERVICE_UNAVAILABLE, retry_after)
+        }
+        Fault::InternalError => error_response(StatusCode::INTERNAL_SERVER_ERROR),
+        Fault::Hangs => std::future::pending().await,
+    };
+    let delay = state.settings().validation_delay;
+    state.hold.wait().await;
+    if !delay.is_zero() {
+        state.clock.sleep(delay).await;
+    }
+    response
+}
+
+fn with_retry_after(status: StatusCode, retry_after: Option<Duration>) -> Response {
+    let mut response = error_response(status);
+    if let Some(retry_after) = retry_after {
+        let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+/// The response about the tokens of a request: about the first valid one, if there is one.
+fn validation_response(state: &State, validations: impl Iterator<Item = Validation>) -> Response {
+    let mut is_idle = false;
+    for validation in validations {
+        match validation {
+            Validation::Valid(body) => return json_response(StatusCode::OK, &body),
+            Validation::UnreadableClaims => return error_response(StatusCode::BAD_REQUEST),
+            Validation::Idle => is_idle = true,
+            Validation::Invalid => {}
+        }
+    }
+    let mut response = json_response(StatusCode::OK, &json!({ "is_valid": false }));
+    if is_idle {
+        remove_cookie(state, &mut response);
+    }
+    response
+}
+
+/// Removes the session cookie from the browser.
+fn remove_cookie(state: &State, response: &mut Response) {
+    let cookie = format!("{}=; Path=/; Max-Age=0; SameSite=Lax", state.cookie_name);
+    if let Ok(cookie) = HeaderValue::try_from(cookie) {
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
+}
+
+/// Validates the session of the request. Does not renew `last_used`.
+#[handler]
+async fn validate_session(request: &Request, state: Data<&Arc<State>>) -> Response {
+    respond_to_validation(&state, true, async || {
+        let validations =
+            tokens(request, &state.cookie_name).map(|token| state.validate(token, false));
+        validation_response(&state, validations)
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+struct ValidateSessionRequest {
+    session_token: String,
+}
+
+/// Validates the session whose token is in the body, and renews `last_used`.
+#[handler]
+async fn validate_session_from_body(body: poem::Body, state: Data<&Arc<State>>) -> Response {
+    respond_to_validation(&state, false, async || {
+        let bytes = body
+            .into_bytes_limit(MAX_BODY_BYTES)
+            .await
+            .unwrap_or_default();
+        match serde_json::from_slice::<ValidateSessionRequest>(&bytes) {
+            Ok(request) if !request.session_token.is_empty() => {
+                let validation = state.validate(&request.session_token, true);
+                validation_response(&state, std::iter::once(validation))
+            }
+            _ => error_response(StatusCode::BAD_REQUEST),
+        }
+    })
+    .await
+}
+
+/// Deletes the session, sends the webhook, and removes the cookie.
+#[handler]
+async fn logout(request: &Request, state: Data<&Arc<State>>) -> Response {
+    let session = tokens(request, &state.cookie_name).find_map(|token| state.session_of(token));
+    let Some(session) = session else {
+        return error_response(StatusCode::UNAUTHORIZED);
+    };
+    // As at Hanko, the session has ended whether the webhook is delivered or not.
+    let delivered = state
+        .delete_session(session, "session.delete.explicit.logout")
+        .await;
+    if let Err(error) = delivered {
+        let error: &dyn std::error::Error = &error;
+        tracing::warn!(error, "the webhook was not delivered");
+    }
+    let mut response = StatusCode::NO_CONTENT.into();
+    remove_cookie(&state, &mut response);
+    response
+}
