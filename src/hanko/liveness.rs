@@ -131,6 +131,8 @@ impl SessionPolicy {
 pub struct ValidationStatus {
     /// How many validation requests have ended, successfully or not.
     pub validations: u64,
+    /// How many are open, or wait for a place.
+    pub in_flight: usize,
     /// Why the last one failed; `None` if it did not, or none has ended.
     pub last_error: Option<ValidationError>,
     /// How many sessions were found ended at Hanko that no webhook has reported within 10 s.
@@ -402,9 +404,11 @@ impl Liveness {
     }
 
     pub(super) fn status(&self) -> ValidationStatus {
+        let in_flight = self.0.in_flight().len();
         let progress = self.0.progress();
         ValidationStatus {
             validations: progress.validations,
+            in_flight,
             last_error: progress.last_error.clone(),
             found_ended: progress.found_ended,
             known_sessions: self.0.store.len(),

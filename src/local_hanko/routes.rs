@@ -118,7 +118,8 @@ async fn jwks(state: Data<&Arc<State>>) -> Response {
         Fault::None
         | Fault::TooManyRequests { .. }
         | Fault::Unavailable { .. }
-        | Fault::InternalError => json_response(StatusCode::OK, &key_set)
+        | Fault::InternalError
+        | Fault::UnexpectedResponse => json_response(StatusCode::OK, &key_set)
             .with_header(header::CACHE_CONTROL, "max-age=600")
             .into_response(),
     }
@@ -156,6 +157,7 @@ async fn respond_to_validation(
             with_retry_after(StatusCode::SERVICE_UNAVAILABLE, retry_after)
         }
         Fault::InternalError => error_response(StatusCode::INTERNAL_SERVER_ERROR),
+        Fault::UnexpectedResponse => json_response(StatusCode::OK, &json!({})),
         Fault::Hangs => std::future::pending().await,
     };
     let delay = state.settings().validation_delay;

@@ -30,6 +30,8 @@ pub enum Fault {
     },
     /// `/sessions/validate` returns 500.
     InternalError,
+    /// `/sessions/validate` returns 200 with a body that no Hanko sends: `{}`.
+    UnexpectedResponse,
     /// Requests to `/sessions/validate` and `/.well-known/jwks.json` are accepted and never get a response, not even
     /// after the fault has been removed.
     Hangs,
