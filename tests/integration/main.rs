@@ -12,6 +12,7 @@ mod embedding;
 mod faults;
 mod local_hanko;
 mod log_capture;
+mod recorded;
 mod revocations;
 mod routes;
 mod sessions;
