@@ -13,6 +13,7 @@ mod handle;
 mod key;
 mod person;
 mod routes;
+mod server;
 mod state;
 mod time;
 mod validations;

@@ -6,15 +6,9 @@ use std::{
 };
 
 use aws_lc_rs::rsa::KeySize;
-use poem::{
-    Server,
-    listener::{Acceptor, TcpAcceptor},
-};
+use poem::IntoEndpoint;
 use serde_json::{Map, Value};
-use tokio::{
-    sync::oneshot,
-    task::{JoinHandle, JoinSet},
-};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use uuid::Uuid;
 
 use super::{
@@ -23,6 +17,7 @@ use super::{
     database::{Database, Source},
     key::{KeyRing, SigningKey},
     routes::routes,
+    server::serve,
     state::{Inner, Settings, State},
     validations::{CurrentHold, ValidationCounter},
     webhooks::{Subscription, WebhookQueue},
@@ -32,16 +27,14 @@ use crate::{
     hanko::{DEFAULT_COOKIE_NAME, PlainHttp, Tenant},
 };
 
-/// A running local Hanko. It stops when this is dropped; webhooks that have not been sent are lost, as at a Hanko that is
-/// killed.
+/// A running local Hanko. When this is dropped, it stops as if it were killed: its connections are closed, and webhooks that
+/// have not been sent are lost.
 #[derive(Debug)]
 pub struct LocalHanko {
     address: SocketAddr,
     state: Arc<State>,
-    _stop: oneshot::Sender<()>,
-    _server: JoinHandle<io::Result<()>>,
-    /// Aborted when dropped.
-    _webhook_worker: JoinSet<()>,
+    /// The server and the webhook worker, aborted when this is dropped.
+    _tasks: JoinSet<()>,
 }
 
 /// Configures and starts a [`LocalHanko`].
@@ -54,6 +47,7 @@ pub struct LocalHankoBuilder {
     issuer: Option<String>,
     cookie_name: String,
     webhook_events: Vec<String>,
+    fault: Fault,
     settings: Settings,
 }
 
@@ -109,7 +103,7 @@ impl LocalHankoBuilder {
 
     /// Sets the fault with which it starts, see [`LocalHanko::set_fault`]. Default: [`Fault::None`].
     pub fn fault(mut self, fault: Fault) -> Self {
-        self.settings.fault = fault;
+        self.fault = fault;
         self
     }
 
@@ -125,9 +119,9 @@ impl LocalHankoBuilder {
     /// Returns an error if the port cannot be bound or the key cannot be generated.
     pub async fn start(self) -> io::Result<LocalHanko> {
         let key = generate(self.key_size).await?;
-        let mut webhook_worker = JoinSet::new();
+        let mut tasks = JoinSet::new();
         let state = Arc::new(State {
-            webhooks: WebhookQueue::start(Arc::clone(&self.clock), &mut webhook_worker),
+            webhooks: WebhookQueue::start(Arc::clone(&self.clock), &mut tasks),
             clock: self.clock,
             key_size: self.key_size,
             audience: self.audience,
@@ -135,6 +129,7 @@ impl LocalHankoBuilder {
             cookie_name: self.cookie_name,
             validations: ValidationCounter::default(),
             hold: Arc::new(CurrentHold::default()),
+            fault: watch::Sender::new(self.fault),
             inner: Mutex::new(Inner {
                 keys: KeyRing::new(key),
                 database: Database::default(),
@@ -147,33 +142,14 @@ impl LocalHankoBuilder {
             }),
         });
 
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        listener.set_nonblocking(true)?;
-        let acceptor = TcpAcceptor::from_std(listener)?;
-        let address = acceptor
-            .local_addr()
-            .iter()
-            .find_map(|address| address.as_socket_addr().copied())
-            .ok_or_else(|| io::Error::other("the listener has no socket address"))?;
-        let (stop, stopped) = oneshot::channel::<()>();
-        let routes = routes(Arc::clone(&state));
-        let server = tokio::spawn(
-            Server::new_with_acceptor(acceptor)
-                .name("local Hanko")
-                .run_with_graceful_shutdown(
-                    routes,
-                    async move {
-                        let _dropped = stopped.await;
-                    },
-                    Some(Duration::ZERO),
-                ),
-        );
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let endpoint = routes(Arc::clone(&state)).into_endpoint();
+        tasks.spawn(serve(listener, endpoint, Arc::clone(&state)));
         Ok(LocalHanko {
             address,
             state,
-            _stop: stop,
-            _server: server,
-            _webhook_worker: webhook_worker,
+            _tasks: tasks,
         })
     }
 }
@@ -188,10 +164,10 @@ impl LocalHanko {
             issuer: None,
             cookie_name: DEFAULT_COOKIE_NAME.to_owned(),
             webhook_events: owned(&DEFAULT_WEBHOOK_EVENTS),
+            fault: Fault::None,
             settings: Settings {
                 session_limit: DEFAULT_SESSION_LIMIT,
                 idle_timeout: None,
-                fault: Fault::None,
                 validation_delay: Duration::ZERO,
             },
         }
@@ -328,21 +304,20 @@ impl LocalHanko {
         self.state.inner().settings.idle_timeout = timeout;
     }
 
-    /// Fails in this way from now on.
+    /// Fails in this way from now on. Requests in progress are not affected, except those that [hang](Fault::Hangs).
     pub fn set_fault(&self, fault: Fault) {
-        self.state.inner().settings.fault = fault;
+        self.state.fault.send_replace(fault);
     }
 
-    /// Delays the responses to validation requests from now on. A response is computed when its request arrives and is
-    /// sent after the delay, measured by the local Hanko's clock.
+    /// Delays the responses to validation requests that arrive from now on. A response is computed when its request
+    /// arrives and is sent when the delay has passed since then on the local Hanko's clock.
     pub fn set_validation_delay(&self, delay: Duration) {
         self.state.inner().settings.validation_delay = delay;
     }
 
     /// Holds the responses to validation requests that arrive from now on, until the returned guard is dropped. A response
     /// is computed when its request arrives, so a test can have a response that is older than a sign-out arrive after
-    /// it. If this is called again, new responses are held by the new guard only. A delay begins when a response is
-    /// released.
+    /// it. If this is called again, new responses are held by the new guard only.
     pub fn hold_validations(&self) -> HeldValidations {
         self.state.hold.begin()
     }
@@ -388,7 +363,8 @@ impl LocalHanko {
         self.state.validations.counts().by_get
     }
 
-    /// Waits until at least `count` requests to `/sessions/validate` have arrived.
+    /// Waits until at least `count` requests to `/sessions/validate` have arrived. Their responses may not have been
+    /// computed; [`HeldValidations::wait_for`] waits for that.
     pub async fn wait_for_validate_requests(&self, count: u64) {
         self.state.validations.wait_for(count).await;
     }

@@ -107,22 +107,14 @@ fn error_response(status: StatusCode) -> Response {
 
 #[handler]
 async fn jwks(state: Data<&Arc<State>>) -> Response {
-    let (fault, key_set) = {
-        let mut inner = state.inner();
-        inner.key_set_requests += 1;
-        (inner.settings.fault, inner.keys.jwk_set())
-    };
-    match fault {
-        Fault::Hangs => std::future::pending().await,
-        Fault::DatabaseDown => error_response(StatusCode::INTERNAL_SERVER_ERROR),
-        Fault::None
-        | Fault::TooManyRequests { .. }
-        | Fault::Unavailable { .. }
-        | Fault::InternalError
-        | Fault::UnexpectedResponse => json_response(StatusCode::OK, &key_set)
-            .with_header(header::CACHE_CONTROL, "max-age=600")
-            .into_response(),
+    state.inner().key_set_requests += 1;
+    if state.fault_after_hang().await == Fault::DatabaseDown {
+        return error_response(StatusCode::INTERNAL_SERVER_ERROR);
     }
+    let key_set = state.inner().keys.jwk_set();
+    json_response(StatusCode::OK, &key_set)
+        .with_header(header::CACHE_CONTROL, "max-age=600")
+        .into_response()
 }
 
 /// The tokens of a request in the order in which Hanko tries them: the Bearer header, then the cookie.
@@ -147,9 +139,11 @@ async fn respond_to_validation(
     is_get: bool,
     compute: impl AsyncFnOnce() -> Response,
 ) -> Response {
+    // Before the request is counted, so that a test that waits for the count can advance the clock.
+    let send_at = state.clock.monotonic() + state.settings().validation_delay;
     let _in_progress = state.validations.begin(is_get);
-    let response = match state.settings().fault {
-        Fault::None | Fault::DatabaseDown => compute().await,
+    let response = match state.fault_after_hang().await {
+        Fault::None | Fault::DatabaseDown | Fault::Down | Fault::Hangs => compute().await,
         Fault::TooManyRequests { retry_after } => {
             with_retry_after(StatusCode::TOO_MANY_REQUESTS, retry_after)
         }
@@ -158,12 +152,11 @@ async fn respond_to_validation(
         }
         Fault::InternalError => error_response(StatusCode::INTERNAL_SERVER_ERROR),
         Fault::UnexpectedResponse => json_response(StatusCode::OK, &json!({})),
-        Fault::Hangs => std::future::pending().await,
     };
-    let delay = state.settings().validation_delay;
     state.hold.wait().await;
-    if !delay.is_zero() {
-        state.clock.sleep(delay).await;
+    let rest = send_at.saturating_sub(state.clock.monotonic());
+    if !rest.is_zero() {
+        state.clock.sleep(rest).await;
     }
     response
 }

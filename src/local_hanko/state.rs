@@ -6,6 +6,7 @@ use std::{
 use aws_lc_rs::rsa::KeySize;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
     database::{Database, Found, SessionRow, Source},
     key::KeyRing,
     time,
-    validations::{CurrentHold, ValidationCounter},
+    validations::{CurrentHold, ValidationCounter, until},
     webhooks::{Subscription, WebhookQueue},
 };
 use crate::{clock::Clock, jose::UnverifiedToken};
@@ -32,6 +33,7 @@ pub(super) struct State {
     pub(super) webhooks: WebhookQueue,
     pub(super) validations: ValidationCounter,
     pub(super) hold: Arc<CurrentHold>,
+    pub(super) fault: watch::Sender<Fault>,
     pub(super) inner: Mutex<Inner>,
 }
 
@@ -49,7 +51,6 @@ pub(super) struct Inner {
 pub(super) struct Settings {
     pub(super) session_limit: usize,
     pub(super) idle_timeout: Option<Duration>,
-    pub(super) fault: Fault,
     pub(super) validation_delay: Duration,
 }
 
@@ -78,6 +79,16 @@ impl State {
 
     pub(super) fn settings(&self) -> Settings {
         self.inner().settings
+    }
+
+    pub(super) fn fault(&self) -> Fault {
+        *self.fault.borrow()
+    }
+
+    /// Waits while requests hang, and returns the fault that is set then.
+    pub(super) async fn fault_after_hang(&self) -> Fault {
+        until(&self.fault, |fault| *fault != Fault::Hangs).await;
+        self.fault()
     }
 
     pub(super) fn claims_of(
@@ -232,13 +243,10 @@ impl State {
 
     /// Verifies a token as Hanko does: its signature and its times. It reads its keys from the database.
     fn verify(&self, token: &str) -> Option<SessionToken> {
-        let inner = self.inner();
-        let keys = inner.keys.verification_keys();
-        let fault = inner.settings.fault;
-        drop(inner);
-        if fault == Fault::DatabaseDown {
+        if self.fault() == Fault::DatabaseDown {
             return None;
         }
+        let keys = self.inner().keys.verification_keys();
         UnverifiedToken::parse(token)
             .ok()?
             .verify_signature(&keys)

@@ -32,9 +32,12 @@ pub enum Fault {
     InternalError,
     /// `/sessions/validate` returns 200 with a body that no Hanko sends: `{}`.
     UnexpectedResponse,
-    /// Requests to `/sessions/validate` and `/.well-known/jwks.json` are accepted and never get a response, not even
-    /// after the fault has been removed.
+    /// Requests to `/sessions/validate` and `/.well-known/jwks.json` are accepted and get no response. When another fault,
+    /// or none, is set, their responses are computed and sent, as by a process that was stopped and continues.
     Hangs,
+    /// No request gets a response: its connection is closed when it arrives, or when it would get its response. Requests
+    /// that arrive are not counted.
+    Down,
 }
 
 /// Keeps responses of `/sessions/validate` back, see
@@ -151,7 +154,7 @@ pub(super) async fn until<T>(sender: &watch::Sender<T>, condition: impl FnMut(&T
     let _met = receiver.wait_for(condition).await.is_ok();
 }
 
-/// Raises a number while it lives, also if the client gives up and the handler is dropped.
+/// Raises a number while it lives. If the client disconnects, the handler is dropped, and this with it.
 struct Counted<'a, T> {
     sender: &'a watch::Sender<T>,
     number: fn(&mut T) -> &mut usize,

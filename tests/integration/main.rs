@@ -13,6 +13,7 @@ mod faults;
 mod liveness;
 mod local_hanko;
 mod log_capture;
+mod recorded;
 mod revocations;
 mod routes;
 mod sessions;
