@@ -19,7 +19,7 @@ pub use liveness::{
     SessionMode, SessionPolicy, SessionPolicyError, ValidationError, ValidationStatus,
 };
 pub use revocation::{
-    MemoryStore, Revocation, RevocationStore, Revoking, StoreUnavailable, Target,
+    MemoryStore, Revocation, RevocationStore, Revoking, StoreStatus, StoreUnavailable, Target,
 };
 #[cfg(feature = "redis")]
 pub use revocation::{RedisStore, RedisStoreError};

@@ -127,6 +127,11 @@ impl ProblemType {
         self.parts().1
     }
 
+    /// A short summary of the kind of problem.
+    pub const fn title(self) -> &'static str {
+        self.parts().2
+    }
+
     /// The problem type for an error of the framework.
     pub fn of_status(status: StatusCode) -> Self {
         match status {

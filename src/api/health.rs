@@ -1,10 +1,18 @@
 use std::time::Duration;
 
-use poem::web::Data;
-use poem_openapi::{Object, OpenApi, types::Example};
+use poem::{http::StatusCode, web::Data};
+use poem_openapi::{
+    ApiResponse, Enum, Object, OpenApi,
+    registry::{MetaMediaType, MetaResponse, MetaResponses, Registry},
+    types::{Example, ToJSON, Type},
+};
 
 use super::{Tag, json::Json};
-use crate::{hanko::Hanko, jose::FetchError, problem::Unavailable};
+use crate::{
+    hanko::{Hanko, SessionMode, StoreStatus, ValidationError},
+    jose::FetchError,
+    problem::{CONTENT_TYPE_PROBLEM, ProblemType, Unavailable},
+};
 
 pub(super) struct HealthApi {
     alive: Json<Liveness>,
@@ -18,7 +26,7 @@ impl Default for HealthApi {
     }
 }
 
-/// How often a caller should look again while the service is not ready.
+/// How long a caller should wait before it looks again while the service is not ready.
 const READINESS_RETRY: Duration = Duration::from_secs(1);
 
 /// The service is alive.
@@ -34,6 +42,120 @@ impl Example for Liveness {
         Self {
             status: "alive".to_owned(),
         }
+    }
+}
+
+/// How a component works: `ok`, `degraded` (the service does without it for a time), `unavailable` (the service cannot
+/// verify sessions) or `unused`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[oai(rename_all = "lowercase")]
+enum ComponentStatus {
+    Ok,
+    Degraded,
+    Unavailable,
+    Unused,
+}
+
+/// The state of a component.
+#[derive(Clone, Debug, Object)]
+struct Component {
+    status: ComponentStatus,
+    /// What is wrong; absent if nothing is.
+    #[oai(skip_serializing_if_is_none)]
+    detail: Option<String>,
+}
+
+impl Component {
+    fn new(status: ComponentStatus, detail: Option<&str>) -> Self {
+        Self {
+            status,
+            detail: detail.map(ToOwned::to_owned),
+        }
+    }
+}
+
+/// What the service needs to verify sessions.
+#[derive(Clone, Debug, Object)]
+struct Components {
+    /// The keys that session tokens are verified with.
+    keys: Component,
+    /// Where revocations are shared between replicas.
+    revocation_store: Component,
+    /// Hanko's answers about sessions.
+    hanko: Component,
+}
+
+impl Components {
+    fn of(hanko: &Hanko) -> Self {
+        Self {
+            keys: keys(hanko),
+            revocation_store: revocation_store(hanko),
+            hanko: validation(hanko),
+        }
+    }
+
+    /// What keeps the service from verifying sessions.
+    fn missing(&self) -> Option<&str> {
+        [&self.keys, &self.revocation_store, &self.hanko]
+            .into_iter()
+            .find(|component| component.status == ComponentStatus::Unavailable)
+            .map(|component| component.detail.as_deref().unwrap_or_default())
+    }
+}
+
+fn keys(hanko: &Hanko) -> Component {
+    let status = hanko.key_set_status();
+    let error = status.last_error.as_ref().map(FetchError::summary);
+    if status.usable_keys == 0 {
+        let detail = error.unwrap_or("The JWK Set has not been fetched yet.");
+        return Component::new(ComponentStatus::Unavailable, Some(detail));
+    }
+    match error {
+        None => Component::new(ComponentStatus::Ok, None),
+        Some(error) => Component::new(ComponentStatus::Degraded, Some(error)),
+    }
+}
+
+fn revocation_store(hanko: &Hanko) -> Component {
+    match hanko.revocation_store_status() {
+        StoreStatus::Ok => Component::new(ComponentStatus::Ok, None),
+        StoreStatus::Unshared => Component::new(ComponentStatus::Unused, None),
+        StoreStatus::Degraded => Component::new(
+            ComponentStatus::Degraded,
+            Some("Revocations of other replicas are not received."),
+        ),
+        StoreStatus::Unavailable => Component::new(
+            ComponentStatus::Unavailable,
+            Some("The revocations are not mirrored yet."),
+        ),
+    }
+}
+
+fn validation(hanko: &Hanko) -> Component {
+    let status = hanko.validation_status();
+    let mode = hanko.session_policy().mode;
+    match status.last_error {
+        Some(error) => Component::new(ComponentStatus::Degraded, Some(summary(&error))),
+        None if mode == SessionMode::Stateless && status.validations == 0 => {
+            Component::new(ComponentStatus::Unused, None)
+        }
+        None => Component::new(ComponentStatus::Ok, None),
+    }
+}
+
+/// The error without anything internal.
+fn summary(error: &ValidationError) -> &'static str {
+    match error {
+        ValidationError::Transport => "Hanko could not be reached to validate a session.",
+        ValidationError::Timeout(_) => "Hanko did not validate a session in time.",
+        ValidationError::Status(_) => "Hanko rejected a validation request.",
+        ValidationError::UnexpectedResponse => {
+            "Hanko's response to a validation request is unexpected."
+        }
+        ValidationError::Unconfirmed => {
+            "Hanko called a session invalid, but could not serve its keys."
+        }
+        ValidationError::Overloaded => "Too many validation requests wait for Hanko.",
     }
 }
 
@@ -54,6 +176,7 @@ struct Readiness {
     /// Why the last fetch of the keys failed; absent if it did not.
     #[oai(skip_serializing_if_is_none)]
     key_set_error: Option<String>,
+    components: Components,
 }
 
 impl Example for Readiness {
@@ -64,15 +187,78 @@ impl Example for Readiness {
             key_set_age_seconds: 12.5,
             key_set_is_stale: false,
             key_set_error: None,
+            components: Components {
+                keys: Component::new(ComponentStatus::Ok, None),
+                revocation_store: Component::new(ComponentStatus::Unused, None),
+                hanko: Component::new(ComponentStatus::Ok, None),
+            },
         }
+    }
+}
+
+/// A problem (RFC 9457) that shows which component is unavailable.
+#[derive(Object)]
+struct ReadinessProblem {
+    /// A URI reference that identifies the kind of problem. See the README for the list.
+    #[oai(rename = "type")]
+    kind: String,
+    /// A short summary of the kind of problem.
+    title: String,
+    /// The HTTP status code.
+    #[oai(validator(minimum(value = "400"), maximum(value = "599")))]
+    status: u16,
+    /// What is missing.
+    detail: String,
+    components: Components,
+}
+
+/// The response of a service that cannot verify sessions.
+struct NotReady(Components);
+
+impl From<NotReady> for poem::Error {
+    fn from(NotReady(components): NotReady) -> Self {
+        let detail = components.missing().unwrap_or_default().to_owned();
+        let problem = ReadinessProblem {
+            kind: format!(
+                "/problems/{}",
+                ProblemType::AuthenticationUnavailable.slug()
+            ),
+            title: ProblemType::AuthenticationUnavailable.title().to_owned(),
+            status: StatusCode::SERVICE_UNAVAILABLE.as_u16(),
+            detail,
+            components,
+        };
+        let mut response = Unavailable::from(READINESS_RETRY).into_response();
+        response.set_body(problem.to_json_string());
+        Self::from_response(response)
+    }
+}
+
+impl ApiResponse for NotReady {
+    fn meta() -> MetaResponses {
+        let response = MetaResponse {
+            description: "The service cannot verify sessions.",
+            content: vec![MetaMediaType {
+                content_type: CONTENT_TYPE_PROBLEM,
+                schema: ReadinessProblem::schema_ref(),
+            }],
+            ..ProblemType::AuthenticationUnavailable.meta()
+        };
+        MetaResponses {
+            responses: vec![response],
+        }
+    }
+
+    fn register(registry: &mut Registry) {
+        <ReadinessProblem as Type>::register(registry);
     }
 }
 
 #[OpenApi]
 impl HealthApi {
-    /// Liveness
+    /// Check liveness
     ///
-    /// Answers as long as the process runs. Restart it where this does not answer.
+    /// Responds as long as the process runs. Restart the process if there is no response.
     #[oai(
         path = "/livez",
         method = "get",
@@ -83,37 +269,31 @@ impl HealthApi {
         self.alive.clone()
     }
 
-    /// Readiness
+    /// Check readiness
     ///
-    /// Answers 200 while keys are held that sessions can be verified with, and the revocations are known. Send no requests
-    /// where it does not; `detail` says what is missing.
+    /// Returns 200 while the service holds keys to verify sessions with and knows the revocations. Otherwise send it no
+    /// requests; `detail` says what is missing. A component that is only `degraded`, such as a Hanko that cannot be
+    /// reached, affects all replicas alike and leaves the service ready.
     #[oai(
         path = "/readyz",
         method = "get",
         operation_id = "getReadiness",
         tag = "Tag::Health"
     )]
-    async fn readyz(&self, hanko: Data<&Hanko>) -> Result<Json<Readiness>, Unavailable> {
+    async fn readyz(&self, hanko: Data<&Hanko>) -> Result<Json<Readiness>, NotReady> {
+        let components = Components::of(&hanko);
+        if components.missing().is_some() {
+            return Err(NotReady(components));
+        }
         let status = hanko.key_set_status();
         let error = status.last_error.as_ref().map(FetchError::summary);
-        let unavailable = |detail| Unavailable {
-            retry_after: READINESS_RETRY,
-            detail,
-        };
-        if status.usable_keys == 0 {
-            return Err(unavailable(
-                error.unwrap_or("The JWK Set has not been fetched yet."),
-            ));
-        }
-        if !hanko.knows_revocations() {
-            return Err(unavailable("The revocations are not mirrored yet."));
-        }
         Ok(Json::new(&Readiness {
             status: "ready".to_owned(),
             keys: u32::try_from(status.usable_keys).unwrap_or(u32::MAX),
             key_set_age_seconds: status.age.unwrap_or_default().as_secs_f64(),
             key_set_is_stale: status.is_stale,
             key_set_error: error.map(ToOwned::to_owned),
+            components,
         }))
     }
 }

@@ -8,7 +8,7 @@ use super::{
         Liveness, SessionMode, SessionPolicy, SessionPolicyError, Status, ValidationError,
         ValidationStatus,
     },
-    revocation::{MemoryStore, RevocationStore, StoreUnavailable},
+    revocation::{MemoryStore, RevocationStore, StoreStatus, StoreUnavailable},
     session::{Authenticated, Session},
     streams::{EndReason, Streams},
     tenant::Tenant,
@@ -298,6 +298,11 @@ impl Hanko {
     /// Whether all revocations made so far are known. While they are not, no session is let in.
     pub fn knows_revocations(&self) -> bool {
         self.0.revocations.is_ready()
+    }
+
+    /// Whether the revocation store works.
+    pub fn revocation_store_status(&self) -> StoreStatus {
+        self.0.revocations.status()
     }
 
     /// How many revocations are remembered.

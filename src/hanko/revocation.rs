@@ -40,6 +40,19 @@ pub enum Target {
     },
 }
 
+/// How a [`RevocationStore`] works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreStatus {
+    /// It knows all revocations and receives new ones.
+    Ok,
+    /// It enforces what it knows, but is cut off from other replicas.
+    Degraded,
+    /// It does not know the revocations yet.
+    Unavailable,
+    /// It is shared with no other replica.
+    Unshared,
+}
+
 /// The store cannot take or replicate a revocation now.
 #[derive(Debug, thiserror::Error)]
 #[error("the revocation store is unavailable: {0}")]
@@ -64,6 +77,15 @@ pub trait RevocationStore: fmt::Debug + Send + Sync + 'static {
     /// Whether it knows all revocations made so far. While it does not, no session is let in.
     fn is_ready(&self) -> bool {
         true
+    }
+
+    /// Whether it works, for readiness and metrics.
+    fn status(&self) -> StoreStatus {
+        if self.is_ready() {
+            StoreStatus::Ok
+        } else {
+            StoreStatus::Unavailable
+        }
     }
 
     /// How many revocations are remembered.

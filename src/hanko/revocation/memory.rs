@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast;
 
-use super::{Mirror, Revocation, RevocationStore, Revoking};
+use super::{Mirror, Revocation, RevocationStore, Revoking, StoreStatus};
 use crate::{
     clock::Clock,
     hanko::{SessionId, UserId},
@@ -39,6 +39,10 @@ impl RevocationStore for MemoryStore {
 
     fn subscribe(&self) -> broadcast::Receiver<Revocation> {
         self.mirror.subscribe()
+    }
+
+    fn status(&self) -> StoreStatus {
+        StoreStatus::Unshared
     }
 
     fn len(&self) -> usize {

@@ -27,7 +27,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{Mirror, Revocation, RevocationStore, Revoking, StoreUnavailable, Target};
+use super::{Mirror, Revocation, RevocationStore, Revoking, StoreStatus, StoreUnavailable, Target};
 use crate::{
     clock::Clock,
     hanko::{SessionId, UserId},
@@ -64,6 +64,8 @@ struct Shared {
     mirror: Mirror,
     /// Whether the mirror was filled at least once.
     is_ready: AtomicBool,
+    /// Whether new revocations are received.
+    is_mirroring: AtomicBool,
     /// A revocation is in the mirror alone.
     write_failed: Notify,
     clock: Arc<dyn Clock>,
@@ -105,6 +107,7 @@ impl RedisStore {
             manager,
             mirror: Mirror::default(),
             is_ready: AtomicBool::new(false),
+            is_mirroring: AtomicBool::new(false),
             write_failed: Notify::new(),
             clock,
         });
@@ -144,6 +147,17 @@ impl RevocationStore for RedisStore {
         self.shared.mirror.subscribe()
     }
 
+    fn status(&self) -> StoreStatus {
+        match (
+            self.is_ready(),
+            self.shared.is_mirroring.load(Ordering::Relaxed),
+        ) {
+            (false, _) => StoreStatus::Unavailable,
+            (true, false) => StoreStatus::Degraded,
+            (true, true) => StoreStatus::Ok,
+        }
+    }
+
     fn len(&self) -> usize {
         self.shared.mirror.len()
     }
@@ -180,6 +194,7 @@ async fn keep_mirroring(shared: Arc<Shared>) {
             Ok(()) => "the connection was closed".to_owned(),
             Err(error) => error.to_string(),
         };
+        shared.is_mirroring.store(false, Ordering::Relaxed);
         if is_first_failure {
             tracing::error!(
                 error,
@@ -201,6 +216,7 @@ async fn mirror(shared: &Shared, is_first_failure: &mut bool) -> RedisResult<()>
     let subscription = in_time(shared, subscribe).await?;
     fill(shared).await?;
     shared.is_ready.store(true, Ordering::Release);
+    shared.is_mirroring.store(true, Ordering::Relaxed);
     tracing::info!(
         revocations = shared.mirror.len(),
         "mirroring the revocation store"

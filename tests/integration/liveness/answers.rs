@@ -414,3 +414,58 @@ async fn a_session_that_ended_before_the_start_is_not_counted() {
     scene.pass(Duration::from_secs(60)).await;
     assert_eq!(scene.hanko.validation_status().found_ended, 0);
 }
+
+#[tokio::test]
+async fn readiness_tells_whether_hanko_answers() {
+    use poem_hanko::clock::ManualClock;
+
+    use crate::support::{App, START, local_hanko, send};
+
+    let clock = ManualClock::new(START);
+    let local_hanko = local_hanko(&clock).await;
+    let component = async |app: &App, name: &str| {
+        let response = send(app.get("/readyz")).await;
+        let status = response.status().as_u16();
+        let body: serde_json::Value = response.json().await.unwrap();
+        (
+            status,
+            body["components"][name]["status"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+        )
+    };
+    let stateless = App::start(&local_hanko.url(), &clock, &[]);
+    stateless.hanko.wait_for_key_set_fetches(1).await;
+    assert_eq!(component(&stateless, "hanko").await, (200, "unused".into()));
+    assert_eq!(
+        component(&stateless, "revocation_store").await,
+        (200, "unused".into())
+    );
+
+    let hybrid = App::start(
+        &local_hanko.url(),
+        &clock,
+        &[("HANKO_SESSION_MODE", "hybrid")],
+    );
+    hybrid.hanko.wait_for_key_set_fetches(1).await;
+    assert_eq!(component(&hybrid, "hanko").await, (200, "ok".into()));
+    local_hanko.set_fault(Fault::InternalError);
+    let session = local_hanko.sign_in(&ada());
+    let get = || hybrid.get_with_bearer("/protected", &session.token);
+    assert_eq!(get().await.status(), 503);
+    assert_eq!(component(&hybrid, "hanko").await, (200, "degraded".into()));
+    assert_eq!(component(&hybrid, "keys").await, (200, "ok".into()));
+    local_hanko.set_fault(Fault::None);
+    assert_eq!(get().await.status(), 200);
+    assert_eq!(component(&hybrid, "hanko").await, (200, "ok".into()));
+
+    let url = local_hanko.url();
+    drop(local_hanko);
+    let without_keys = App::start(&url, &clock, &[]);
+    without_keys.hanko.wait_for_key_set_fetches(1).await;
+    assert_eq!(
+        component(&without_keys, "keys").await,
+        (503, "unavailable".into())
+    );
+}
