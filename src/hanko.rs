@@ -12,7 +12,7 @@ mod webhook;
 
 pub use authenticate::{
     AuthenticateError, BuildError, DEFAULT_COOKIE_NAME, DEFAULT_LEEWAY,
-    DEFAULT_TOKEN_CACHE_CAPACITY, Hanko, HankoBuilder, WebhookError,
+    DEFAULT_TOKEN_CACHE_CAPACITY, Hanko, HankoBuilder,
 };
 pub use claims::{EmailClaim, SessionClaims};
 pub use liveness::{
@@ -26,4 +26,4 @@ pub use revocation::{RedisStore, RedisStoreError};
 pub use session::{Session, SessionId, UserId};
 pub use streams::EndReason;
 pub use tenant::{PlainHttp, Tenant, TenantError};
-pub use webhook::{Event, EventKind};
+pub use webhook::{Event, EventKind, Receipt, WebhookError, WebhookStatus};

@@ -17,6 +17,7 @@ pub use claims::{Claims, ClaimsRules, NumericDate, RegisteredClaims};
 pub use error::{FetchError, KeySetError, TokenError, UnusableKey};
 pub(crate) use json::parse_object;
 pub use key_set::{KeySet, KeySetDocument, KeyThumbprint, PassedOverKey, VerificationKey};
+pub(crate) use remote::FetchReason;
 pub use remote::{FetchPolicy, KeySetStatus, RemoteKeySet};
 pub use verifier::{MAX_TOKEN_BYTES, SignedPayload, UnverifiedToken, Verified};
 

@@ -1,6 +1,11 @@
 //! From a session token to a session: the one place where the steps are put in order.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt::{self, Display},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     claims::SessionClaims,
@@ -8,12 +13,12 @@ use super::{
         Liveness, SessionMode, SessionPolicy, SessionPolicyError, Status, ValidationError,
         ValidationStatus,
     },
-    revocation::{MemoryStore, RevocationStore, StoreStatus, StoreUnavailable},
+    revocation::{MemoryStore, RevocationStore, StoreStatus},
     session::{Authenticated, Session},
     streams::{EndReason, Streams},
     tenant::Tenant,
     token_cache::TokenCache,
-    webhook::{Event, MAX_WEBHOOK_TOKEN_BYTES, WebhookBody, WebhookClaims},
+    webhook::{self, Event, Listener, Queue, Receipt, WebhookError, WebhookStatus, Webhooks},
 };
 use crate::{
     clock::{Clock, SystemClock},
@@ -21,6 +26,7 @@ use crate::{
         ClaimsRules, FetchPolicy, KeySetError, KeySetStatus, MAX_TOKEN_BYTES, NumericDate,
         RemoteKeySet, SignedPayload, TokenError, UnverifiedToken, Verified,
     },
+    sampling::Sampler,
 };
 
 /// The name of Hanko's session cookie, unless the operator has changed it.
@@ -66,38 +72,6 @@ impl AuthenticateError {
     }
 }
 
-/// Why a webhook was not accepted. Nothing was changed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum WebhookError {
-    /// Not a JSON object `{"token": …, "event": …}`.
-    #[error("the body is not that of a Hanko webhook")]
-    Malformed,
-    /// The token is not that of this event.
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    /// There are no keys to verify the token with.
-    #[error(transparent)]
-    KeySet(#[from] KeySetError),
-    /// The revocation was not stored.
-    #[error(transparent)]
-    Store(#[from] StoreUnavailable),
-}
-
-impl WebhookError {
-    /// After which time it may be worth trying again; `None` where trying again will not help.
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Malformed | Self::Token(_) => None,
-            Self::KeySet(error) => Some(error.retry_after),
-            Self::Store(_) => Some(RETRY_AFTER),
-        }
-    }
-}
-
-/// What is called with every event that Hanko tells by webhook.
-type EventListener = Arc<dyn Fn(&Event) + Send + Sync>;
-
 /// Authenticates the sessions of one Hanko tenant. Clones share their keys.
 ///
 /// ```no_run
@@ -118,15 +92,15 @@ pub(super) struct Inner {
     tenant: Tenant,
     pub(super) keys: Arc<RemoteKeySet>,
     pub(super) session_rules: ClaimsRules,
-    webhook_rules: ClaimsRules,
     verified: Option<TokenCache>,
     pub(super) revocations: Arc<dyn RevocationStore>,
     pub(super) liveness: Liveness,
     pub(super) streams: Arc<Streams>,
-    listener: Option<EventListener>,
+    pub(super) webhooks: Webhooks,
     pub(super) clock: Arc<dyn Clock>,
     cookie_name: String,
     trusted_origins: Vec<String>,
+    sampler: Sampler,
 }
 
 impl fmt::Debug for Hanko {
@@ -152,7 +126,7 @@ impl Hanko {
             token_cache_capacity: DEFAULT_TOKEN_CACHE_CAPACITY,
             session_policy: SessionPolicy::default(),
             revocation_store: None,
-            listener: None,
+            listeners: Vec::new(),
             clock: Arc::new(SystemClock::new()),
             cookie_name: DEFAULT_COOKIE_NAME.to_owned(),
             trusted_origins: Vec::new(),
@@ -262,32 +236,33 @@ impl Hanko {
         Ok(())
     }
 
-    /// Takes the body of a webhook request of Hanko: verifies it, and remembers which sessions have ended by it. When this
-    /// is done, they are refused.
+    /// Receives the body of a webhook request of Hanko: verifies it and applies what it reports. When this is done, the
+    /// sessions that it ends are rejected.
+    ///
+    /// A webhook that cannot be verified yet is held ([`Receipt::Held`]), because Hanko does not send it again.
     ///
     /// # Errors
     /// [`WebhookError`]
-    pub async fn receive_webhook(&self, body: &[u8]) -> Result<Event, WebhookError> {
-        let inner = &*self.0;
-        let body = WebhookBody::parse(body).ok_or(WebhookError::Malformed)?;
-        let token = UnverifiedToken::parse_within(&body.token, MAX_WEBHOOK_TOKEN_BYTES)?;
-        let payload = inner.verify_signature(token).await?;
-        let verified: Verified<WebhookClaims> =
-            payload?.validate(&inner.webhook_rules, inner.now())?;
-        let event = Event::from_verified(&verified, &body.event)?;
-        match event.revocation(inner.session_rules.leeway) {
-            Ok(Some(revocation)) => inner.revocations.revoke(revocation).await?,
-            Ok(None) => {}
-            // Hanko has signed it and would send the same again.
-            Err(()) => {
-                tracing::error!(event = %event.kind(), "an event does not tell what has ended");
-            }
-        }
-        tracing::info!(event = %event.kind(), id = event.subject_id().map(tracing::field::display), "Hanko told of an event");
-        if let Some(listener) = &inner.listener {
-            listener(&event);
-        }
-        Ok(event)
+    pub async fn receive_webhook(&self, body: &[u8]) -> Result<Receipt, WebhookError> {
+        webhook::receive(&self.0, body, None).await
+    }
+
+    /// Receives the body of a webhook request from this client address, see [`receive_webhook`](Self::receive_webhook).
+    /// If there is no room to hold more webhooks, those of the address that holds most are dropped.
+    ///
+    /// # Errors
+    /// [`WebhookError`]
+    pub async fn receive_webhook_from(
+        &self,
+        body: &[u8],
+        client: IpAddr,
+    ) -> Result<Receipt, WebhookError> {
+        webhook::receive(&self.0, body, Some(client)).await
+    }
+
+    /// How the webhooks so far have gone.
+    pub fn webhook_status(&self) -> WebhookStatus {
+        self.0.webhooks.status()
     }
 
     /// Whether sessions can be authenticated: usable keys are held, and the revocations are known.
@@ -340,6 +315,11 @@ impl Hanko {
         &self.0.cookie_name
     }
 
+    /// What logs lines that clients can cause.
+    pub(crate) fn sampler(&self) -> &Sampler {
+        &self.0.sampler
+    }
+
     /// Whether pages of this origin may use the cookie for requests that change something.
     pub fn trusts_origin(&self, origin: &str) -> bool {
         self.0
@@ -375,7 +355,7 @@ impl Inner {
             .then_some(EndReason::FoundEnded)
     }
 
-    fn now(&self) -> NumericDate {
+    pub(super) fn now(&self) -> NumericDate {
         NumericDate::from(self.clock.unix_time())
     }
 
@@ -425,7 +405,7 @@ pub struct HankoBuilder {
     token_cache_capacity: usize,
     session_policy: SessionPolicy,
     revocation_store: Option<Arc<dyn RevocationStore>>,
-    listener: Option<EventListener>,
+    listeners: Vec<Listener>,
     clock: Arc<dyn Clock>,
     cookie_name: String,
     trusted_origins: Vec<String>,
@@ -481,10 +461,18 @@ impl HankoBuilder {
         self
     }
 
-    /// Calls `listener` with every event that Hanko tells by webhook, after what follows from it was done and before
-    /// Hanko gets its answer. It should be quick: Hanko waits.
-    pub fn on_event(mut self, listener: impl Fn(&Event) + Send + Sync + 'static) -> Self {
-        self.listener = Some(Arc::new(listener));
+    /// Passes every verified event to `listener`, at least once while the process runs. Hanko does not wait for it.
+    ///
+    /// Up to 1,000 events are queued. One whose listener fails, panics or takes longer than 30 s is retried for 10 minutes,
+    /// beside those that follow it; then it is given up, which is logged. Use [`Event::id`] to recognise an event that comes
+    /// again. A further call adds a further listener.
+    pub fn on_event<F, Fut, E>(mut self, listener: F) -> Self
+    where
+        F: Fn(Event) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Display,
+    {
+        self.listeners.push(Listener::new(listener));
         self
     }
 
@@ -515,6 +503,7 @@ impl HankoBuilder {
         self.session_policy.validate()?;
         let client = http_client(&self.tenant)?;
         let clock = self.clock;
+        let sampler = Sampler::new(Arc::clone(&clock));
         let keys = Arc::new(RemoteKeySet::start(
             self.tenant.jwks_url(),
             client.clone(),
@@ -540,19 +529,33 @@ impl HankoBuilder {
             issuer: None,
             ..self.rules.clone()
         };
+        let counters = Arc::new(webhook::Counters::default());
+        let queues = self
+            .listeners
+            .into_iter()
+            .map(|listener| {
+                Queue::start(
+                    listener,
+                    Arc::clone(&clock),
+                    Arc::clone(&counters),
+                    sampler.clone(),
+                )
+            })
+            .collect();
+        let webhooks = Webhooks::new(webhook_rules, queues, counters, sampler.clone());
         Ok(Hanko(Arc::new(Inner {
             tenant: self.tenant,
             keys,
             session_rules: self.rules,
-            webhook_rules,
             verified: (capacity > 0).then(|| TokenCache::new(capacity)),
             revocations,
             liveness,
             streams,
-            listener: self.listener,
+            webhooks,
             clock,
             cookie_name: self.cookie_name,
             trusted_origins: self.trusted_origins,
+            sampler,
         })))
     }
 }

@@ -34,7 +34,10 @@ use super::{
     session::{Session, SessionId},
     streams::{EndReason, Streams},
 };
-use crate::{clock::Clock, jose::RemoteKeySet};
+use crate::{
+    clock::Clock,
+    jose::{FetchReason, RemoteKeySet},
+};
 
 /// How many validation requests are open at the same time.
 const VALIDATIONS_AT_ONCE: usize = 64;
@@ -522,7 +525,9 @@ impl Shared {
         drop(slot);
         match outcome {
             // With its database down, Hanko says of every session that it is not valid, and its keys cannot be fetched.
-            Ok(answer) if !answer.is_alive && !self.keys.confirm().await => {
+            Ok(answer)
+                if !answer.is_alive && !self.keys.fetch_again(FetchReason::Confirmation).await =>
+            {
                 Err(ValidationError::Unconfirmed)
             }
             Ok(answer) => Ok(answer),

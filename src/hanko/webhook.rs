@@ -1,258 +1,343 @@
-//! What Hanko tells by webhook (Hanko `backend/webhooks/events/events.go`).
+//! Receives Hanko's webhooks: verifies them, applies what they report, and passes them to the application.
+//!
+//! Hanko sends each webhook once and never again, whatever the response (Hanko `backend/webhooks/worker.go`). So a webhook
+//! that cannot be verified yet is held, and verified when the keys can be fetched.
 
-use std::{fmt, time::Duration};
+mod event;
+mod held;
+mod listener;
 
-use chrono::{DateTime, Utc};
-use serde_json::{Map, Value};
-use uuid::Uuid;
-
-use super::{
-    revocation::{Revocation, Target},
-    session::{SessionId, UserId},
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
-use crate::jose::{Claims, NumericDate, RegisteredClaims, TokenError, Verified, parse_object};
 
-/// The `sub` of Hanko's webhook tokens.
-const WEBHOOK_SUBJECT: &str = "hanko webhooks";
+use tokio::sync::Semaphore;
+
+pub use self::event::{Event, EventKind};
+pub(super) use self::listener::{Listener, Queue};
+use self::{
+    event::{WebhookBody, WebhookClaims},
+    held::{HeldWebhook, HeldWebhooks, Holding, MAX_HELD_BODY_BYTES},
+};
+use super::authenticate::Inner;
+use crate::{
+    jose::{
+        ClaimsRules, FetchReason, KeySetError, NumericDate, TokenError, UnverifiedToken, Verified,
+    },
+    sampling::{Line, Sampler},
+};
 
 /// The longest token of a webhook, in bytes. Hanko signs whole users and e-mails, with the bodies that it has rendered.
-pub(super) const MAX_WEBHOOK_TOKEN_BYTES: usize = 256 * 1024;
+const MAX_WEBHOOK_TOKEN_BYTES: usize = 256 * 1024;
+/// How long a webhook waits for a fetch of the keys before it is held. Hanko gives up after 10 s.
+const MAX_WAIT: Duration = Duration::from_secs(8);
+/// So many webhooks wait for a fetch at the same time. Further ones are held at once, so that a flood of forged ones does
+/// not take the place of other requests.
+const MAX_WAITING: usize = 256;
+/// Hanko's webhook tokens live for five minutes. One that claims to live longer than this is not Hanko's.
+const MAX_PLAUSIBLE_LIFETIME: Duration = Duration::from_hours(1);
 
-/// The body of a webhook request.
-pub(super) struct WebhookBody {
-    pub(super) token: String,
-    pub(super) event: String,
+/// Why a webhook was not accepted. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WebhookError {
+    /// Not a JSON object `{"token": …, "event": …}`.
+    #[error("the body is not that of a Hanko webhook")]
+    Malformed,
+    /// The token is not that of this event.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The token cannot be verified now, and the webhook is not held: it is larger than 16 KiB, is not plausible, or there
+    /// is no room.
+    #[error(transparent)]
+    KeySet(#[from] KeySetError),
 }
 
-impl WebhookBody {
-    /// `None` where it is not a JSON object `{"token": …, "event": …}`. Hanko may add other members.
-    pub(super) fn parse(body: &[u8]) -> Option<Self> {
-        let mut members = parse_object(body)?;
-        let mut take = |name| match members.remove(name) {
-            Some(Value::String(value)) => Some(value),
-            _ => None,
-        };
-        Some(Self {
-            token: take("token")?,
-            event: take("event")?,
-        })
+impl WebhookError {
+    /// After which time it may be worth trying again; `None` if trying again will not help.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Malformed | Self::Token(_) => None,
+            Self::KeySet(error) => Some(error.retry_after),
+        }
     }
 }
 
-/// The claims of a webhook token, beside the registered ones.
+/// What became of a webhook.
 #[derive(Clone, Debug)]
-pub(super) struct WebhookClaims {
-    event: String,
-    data: Value,
+pub enum Receipt {
+    /// It was verified, and what it reports was applied.
+    Verified(Event),
+    /// It cannot be verified yet. It is held, and verified after the next successful fetch of the keys.
+    Held,
 }
 
-impl Claims for WebhookClaims {
-    fn from_claims(
-        registered: &RegisteredClaims,
-        mut private: Map<String, Value>,
-    ) -> Result<Self, TokenError> {
-        if registered.subject.as_deref() != Some(WEBHOOK_SUBJECT) {
-            return Err(TokenError::WrongKind);
-        }
-        let event = match private.remove("evt") {
-            Some(Value::String(event)) => event,
-            Some(_) => return Err(TokenError::MalformedClaim("evt")),
-            None => return Err(TokenError::MissingClaim("evt")),
-        };
-        Ok(Self {
-            event,
-            data: private.remove("data").unwrap_or_default(),
-        })
+/// How the webhooks so far have gone, for logs and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WebhookStatus {
+    /// Verified and applied.
+    pub accepted: u64,
+    /// Not valid.
+    pub rejected: u64,
+    /// Held, and dropped to make room for others.
+    pub dropped: u64,
+    /// Verified events that a listener did not take.
+    pub given_up: u64,
+    /// Held now.
+    pub held: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Counter {
+    Accepted,
+    Rejected,
+    Dropped,
+    GivenUp,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters([AtomicU64; 4]);
+
+impl Counters {
+    fn add(&self, counter: Counter) {
+        self.0[counter as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn get(&self, counter: Counter) -> u64 {
+        self.0[counter as usize].load(Ordering::Relaxed)
     }
 }
 
-macro_rules! events {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// What happened at Hanko.
-        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum EventKind {
-            $($(#[$doc])* $variant,)*
-            /// An event that this version does not know.
-            Other(String),
-        }
+/// What receives the webhooks of one [`Hanko`](super::Hanko).
+#[derive(Debug)]
+pub(super) struct Webhooks {
+    rules: ClaimsRules,
+    queues: Vec<Queue>,
+    held: HeldWebhooks,
+    waiting: Semaphore,
+    counters: Arc<Counters>,
+    sampler: Sampler,
+}
 
-        impl EventKind {
-            /// The name that Hanko gives it.
-            pub fn name(&self) -> &str {
-                match self {
-                    $(Self::$variant => $name,)*
-                    Self::Other(name) => name,
-                }
-            }
+impl Webhooks {
+    pub(super) fn new(
+        rules: ClaimsRules,
+        queues: Vec<Queue>,
+        counters: Arc<Counters>,
+        sampler: Sampler,
+    ) -> Self {
+        Self {
+            rules,
+            queues,
+            held: HeldWebhooks::default(),
+            waiting: Semaphore::new(MAX_WAITING),
+            counters,
+            sampler,
         }
+    }
 
-        impl From<String> for EventKind {
-            fn from(name: String) -> Self {
-                match name.as_str() {
-                    $($name => Self::$variant,)*
-                    _ => Self::Other(name),
-                }
-            }
+    pub(super) fn status(&self) -> WebhookStatus {
+        WebhookStatus {
+            accepted: self.counters.get(Counter::Accepted),
+            rejected: self.counters.get(Counter::Rejected),
+            dropped: self.counters.get(Counter::Dropped),
+            given_up: self.counters.get(Counter::GivenUp),
+            held: self.held.len(),
         }
+    }
+
+    fn reject(&self, error: &WebhookError) {
+        self.counters.add(Counter::Rejected);
+        self.sampler.log(Line::RejectedWebhook, error);
+    }
+
+    fn drop_held(&self, count: usize) {
+        for _ in 0..count {
+            self.counters.add(Counter::Dropped);
+            self.sampler
+                .log(Line::DroppedWebhook, &"there is no room to hold more");
+        }
+    }
+}
+
+/// Receives the body of a webhook request from `client`.
+pub(super) async fn receive(
+    inner: &Arc<Inner>,
+    body: &[u8],
+    client: Option<IpAddr>,
+) -> Result<Receipt, WebhookError> {
+    let outcome = try_receive(inner, body, client).await;
+    if let Err(error) = &outcome {
+        inner.webhooks.reject(error);
+    }
+    outcome
+}
+
+async fn try_receive(
+    inner: &Arc<Inner>,
+    body: &[u8],
+    client: Option<IpAddr>,
+) -> Result<Receipt, WebhookError> {
+    let arrived_at = inner.now();
+    if let Some(event) = verify(inner, body, arrived_at, IfUnknown::Wait)? {
+        return Ok(Receipt::Verified(accept(inner, event).await));
+    }
+    // Only what would be accepted if its signature were valid may cause a fetch, or be held.
+    if !is_plausible(&inner.webhooks.rules, body, arrived_at) {
+        inner.keys.current()?;
+        return Err(TokenError::UnknownKey.into());
+    }
+    if has_fetched(inner).await {
+        // The key is known now, or the current set lacks it.
+        let event = verify(inner, body, arrived_at, IfUnknown::Reject)?;
+        return match event {
+            Some(event) => Ok(Receipt::Verified(accept(inner, event).await)),
+            None => Err(TokenError::UnknownKey.into()),
+        };
+    }
+    if body.len() > MAX_HELD_BODY_BYTES {
+        return Err(inner.keys.unavailable().into());
+    }
+    match inner.webhooks.held.hold(body, arrived_at, client) {
+        Holding::Held => {}
+        Holding::HeldInstead(others) => inner.webhooks.drop_held(others),
+        Holding::NoRoom => return Err(inner.keys.unavailable().into()),
+    }
+    if inner.webhooks.held.begin_task() {
+        tokio::spawn(verify_held(Arc::downgrade(inner)));
+    }
+    tracing::warn!("a webhook cannot be verified yet and is held");
+    Ok(Receipt::Held)
+}
+
+/// Waits for a fetch of the keys that begins now, and returns whether it has succeeded in time.
+async fn has_fetched(inner: &Inner) -> bool {
+    let Ok(_place) = inner.webhooks.waiting.try_acquire() else {
+        return false;
     };
-}
-
-events! {
-    /// Anything about a user.
-    User = "user",
-    /// A user has signed in.
-    UserLogin = "user.login",
-    /// A user was created.
-    UserCreate = "user.create",
-    /// A user was changed.
-    UserUpdate = "user.update",
-    /// A user was deleted.
-    UserDelete = "user.delete",
-    /// A user's e-mail addresses were changed.
-    UserUpdateEmail = "user.update.email",
-    /// An e-mail address was added.
-    UserUpdateEmailCreate = "user.update.email.create",
-    /// Another e-mail address became the primary one.
-    UserUpdateEmailPrimary = "user.update.email.primary",
-    /// An e-mail address was removed.
-    UserUpdateEmailDelete = "user.update.email.delete",
-    /// A user name was changed.
-    UserUpdateUsername = "user.update.username",
-    /// A user name was set.
-    UserUpdateUsernameCreate = "user.update.username.create",
-    /// A user name was replaced.
-    UserUpdateUsernameUpdate = "user.update.username.update",
-    /// A user name was removed.
-    UserUpdateUsernameDelete = "user.update.username.delete",
-    /// A password was changed.
-    UserUpdatePasswordUpdate = "user.update.password.update",
-    /// An e-mail is to be sent.
-    EmailSend = "email.send",
-    /// Anything about a session.
-    Session = "session",
-    /// A session has begun.
-    SessionCreate = "session.create",
-    /// A session has begun by a sign-in.
-    SessionCreateFlow = "session.create.flow",
-    /// A session was begun by an administrator.
-    SessionCreateAdmin = "session.create.admin",
-    /// A session has ended.
-    SessionDelete = "session.delete",
-    /// A session was ended by its user.
-    SessionDeleteExplicit = "session.delete.explicit",
-    /// A user has signed out.
-    SessionDeleteExplicitLogout = "session.delete.explicit.logout",
-    /// A user has ended another session of theirs.
-    SessionDeleteExplicitRevoke = "session.delete.explicit.revoke",
-    /// A session was ended by an administrator.
-    SessionDeleteAdmin = "session.delete.admin",
-    /// An administrator has revoked a session.
-    SessionDeleteAdminRevoke = "session.delete.admin.revoke",
-    /// A session was ended by Hanko itself.
-    SessionDeletePassive = "session.delete.passive",
-    /// A session has expired.
-    SessionDeletePassiveExpire = "session.delete.passive.expire",
-    /// A user has more sessions than are allowed, and the oldest had to go.
-    SessionDeletePassiveLimit = "session.delete.passive.limit",
-}
-
-impl EventKind {
-    /// Whether it is this event or one below it: `session.delete` stands for `session.delete.explicit.logout` too.
-    pub fn is_within(&self, ancestor: &str) -> bool {
-        self.name()
-            .strip_prefix(ancestor)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    tokio::select! {
+        has_succeeded = inner.keys.fetch_again(FetchReason::Webhook) => has_succeeded,
+        () = inner.clock.sleep(MAX_WAIT) => false,
     }
 }
 
-impl fmt::Display for EventKind {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.name())
+/// What to do if the key of a webhook is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum IfUnknown {
+    Wait,
+    Reject,
+}
+
+/// Verifies a webhook with the current keys. `None` if its key is not known, which may change.
+fn verify(
+    inner: &Inner,
+    body: &[u8],
+    arrived_at: NumericDate,
+    if_unknown: IfUnknown,
+) -> Result<Option<Event>, WebhookError> {
+    let body = WebhookBody::parse(body).ok_or(WebhookError::Malformed)?;
+    let token = UnverifiedToken::parse_within(&body.token, MAX_WEBHOOK_TOKEN_BYTES)?;
+    let keys = match inner.keys.current() {
+        Ok(keys) => keys,
+        Err(_) if if_unknown == IfUnknown::Wait => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    if !keys.has_candidate(token.kid()) {
+        return match if_unknown {
+            IfUnknown::Wait => Ok(None),
+            IfUnknown::Reject => Err(TokenError::UnknownKey.into()),
+        };
     }
+    let payload = token.verify_signature(&keys)?;
+    let verified: Verified<WebhookClaims> = payload.validate(&inner.webhooks.rules, arrived_at)?;
+    Ok(Some(Event::from_verified(&verified, &body)?))
 }
 
-/// An event that Hanko has signed.
-#[derive(Clone, Debug)]
-pub struct Event {
-    kind: EventKind,
-    data: Value,
-    issued_at: NumericDate,
-}
-
-impl Event {
-    /// A verified token whose `evt` is the event that the request claims to be about.
-    pub(super) fn from_verified(
-        verified: &Verified<WebhookClaims>,
-        event: &str,
-    ) -> Result<Self, TokenError> {
-        let claims = verified.claims();
-        if claims.event != event {
-            return Err(TokenError::MalformedClaim("evt"));
-        }
-        let issued_at = verified
-            .registered()
-            .issued_at
-            .ok_or(TokenError::MissingClaim("iat"))?;
-        Ok(Self {
-            kind: EventKind::from(claims.event.clone()),
-            data: claims.data.clone(),
-            issued_at,
+/// Whether a webhook would be accepted if its signature were valid.
+fn is_plausible(rules: &ClaimsRules, body: &[u8], arrived_at: NumericDate) -> bool {
+    let Some(body) = WebhookBody::parse(body) else {
+        return false;
+    };
+    UnverifiedToken::parse_within(&body.token, MAX_WEBHOOK_TOKEN_BYTES)
+        .and_then(|token| token.check_unverified_claims::<WebhookClaims>(rules, arrived_at))
+        .is_ok_and(|unverified| {
+            let latest = arrived_at.since_epoch() + MAX_PLAUSIBLE_LIFETIME;
+            unverified.claims.is_about(&body.event)
+                && unverified.registered.issued_at.is_some()
+                && unverified.registered.expires_at.since_epoch() <= latest
         })
-    }
+}
 
-    /// What happened.
-    pub fn kind(&self) -> &EventKind {
-        &self.kind
-    }
-
-    /// What it happened to: the session, or the user, as Hanko describes it.
-    pub fn data(&self) -> &Value {
-        &self.data
-    }
-
-    /// When Hanko has signed it.
-    pub fn issued_at(&self) -> NumericDate {
-        self.issued_at
-    }
-
-    /// The id of the session or the user.
-    pub fn subject_id(&self) -> Option<Uuid> {
-        self.data.get("id")?.as_str()?.parse().ok()
-    }
-
-    /// The revocation that follows from the event, if one does. `Err` where one should and the data do not tell of what.
-    pub(super) fn revocation(&self, leeway: Duration) -> Result<Option<Revocation>, ()> {
-        // In whole seconds and rounded up, so that nothing is forgotten a fraction of a second early.
-        let token_ends =
-            |end: Duration| NumericDate::from(Duration::from_secs((end + leeway).as_secs() + 1));
-        if self.kind.is_within("session.delete") {
-            let id = self.subject_id().ok_or(())?;
-            Ok(Some(Revocation {
-                target: Target::Session(SessionId::from(id)),
-                until: self.expires_at().map_or(NumericDate::LAST, token_ends),
-            }))
-        } else if self.kind.is_within("user.delete") {
-            let id = self.subject_id().ok_or(())?;
-            Ok(Some(Revocation {
-                target: Target::User {
-                    id: UserId::from(id),
-                    issued_until: self.issued_at,
-                },
-                // How long the operator's sessions live is not known here: any token may still be valid.
-                until: NumericDate::LAST,
-            }))
-        } else {
-            Ok(None)
+/// Applies a verified event: what it ends is rejected from now on.
+async fn accept(inner: &Inner, event: Event) -> Event {
+    match event.revocation(inner.session_rules.leeway) {
+        Ok(Some(revocation)) => {
+            // The store enforces it here at once, and writes it when it can.
+            if let Err(error) = inner.revocations.revoke(revocation).await {
+                inner.webhooks.sampler.log(Line::UnstoredRevocation, &error);
+            }
+        }
+        Ok(None) => {}
+        // Hanko has signed it and would send the same again.
+        Err(()) => {
+            tracing::error!(event = %event.kind(), "a webhook does not say what has ended");
         }
     }
+    tracing::info!(
+        event = %event.kind(),
+        id = event.subject_id().map(tracing::field::display),
+        "received a webhook"
+    );
+    inner.webhooks.counters.add(Counter::Accepted);
+    for queue in &inner.webhooks.queues {
+        queue.push(event.clone());
+    }
+    event
+}
 
-    /// `data.expires_at` of a session, which Hanko writes as RFC 3339.
-    fn expires_at(&self) -> Option<Duration> {
-        let text = self.data.get("expires_at")?.as_str()?;
-        let time: DateTime<Utc> = text.parse().ok()?;
-        u64::try_from(time.timestamp())
-            .ok()
-            .map(Duration::from_secs)
+/// Verifies the held webhooks after each successful fetch, until none is left.
+async fn verify_held(inner: Weak<Inner>) {
+    let mut has_failed = false;
+    loop {
+        let Some(inner) = inner.upgrade() else { return };
+        let last = inner.webhooks.held.last_number();
+        let keys = Arc::clone(&inner.keys);
+        // The fetch may take long, and nobody else may be left by then.
+        let weak = Arc::downgrade(&inner);
+        drop(inner);
+        let has_succeeded = if has_failed {
+            // During an outage the fetches follow their own schedule.
+            keys.next_fetch().await
+        } else {
+            keys.fetch_again(FetchReason::Webhook).await
+        };
+        drop(keys);
+        has_failed = !has_succeeded;
+        let Some(inner) = weak.upgrade() else { return };
+        if has_succeeded {
+            while let Some(webhook) = inner.webhooks.held.take(last) {
+                conclude(&inner, &webhook).await;
+            }
+        }
+        if inner.webhooks.held.end_task() {
+            return;
+        }
+    }
+}
+
+/// Accepts or rejects a held webhook with the keys that were fetched since it arrived.
+async fn conclude(inner: &Inner, webhook: &HeldWebhook) {
+    match verify(inner, &webhook.body, webhook.arrived_at, IfUnknown::Reject) {
+        Ok(Some(event)) => {
+            accept(inner, event).await;
+        }
+        Ok(None) => inner.webhooks.reject(&TokenError::UnknownKey.into()),
+        Err(error) => inner.webhooks.reject(&error),
     }
 }

@@ -36,8 +36,24 @@ const MIN_BACKOFF: Duration = Duration::from_millis(500);
 /// The longest pause between two attempts during an outage, so that recovery is noticed within it.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
-/// At most one fetch begins in this time in order to confirm what the issuer has said elsewhere.
-const CONFIRMATION_INTERVAL: Duration = Duration::from_secs(1);
+/// Why a fetch is requested that is not due. Each reason has a budget of its own, so that none can use up another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FetchReason {
+    /// To find out whether the issuer is able to answer, after it has said elsewhere that a session is not valid.
+    Confirmation,
+    /// A webhook names an unknown `kid`, and is not sent again.
+    Webhook,
+}
+
+impl FetchReason {
+    /// At most one fetch begins in this time for this reason.
+    fn interval(self) -> Duration {
+        match self {
+            Self::Confirmation => Duration::from_secs(1),
+            Self::Webhook => Duration::from_secs(2),
+        }
+    }
+}
 
 /// A refresh begins when this share of the freshness lifetime has passed, so that it is done, with a retry or two,
 /// before the set goes stale.
@@ -126,8 +142,8 @@ struct Progress {
     is_requested: bool,
     /// When an unknown `kid` last caused a fetch.
     last_unknown_kid_fetch: Option<Duration>,
-    /// When a fetch was last requested by [`RemoteKeySet::confirm`].
-    last_confirmation: Option<Duration>,
+    /// When a fetch was last requested for each [`FetchReason`].
+    last_requests: [Option<Duration>; 2],
     last_error: Option<FetchError>,
     /// When the next fetch is due without anybody asking for it.
     next_fetch_at: Duration,
@@ -225,11 +241,22 @@ impl RemoteKeySet {
         Ok(key_set)
     }
 
-    /// Waits for a fetch that begins after this call and returns whether it succeeded: whether the issuer is able to
-    /// answer from its database. Callers that wait at the same time share one fetch, and at most one per second begins
-    /// for this reason.
-    pub async fn confirm(&self) -> bool {
-        self.shared.confirm().await
+    /// Waits for a fetch that begins after this call and returns whether it succeeded. Callers that wait at the same time
+    /// share one fetch, and each reason causes at most one in its interval.
+    pub(crate) async fn fetch_again(&self, reason: FetchReason) -> bool {
+        self.shared.fetch_again(reason).await
+    }
+
+    /// The error of whoever needs keys and has none.
+    pub(crate) fn unavailable(&self) -> KeySetError {
+        self.shared.unavailable()
+    }
+
+    /// Waits for the next fetch that begins after this call, without requesting one, and returns whether it succeeded.
+    pub(crate) async fn next_fetch(&self) -> bool {
+        let next = self.shared.progress().fetches_begun + 1;
+        self.shared.wait_for_fetches(next).await;
+        self.shared.progress().last_error.is_none()
     }
 
     /// Returns a counter of the fetches that have ended, which changes with each of them.
@@ -354,7 +381,7 @@ impl Shared {
         self.wait_for_fetches(fetch).await;
     }
 
-    async fn confirm(&self) -> bool {
+    async fn fetch_again(&self, reason: FetchReason) -> bool {
         let fetch = loop {
             let wait = {
                 let now = self.clock.monotonic();
@@ -363,11 +390,10 @@ impl Shared {
                 if progress.is_requested {
                     break progress.fetches_begun + 1;
                 }
-                let next = progress
-                    .last_confirmation
-                    .map_or(Duration::ZERO, |last| last + CONFIRMATION_INTERVAL);
+                let last = &mut progress.last_requests[reason as usize];
+                let next = last.map_or(Duration::ZERO, |last| last + reason.interval());
                 if next <= now {
-                    progress.last_confirmation = Some(now);
+                    *last = Some(now);
                     progress.is_requested = true;
                     self.fetch_requested.notify_one();
                     break progress.fetches_begun + 1;

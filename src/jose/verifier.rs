@@ -64,6 +64,20 @@ impl<'a> UnverifiedToken<'a> {
         self.kid.as_deref()
     }
 
+    /// Checks what the claims would be worth if the signature were valid. Nothing in them may be believed: this only tells a
+    /// token that may turn out to be valid from one that never can.
+    ///
+    /// # Errors
+    /// Those of [`SignedPayload::validate`].
+    pub(crate) fn check_unverified_claims<C: Claims>(
+        &self,
+        rules: &ClaimsRules,
+        now: NumericDate,
+    ) -> Result<UnverifiedClaims<C>, TokenError> {
+        let (registered, claims) = read_claims(&self.payload, rules, now)?;
+        Ok(UnverifiedClaims { registered, claims })
+    }
+
     /// Verifies the signature with the keys of the set that go by the token's `kid`, or with all where it names none.
     ///
     /// # Errors
@@ -100,16 +114,31 @@ impl SignedPayload {
         rules: &ClaimsRules,
         now: NumericDate,
     ) -> Result<Verified<C>, TokenError> {
-        let mut private = json::parse_object(&self.payload).ok_or(TokenError::MalformedClaims)?;
-        let registered = RegisteredClaims::take_from(&mut private)?;
-        rules.check(&registered, now)?;
-        let claims = C::from_claims(&registered, private)?;
+        let (registered, claims) = read_claims(&self.payload, rules, now)?;
         Ok(Verified {
             signed_by: self.signed_by,
             registered,
             claims,
         })
     }
+}
+
+fn read_claims<C: Claims>(
+    payload: &[u8],
+    rules: &ClaimsRules,
+    now: NumericDate,
+) -> Result<(RegisteredClaims, C), TokenError> {
+    let mut private = json::parse_object(payload).ok_or(TokenError::MalformedClaims)?;
+    let registered = RegisteredClaims::take_from(&mut private)?;
+    rules.check(&registered, now)?;
+    let claims = C::from_claims(&registered, private)?;
+    Ok((registered, claims))
+}
+
+/// The claims of a token whose signature was not verified.
+pub(crate) struct UnverifiedClaims<C> {
+    pub(crate) registered: RegisteredClaims,
+    pub(crate) claims: C,
 }
 
 /// The claims of a token whose signature was verified and whose claims held when they were validated.

@@ -1,0 +1,175 @@
+//! Passes verified events to the application: in a queue, and again if it fails.
+
+use std::{
+    fmt::{self, Display},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::{AbortHandle, JoinSet},
+};
+
+use super::{Counter, Counters, Event};
+use crate::{
+    clock::Clock,
+    sampling::{Line, Sampler},
+};
+
+/// How many events may wait for one listener, those that are retried included.
+const MAX_QUEUED: usize = 1000;
+/// A listener that takes longer has failed.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a failed event is retried.
+const RETRY_PERIOD: Duration = Duration::from_mins(10);
+/// The pause before the first retry; it doubles with each further one.
+const MIN_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_mins(1);
+
+type Outcome = Result<(), String>;
+
+/// What the application does with an event.
+#[derive(Clone)]
+pub(in crate::hanko) struct Listener(
+    Arc<dyn Fn(Event) -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send + Sync>,
+);
+
+impl Listener {
+    pub(in crate::hanko) fn new<F, Fut, E>(listener: F) -> Self
+    where
+        F: Fn(Event) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Display,
+    {
+        Self(Arc::new(move |event| {
+            let outcome = listener(event);
+            Box::pin(async move { outcome.await.map_err(|error| error.to_string()) })
+        }))
+    }
+}
+
+/// The queue of one listener. Its task ends when this is dropped.
+pub(in crate::hanko) struct Queue {
+    sender: mpsc::UnboundedSender<Queued>,
+    places: Arc<Semaphore>,
+    delivery: Delivery,
+    task: AbortHandle,
+}
+
+struct Queued {
+    event: Event,
+    _place: OwnedSemaphorePermit,
+}
+
+#[derive(Clone)]
+struct Delivery {
+    listener: Listener,
+    clock: Arc<dyn Clock>,
+    counters: Arc<Counters>,
+    sampler: Sampler,
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Queue").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Queue {
+    /// Starts to pass events to `listener`. Must be called within a tokio runtime.
+    pub(in crate::hanko) fn start(
+        listener: Listener,
+        clock: Arc<dyn Clock>,
+        counters: Arc<Counters>,
+        sampler: Sampler,
+    ) -> Self {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let delivery = Delivery {
+            listener,
+            clock,
+            counters,
+            sampler,
+        };
+        let task = tokio::spawn(delivery.clone().run(receiver)).abort_handle();
+        Self {
+            sender,
+            places: Arc::new(Semaphore::new(MAX_QUEUED)),
+            delivery,
+            task,
+        }
+    }
+
+    /// Queues an event, or gives it up if the queue is full.
+    pub(in crate::hanko) fn push(&self, event: Event) {
+        match Arc::clone(&self.places).try_acquire_owned() {
+            Ok(place) => {
+                // The receiver lives as long as the task, which is not aborted before this is dropped.
+                let _ = self.sender.send(Queued {
+                    event,
+                    _place: place,
+                });
+            }
+            Err(_) => self.delivery.give_up(&"the queue is full"),
+        }
+    }
+}
+
+impl Delivery {
+    /// Passes one event after the other. Those that fail are retried beside the others.
+    async fn run(self, mut queue: mpsc::UnboundedReceiver<Queued>) {
+        let mut retries = JoinSet::new();
+        loop {
+            tokio::select! {
+                queued = queue.recv() => {
+                    let Some(queued) = queued else { return };
+                    if let Err(error) = self.attempt(&queued.event).await {
+                        retries.spawn(self.clone().retry(queued, error));
+                    }
+                }
+                Some(_) = retries.join_next() => {}
+            }
+        }
+    }
+
+    /// In a task of its own, so that a panic of the listener is a failure like any other.
+    async fn attempt(&self, event: &Event) -> Outcome {
+        let mut attempt = tokio::spawn((self.listener.0)(event.clone()));
+        tokio::select! {
+            outcome = &mut attempt => outcome.unwrap_or_else(|error| Err(error.to_string())),
+            () = self.clock.sleep(ATTEMPT_TIMEOUT) => {
+                attempt.abort();
+                Err(format!("it took longer than {ATTEMPT_TIMEOUT:?}"))
+            }
+        }
+    }
+
+    async fn retry(self, queued: Queued, mut error: String) {
+        let gives_up_at = self.clock.monotonic() + RETRY_PERIOD;
+        let mut pause = MIN_PAUSE;
+        loop {
+            tracing::debug!(error, event = %queued.event.kind(), "an event listener failed");
+            if self.clock.monotonic() + pause > gives_up_at {
+                return self.give_up(&error);
+            }
+            self.clock.sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+            match self.attempt(&queued.event).await {
+                Ok(()) => return,
+                Err(again) => error = again,
+            }
+        }
+    }
+
+    fn give_up(&self, reason: &dyn Display) {
+        self.counters.add(Counter::GivenUp);
+        self.sampler.log(Line::UndeliveredEvent, reason);
+    }
+}
