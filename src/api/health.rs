@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use poem::web::Data;
+use poem::{Request, web::Data};
 use poem_openapi::{Object, OpenApi, types::Example};
 
 use super::{Tag, json::Json};
@@ -20,6 +20,14 @@ impl Default for HealthApi {
 
 /// How often a caller should look again while the service is not ready.
 const READINESS_RETRY: Duration = Duration::from_secs(1);
+
+/// Request data that the server adds while it shuts down.
+#[derive(Clone, Copy)]
+#[cfg_attr(
+    not(feature = "server"),
+    expect(dead_code, reason = "only the server shuts down")
+)]
+pub(crate) struct Draining;
 
 /// The service is alive.
 #[derive(Object)]
@@ -93,13 +101,20 @@ impl HealthApi {
         operation_id = "getReadiness",
         tag = "Tag::Health"
     )]
-    async fn readyz(&self, hanko: Data<&Hanko>) -> Result<Json<Readiness>, Unavailable> {
+    async fn readyz(
+        &self,
+        request: &Request,
+        hanko: Data<&Hanko>,
+    ) -> Result<Json<Readiness>, Unavailable> {
         let status = hanko.key_set_status();
         let error = status.last_error.as_ref().map(FetchError::summary);
         let unavailable = |detail| Unavailable {
             retry_after: READINESS_RETRY,
             detail,
         };
+        if request.data::<Draining>().is_some() {
+            return Err(unavailable("The service is shutting down."));
+        }
         if status.usable_keys == 0 {
             return Err(unavailable(
                 error.unwrap_or("The JWK Set has not been fetched yet."),

@@ -1,38 +1,22 @@
-use std::time::Duration;
-
-use poem::{Body, Request, RequestBody, http::header, web::Data};
+use bytes::Bytes;
+use poem::{Body, Request, RequestBody, error::ReadBodyError, http::header, web::Data};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, Object, OpenApi,
     registry::{MetaMediaType, MetaRequest, MetaResponses, Registry},
     types::{Example, Type},
 };
-use tokio::{
-    io::AsyncReadExt,
-    sync::{Semaphore, SemaphorePermit},
-};
 
 use super::Tag;
 use crate::{
     auth::Rejection,
-    clock::{Clock, SystemClock},
     hanko::{Hanko, WebhookError},
-    problem::{Problem, ProblemType, Unavailable},
+    problem::{Problem, ProblemType},
 };
 
 pub(super) struct WebhooksApi;
 
 /// The largest body that is read. Hanko's are a few KiB.
 const MAX_BODY_BYTES: usize = 256 * 1024;
-/// How much is made room for at once.
-const CHUNK_BYTES: usize = 4 * 1024;
-/// What all bodies may hold together while they come in. Who sends them is not known before they are read.
-const MAX_BYTES_OF_ALL_BODIES: usize = 64 * 1024 * 1024;
-/// A permit for each of these bytes.
-static BYTES: Semaphore = Semaphore::const_new(MAX_BYTES_OF_ALL_BODIES);
-/// After this time some of them are free again.
-const BUDGET_RETRY: Duration = Duration::from_secs(1);
-/// How long a body may take. Hanko gives up after 10 s.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A webhook request of Hanko.
 #[derive(Object)]
@@ -54,42 +38,16 @@ impl Example for HankoWebhook {
     }
 }
 
-/// The octets of a JSON body, not parsed yet, of a bounded size and within a bounded time.
-struct SignedBody {
-    octets: Vec<u8>,
-    _budget: Option<SemaphorePermit<'static>>,
-}
+/// The bytes of a JSON body that is not parsed yet.
+struct SignedBody(Bytes);
 
 impl SignedBody {
     async fn read(body: Body) -> poem::Result<Self> {
-        let mut reader = body.into_async_read();
-        let mut octets = Vec::new();
-        let mut budget: Option<SemaphorePermit<'static>> = None;
-        loop {
-            octets.reserve(CHUNK_BYTES);
-            let count = reader
-                .read_buf(&mut octets)
-                .await
-                .map_err(|_| problem(ProblemType::BadRequest))?;
-            if count == 0 {
-                break;
-            }
-            if octets.len() > MAX_BODY_BYTES {
-                return Err(problem(ProblemType::ContentTooLarge));
-            }
-            let permit = u32::try_from(count)
-                .ok()
-                .and_then(|count| BYTES.try_acquire_many(count).ok())
-                .ok_or(Unavailable::from(BUDGET_RETRY))?;
-            match &mut budget {
-                Some(budget) => budget.merge(permit),
-                None => budget = Some(permit),
-            }
+        match body.into_bytes_limit(MAX_BODY_BYTES).await {
+            Ok(bytes) => Ok(Self(bytes)),
+            Err(ReadBodyError::PayloadTooLarge) => Err(problem(ProblemType::ContentTooLarge)),
+            Err(_) => Err(problem(ProblemType::BadRequest)),
         }
-        Ok(Self {
-            octets,
-            _budget: budget,
-        })
     }
 }
 
@@ -132,11 +90,7 @@ impl<'a> ApiExtractor<'a> for SignedBody {
         if announced.is_some_and(|length| length > MAX_BODY_BYTES) {
             return Err(problem(ProblemType::ContentTooLarge));
         }
-        let body: Body = body.take()?;
-        tokio::select! {
-            body = Self::read(body) => body,
-            () = SystemClock::new().sleep(BODY_TIMEOUT) => Err(problem(ProblemType::BadRequest)),
-        }
+        Self::read(body.take()?).await
     }
 }
 
@@ -205,7 +159,7 @@ impl WebhooksApi {
         body: SignedBody,
     ) -> Result<Received, WebhookRejection> {
         hanko
-            .receive_webhook(&body.octets)
+            .receive_webhook(&body.0)
             .await
             .map(|_event| Received::Done)
             .map_err(WebhookRejection)
