@@ -23,10 +23,6 @@ const READINESS_RETRY: Duration = Duration::from_secs(1);
 
 /// Request data that the server adds while it shuts down.
 #[derive(Clone, Copy)]
-#[cfg_attr(
-    not(feature = "server"),
-    expect(dead_code, reason = "only the server shuts down")
-)]
 pub(crate) struct Draining;
 
 /// The service is alive.

@@ -11,6 +11,8 @@ mod body;
 mod connections;
 mod exchange;
 mod operation;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,

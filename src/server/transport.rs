@@ -144,7 +144,19 @@ impl Write for Transport {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+        let this = self.get_mut();
+        // hyper does not read while it writes a response, so a stream that has nothing to write would outlive its client.
+        // It flushes whenever it is polled.
+        if this.ticket.connection.is_streaming() {
+            let mut next = [MaybeUninit::uninit()];
+            let outcome = this
+                .stream
+                .poll_peek(context, &mut ReadBuf::uninit(&mut next));
+            if matches!(outcome, Poll::Ready(Ok(0) | Err(_))) {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+        }
+        Pin::new(&mut this.stream).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -174,5 +186,50 @@ impl Write for Transport {
         }
         let length = SMALL - rest.len();
         self.poll_write(context, &joined[..length])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, time::Duration};
+
+    use tokio::{io::AsyncReadExt, net::TcpListener};
+
+    use super::*;
+    use crate::{
+        clock::ManualClock,
+        config::{Config, HankoChoice},
+        server::limits::Limits,
+    };
+
+    #[tokio::test]
+    async fn parts_keep_their_order_whether_joined_or_not() {
+        let config = Config::from_lookup(&|_| None, HankoChoice::Local).expect("defaults");
+        let clock = Arc::new(ManualClock::new(Duration::ZERO));
+        let limits = Arc::new(Limits::new(&config.http, 1, clock));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        for body_length in [0, 1, SMALL - 11, SMALL - 10, SMALL - 9, 4 * SMALL] {
+            let stream = TcpStream::connect(address).await.expect("a listener");
+            let (mut peer, _) = listener.accept().await.expect("a connection");
+            let head = [b'h'; 10];
+            let body: Vec<u8> = (b'a'..=b'z').cycle().take(body_length).collect();
+            let mut transport = Transport::new(stream, limits.connections.admit(&limits).await);
+            // The last is empty, as the rest of what hyper has may be.
+            let parts = [IoSlice::new(&head), IoSlice::new(&body), IoSlice::new(&[])];
+            let written =
+                poll_fn(|context| Pin::new(&mut transport).poll_write_vectored(context, &parts))
+                    .await;
+            drop(transport);
+            let mut received = Vec::new();
+            peer.read_to_end(&mut received).await.expect("the bytes");
+            // The buffers of a new connection hold all of it.
+            assert_eq!(written.expect("written"), head.len() + body_length);
+            assert_eq!(
+                received,
+                [&head[..], &body].concat(),
+                "a body of {body_length}"
+            );
+        }
     }
 }

@@ -475,6 +475,11 @@ impl Connection {
         self.is_http2.load(Ordering::Relaxed)
     }
 
+    /// Whether a streaming response of HTTP/1 is being written.
+    pub(in crate::server) fn is_streaming(&self) -> bool {
+        self.streaming.load(Ordering::Relaxed) > 0 && !self.is_http2() && !self.is_upgraded()
+    }
+
     pub(super) fn set_upgraded(&self) {
         self.is_upgraded.store(true, Ordering::Relaxed);
     }
