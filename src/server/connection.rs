@@ -29,7 +29,7 @@ use tower::{Layer, ServiceExt};
 use tower_http::cors::CorsLayer;
 
 use super::{
-    cors,
+    cors::{self, Origin},
     edge::{self, Edge},
     limits::{
         Command, Connection, Exchange, LimitError, Limits, MAX_FIELDS, RequestBody, ResponseBody,
@@ -234,12 +234,8 @@ impl Service {
         if request.headers().contains_key(header::ORIGIN) {
             return self.respond_to_origin(request, exchange, rejection);
         }
-        let response = self.pass_on(request, Arc::clone(&exchange), rejection);
-        Box::pin(async move {
-            let mut response = response.await;
-            cors::vary(response.headers_mut());
-            Ok(finish(response.into(), exchange, version))
-        })
+        let response = self.pass_on(request, Arc::clone(&exchange), rejection, Origin::None);
+        Box::pin(response.map(move |response| Ok(finish(response.into(), exchange, version))))
     }
 
     fn respond_to_origin(
@@ -253,7 +249,7 @@ impl Service {
         let of_service = Arc::clone(&exchange);
         let service = tower::service_fn(move |request| {
             service
-                .pass_on(request, Arc::clone(&of_service), rejection)
+                .pass_on(request, Arc::clone(&of_service), rejection, Origin::Some)
                 .map(|response| Ok::<_, Infallible>(Response::from(response)))
         });
         let response = self.protocols.cors.layer(service).oneshot(request);
@@ -265,22 +261,22 @@ impl Service {
         request: Request<Incoming>,
         exchange: Arc<Exchange>,
         rejection: Option<ProblemType>,
+        origin: Origin,
     ) -> impl Future<Output = poem::Response> + Send + use<> {
-        let (parts, incoming) = request.into_parts();
-        let body = if incoming.is_end_stream() {
-            Body::empty()
-        } else {
-            let body = RequestBody::new(incoming, Arc::clone(&exchange));
-            Body::from(body.boxed())
-        };
-        let parts = (
-            parts,
+        let has_body = !request.body().is_end_stream();
+        let mut request: poem::Request = (
+            request,
             LocalAddr(self.local_address.into()),
             RemoteAddr(self.remote_address.into()),
             Scheme::HTTP,
-        );
-        let request = poem::Request::from_parts(parts.into(), body);
-        Arc::clone(&self.protocols.edge).respond(request, exchange, rejection)
+        )
+            .into();
+        if has_body {
+            let incoming = request.take_body().into();
+            let body = RequestBody::new(incoming, Arc::clone(&exchange));
+            request.set_body(Body::from(body.boxed()));
+        }
+        Arc::clone(&self.protocols.edge).respond(request, exchange, rejection, origin)
     }
 }
 

@@ -34,6 +34,13 @@ pub(super) fn layer(allowed_origins: &[String]) -> CorsLayer {
         .max_age(PREFLIGHT_MAX_AGE)
 }
 
+/// Whether a request has an `Origin`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    None,
+    Some,
+}
+
 /// Adds `Vary: Origin` to the response to a request without an `Origin`, if a cache may store it. Otherwise the cache would
 /// use it for a page of another origin, without the headers that allow that page to read it.
 pub(super) fn vary(headers: &mut HeaderMap) {
@@ -59,9 +66,6 @@ pub(super) fn vary(headers: &mut HeaderMap) {
 
 /// Whether a comma-separated list has this item.
 fn lists(value: &HeaderValue, item: &str) -> bool {
-    if value == item {
-        return true;
-    }
     value.to_str().is_ok_and(|text| {
         text.split(',')
             .any(|part| part.trim().eq_ignore_ascii_case(item))

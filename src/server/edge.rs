@@ -6,12 +6,19 @@ use futures_util::FutureExt;
 use poem::{
     Request, Response,
     endpoint::DynEndpoint,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+        header::{self, Entry},
+    },
 };
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::{limits::Exchange, operations::Operations};
+use super::{
+    cors::{self, Origin},
+    limits::Exchange,
+    operations::Operations,
+};
 use crate::{
     api::Draining,
     hanko::Hanko,
@@ -54,6 +61,7 @@ impl Edge {
         mut request: Request,
         exchange: Arc<Exchange>,
         rejection: Option<ProblemType>,
+        origin: Origin,
     ) -> impl Future<Output = Response> + Send + use<> {
         let request_id = request_id(request.headers());
         let method = request.method().clone();
@@ -62,7 +70,6 @@ impl Edge {
             request.set_method(Method::TRACE);
         }
         request.set_data(self.hanko.clone());
-        request.set_data(Arc::clone(&exchange));
         if exchange.is_draining() {
             request.set_data(Draining);
         }
@@ -103,9 +110,13 @@ impl Edge {
                 HeaderValue::from_static("nosniff"),
             );
             // A response that depends on a session must not be stored; one that does not says so itself.
-            headers
-                .entry(header::CACHE_CONTROL)
-                .or_insert(HeaderValue::from_static("no-store"));
+            match headers.entry(header::CACHE_CONTROL) {
+                Entry::Vacant(entry) => {
+                    entry.insert(HeaderValue::from_static("no-store"));
+                }
+                Entry::Occupied(_) if origin == Origin::None => cors::vary(headers),
+                Entry::Occupied(_) => {}
+            }
             response
         }
     }

@@ -24,7 +24,7 @@ use std::{
 };
 
 pub(super) use body::{RequestBody, ResponseBody};
-pub(super) use connections::{Command, Connection, Connections, Ticket};
+pub(super) use connections::{Command, Connection, Connections, Need, Ticket};
 pub(super) use exchange::{Exchange, LimitError};
 pub use operation::{LimitedEndpoint, RequestLimits};
 
@@ -97,7 +97,8 @@ impl Limits {
         if self.requests.fetch_add(1, Ordering::Relaxed) < self.max_requests {
             return true;
         }
-        if self.drop_stalled() || self.connections.close_unread(&self.clock) {
+        let closes = || self.connections.close_first(Need::Request, &self.clock);
+        if self.drop_stalled() || closes().is_some() {
             return true;
         }
         self.requests.fetch_sub(1, Ordering::Relaxed);
@@ -109,8 +110,12 @@ impl Limits {
     fn charge(&self, bytes: usize) -> bool {
         let mut used = self.memory.fetch_add(bytes, Ordering::Relaxed) + bytes;
         while used > MEMORY {
-            if !self.drop_stalled() && !self.connections.close_incomplete(&self.clock, self) {
-                return false;
+            if !self.drop_stalled() {
+                let Some(closed) = self.connections.close_first(Need::Memory, &self.clock) else {
+                    return false;
+                };
+                // At once, so that no more than needed are closed.
+                self.release(closed.replace_charge(0));
             }
             used = self.memory.load(Ordering::Relaxed);
         }

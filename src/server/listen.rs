@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     connection::{self, Protocols},
     edge::Edge,
-    limits::{Command, Limits},
+    limits::{Command, Limits, Need},
     transport::Transport,
 };
 use crate::config::HttpConfig;
@@ -163,7 +163,7 @@ async fn accept(
                 }
                 is_failing = true;
                 // It may have failed for lack of descriptors, whoever uses them.
-                limits.connections.close_any(&limits.clock);
+                limits.connections.close_first(Need::Place, &limits.clock);
                 limits.clock.sleep(ACCEPT_PAUSE).await;
                 continue;
             }

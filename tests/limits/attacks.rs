@@ -250,7 +250,9 @@ async fn watch(
 async fn normal_client(address: SocketAddr, token: &str) -> Result<(), Failure> {
     for head in [
         "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
-        format!("GET /protected HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"),
+        format!(
+            "GET /protected HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"
+        ),
     ] {
         let request = request(address, head.as_bytes());
         let status = time::timeout(PATIENCE, request)
@@ -392,7 +394,8 @@ async fn attack_alone(attack: &str, address: &str, connections: &str) -> Result<
         });
     }
     let started = Instant::now();
-    while ready.load(Ordering::Relaxed) < connections && started.elapsed() < Duration::from_secs(6) {
+    while ready.load(Ordering::Relaxed) < connections && started.elapsed() < Duration::from_secs(6)
+    {
         time::sleep(Duration::from_millis(20)).await;
     }
     println!("ready");

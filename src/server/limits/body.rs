@@ -9,7 +9,7 @@ use std::{
 
 use http_body_util::combinators::BoxBody;
 use hyper::{
-    body::{Body, Bytes, Frame, Incoming, SizeHint},
+    body::{Body, Bytes, Frame, SizeHint},
     http::{HeaderMap, Response, StatusCode},
 };
 
@@ -25,7 +25,7 @@ const FIRST_CAPACITY: usize = 1024;
 
 /// A request body within the limits of its request. It is read when its handler asks for it.
 pub(in crate::server) struct RequestBody {
-    incoming: Incoming,
+    incoming: BoxBody<Bytes, io::Error>,
     exchange: Arc<Exchange>,
     piece: Vec<u8>,
     received: usize,
@@ -33,7 +33,10 @@ pub(in crate::server) struct RequestBody {
 }
 
 impl RequestBody {
-    pub(in crate::server) fn new(incoming: Incoming, exchange: Arc<Exchange>) -> Self {
+    pub(in crate::server) fn new(
+        incoming: BoxBody<Bytes, io::Error>,
+        exchange: Arc<Exchange>,
+    ) -> Self {
         Self {
             incoming,
             exchange,
@@ -119,7 +122,7 @@ impl Body for RequestBody {
                 }
                 Some(Err(error)) => {
                     this.is_done = true;
-                    return Poll::Ready(Some(Err(io::Error::other(error))));
+                    return Poll::Ready(Some(Err(error)));
                 }
                 None => {
                     this.is_done = true;

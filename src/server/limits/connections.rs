@@ -65,7 +65,35 @@ pub(in crate::server) struct Connections {
 #[derive(Default)]
 struct Table {
     open: Vec<Arc<Connection>>,
-    candidates: Vec<(Rank, u64, Arc<Connection>)>,
+    /// For each need, those that were found by the last scan and come first, in reverse order.
+    candidates: [Vec<(Rank, u64, Arc<Connection>)>; 4],
+}
+
+/// What a connection is closed for.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::server) enum Need {
+    /// A place for another connection.
+    Place,
+    /// A place for another connection that uses HTTP/2.
+    Http2Place,
+    /// A place for another request, which responses that are not read occupy.
+    Request,
+    /// Memory, which incomplete heads occupy.
+    Memory,
+}
+
+impl Need {
+    /// Whether closing the connection helps.
+    fn is_met_by(self, connection: &Connection) -> bool {
+        match self {
+            Self::Place => true,
+            Self::Http2Place => connection.is_http2(),
+            Self::Request => {
+                connection.is_http2() && connection.responding.load(Ordering::Relaxed) > 0
+            }
+            Self::Memory => connection.charge.load(Ordering::Relaxed) > 0,
+        }
+    }
 }
 
 /// One open connection, and what it is doing.
@@ -135,7 +163,7 @@ impl Connections {
             if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
                 break permit;
             }
-            self.close_any(&limits.clock);
+            self.close_first(Need::Place, &limits.clock);
             tokio::select! {
                 permit = Arc::clone(&self.permits).acquire_owned() => {
                     if let Ok(permit) = permit {
@@ -210,7 +238,7 @@ impl Connections {
     ) -> bool {
         let max = MAX_HTTP2_CONNECTIONS.min(self.max.div_ceil(2));
         if self.http2.fetch_add(1, Ordering::Relaxed) >= max
-            && !self.close_first(clock, |other| other.is_http2.load(Ordering::Relaxed))
+            && self.close_first(Need::Http2Place, clock).is_none()
         {
             self.http2.fetch_sub(1, Ordering::Relaxed);
             return false;
@@ -234,83 +262,44 @@ impl Connections {
         self.streaming.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Closes the connection that comes first.
-    pub(in crate::server) fn close_any(&self, clock: &Arc<dyn Clock>) -> bool {
+    /// Closes the connection that comes first, of those that meet the need. Returns it, or `None` if there is none.
+    pub(in crate::server) fn close_first(
+        &self,
+        need: Need,
+        clock: &Arc<dyn Clock>,
+    ) -> Option<Arc<Connection>> {
         let mut table = self.lock();
+        let Table { open, candidates } = &mut *table;
+        let candidates = &mut candidates[need as usize];
         for is_second_try in [false, true] {
             if is_second_try {
-                let Table { open, candidates } = &mut *table;
                 candidates.clear();
                 candidates.extend(open.iter().filter_map(|connection| {
                     let (rank, since) = connection.rank()?;
-                    Some((rank, since, Arc::clone(connection)))
+                    let is_candidate = need.is_met_by(connection) && !connection.is_told_to_close();
+                    is_candidate.then(|| (rank, since, Arc::clone(connection)))
                 }));
                 let key = |candidate: &(Rank, u64, _)| (candidate.0, candidate.1);
                 if candidates.len() > CANDIDATES {
                     candidates.select_nth_unstable_by_key(CANDIDATES, key);
                     candidates.truncate(CANDIDATES);
                 }
-                // The last is taken first.
                 candidates.sort_unstable_by_key(|candidate| std::cmp::Reverse(key(candidate)));
             }
-            while let Some((rank, since, connection)) = table.candidates.pop() {
+            while let Some((rank, since, connection)) = candidates.pop() {
                 // What has happened since the scan may have given it another place in the order.
-                if connection.rank() == Some((rank, since)) && connection.tell(Command::Close) {
-                    drop(table);
-                    log_closed(rank, since, clock);
-                    return true;
+                if connection.rank() == Some((rank, since))
+                    && need.is_met_by(&connection)
+                    && connection.tell(Command::Close)
+                {
+                    let now = clock.monotonic();
+                    let quiet = now.saturating_sub(Duration::from_nanos(since));
+                    tracing::debug!(?need, ?rank, ?quiet, "closed a connection to make room");
+                    return Some(connection);
                 }
             }
         }
-        false
-    }
-
-    /// Closes an incomplete one that holds shared memory, and frees that.
-    pub(super) fn close_incomplete(&self, clock: &Arc<dyn Clock>, limits: &Limits) -> bool {
-        let closed = self.find_first(|connection| connection.charge.load(Ordering::Relaxed) > 0);
-        let Some((rank, since, connection)) = closed else {
-            return false;
-        };
-        connection.tell(Command::Close);
-        // At once, so that no more than needed are closed.
-        limits.release(connection.replace_charge(0));
-        log_closed(rank, since, clock);
-        true
-    }
-
-    /// Closes an HTTP/2 connection whose client does not read its responses.
-    pub(super) fn close_unread(&self, clock: &Arc<dyn Clock>) -> bool {
-        self.close_first(clock, |connection| {
-            connection.is_http2.load(Ordering::Relaxed)
-                && matches!(connection.rank(), Some((Rank::Unread, _)))
-        })
-    }
-
-    fn close_first(&self, clock: &Arc<dyn Clock>, matches: impl Fn(&Connection) -> bool) -> bool {
-        let Some((rank, since, connection)) = self.find_first(matches) else {
-            return false;
-        };
-        connection.tell(Command::Close);
-        log_closed(rank, since, clock);
-        true
-    }
-
-    /// The first to be closed of those that match and have not been told to close yet.
-    fn find_first(
-        &self,
-        matches: impl Fn(&Connection) -> bool,
-    ) -> Option<(Rank, u64, Arc<Connection>)> {
-        let table = self.lock();
-        table
-            .open
-            .iter()
-            .filter(|connection| !connection.is_told_to_close() && matches(connection))
-            .filter_map(|connection| {
-                let (rank, since) = connection.rank()?;
-                Some((rank, since, connection))
-            })
-            .min_by_key(|(rank, since, _)| (*rank, *since))
-            .map(|(rank, since, connection)| (rank, since, Arc::clone(connection)))
+        None
     }
 
     /// Closes connections whose head or pause takes too long, until it is dropped. It closes one at the second sweep that
@@ -340,13 +329,6 @@ impl Connections {
             }
         }
     }
-}
-
-fn log_closed(rank: Rank, since: u64, clock: &Arc<dyn Clock>) {
-    let quiet = clock
-        .monotonic()
-        .saturating_sub(Duration::from_nanos(since));
-    tracing::debug!(?rank, ?quiet, "closed a connection to make room");
 }
 
 impl Connection {

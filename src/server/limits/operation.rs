@@ -1,10 +1,10 @@
 //! Limits that an operation sets for itself.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use poem::{Endpoint, Middleware, Request, Result};
 
-use super::Exchange;
+use super::exchange::with_current;
 
 /// Sets the limits of an endpoint's requests in place of `MAX_REQUEST_BODY` and `REQUEST_TIMEOUT`.
 ///
@@ -87,14 +87,14 @@ impl<E: Endpoint> Endpoint for LimitedEndpoint<E> {
     type Output = E::Output;
 
     async fn call(&self, request: Request) -> Result<Self::Output> {
-        if let Some(exchange) = request.data::<Arc<Exchange>>() {
+        with_current(|exchange| {
             if let Some(bytes) = self.limits.max_body {
                 exchange.set_max_body(bytes);
             }
             if let Some(timeout) = self.limits.timeout {
                 exchange.set_timeout(timeout);
             }
-        }
+        });
         self.endpoint.call(request).await
     }
 }
