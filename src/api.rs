@@ -17,6 +17,8 @@ mod webhooks;
 #[cfg(feature = "server")]
 pub use document::{Document, DocumentFormat};
 pub use documented::Documented;
+#[cfg(feature = "server")]
+pub(crate) use health::Draining;
 pub use json::Json;
 use poem_openapi::{LicenseObject, OpenApi, OpenApiService, ServerObject, Tags};
 

@@ -233,8 +233,20 @@ fn dev_banner(server: &Server) -> Option<String> {
     ))
 }
 
-/// Ends at SIGTERM or Ctrl-C.
+/// Ends at SIGTERM or Ctrl-C. From then on, a second one ends the process at once.
 async fn shutdown_signal() {
+    stop_signal().await;
+    tracing::info!("received a signal to shut down; a second one ends the process at once");
+    let _ends_with_the_process = tokio::spawn(async {
+        std::process::exit(stop_signal().await);
+    });
+}
+
+/// Waits for SIGTERM or Ctrl-C, and returns the exit code of a process that such a signal ends.
+async fn stop_signal() -> i32 {
+    const EXIT_INTERRUPTED: i32 = 130;
+    const EXIT_TERMINATED: i32 = 143;
+
     let interrupt = async {
         if signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
@@ -252,8 +264,8 @@ async fn shutdown_signal() {
     #[cfg(not(unix))]
     let terminate = std::future::pending::<()>();
     tokio::select! {
-        () = interrupt => {}
-        () = terminate => {}
+        () = interrupt => EXIT_INTERRUPTED,
+        () = terminate => EXIT_TERMINATED,
     }
 }
 

@@ -44,13 +44,21 @@ pub enum ProblemType {
     ContentTooLarge,
     /// 415: the body is of the wrong media type.
     UnsupportedMediaType,
+    /// 431: the head has too many fields.
+    HeaderFieldsTooLarge,
+    /// 408: the body did not arrive in time.
+    RequestTimeout,
+    /// 503: the handler did not finish in time.
+    HandlerTimeout,
+    /// 503: the service has no room for another request.
+    Overloaded,
     /// 500: anything unforeseen.
     InternalError,
 }
 
 impl ProblemType {
     /// All of them, in the order of the README.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::MissingCredentials,
         Self::InvalidToken,
         Self::AmbiguousCredentials,
@@ -61,6 +69,10 @@ impl ProblemType {
         Self::MethodNotAllowed,
         Self::ContentTooLarge,
         Self::UnsupportedMediaType,
+        Self::HeaderFieldsTooLarge,
+        Self::RequestTimeout,
+        Self::HandlerTimeout,
+        Self::Overloaded,
         Self::InternalError,
     ];
 
@@ -109,6 +121,22 @@ impl ProblemType {
                 "unsupported-media-type",
                 "Unsupported media type",
             ),
+            Self::HeaderFieldsTooLarge => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "header-fields-too-large",
+                "Header fields too large",
+            ),
+            Self::RequestTimeout => (
+                StatusCode::REQUEST_TIMEOUT,
+                "request-timeout",
+                "Request timeout",
+            ),
+            Self::HandlerTimeout => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "handler-timeout",
+                "Handler timeout",
+            ),
+            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded"),
             Self::InternalError => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal-error",
@@ -139,6 +167,8 @@ impl ProblemType {
             StatusCode::METHOD_NOT_ALLOWED => Self::MethodNotAllowed,
             StatusCode::PAYLOAD_TOO_LARGE => Self::ContentTooLarge,
             StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::UnsupportedMediaType,
+            StatusCode::REQUEST_TIMEOUT => Self::RequestTimeout,
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Self::HeaderFieldsTooLarge,
             status if status.is_client_error() => Self::BadRequest,
             _ => Self::InternalError,
         }
@@ -165,6 +195,10 @@ impl ProblemType {
             Self::MethodNotAllowed => "This path does not support the request's method.",
             Self::ContentTooLarge => "The request body is too large.",
             Self::UnsupportedMediaType => "The request body has an unsupported media type.",
+            Self::HeaderFieldsTooLarge => "The request has too many header fields.",
+            Self::RequestTimeout => "The request body did not arrive in time.",
+            Self::HandlerTimeout => "The request took too long to process. Try again later.",
+            Self::Overloaded => "The service is too busy at the moment. Try again later.",
             Self::InternalError => "Something went wrong on our side.",
         }
     }
@@ -201,7 +235,7 @@ impl ProblemType {
                 )],
             ),
             Self::AuthenticationUnavailable => (
-                "What is needed to verify sessions is unavailable.",
+                "What is needed to verify sessions is unavailable, or the service is too busy.",
                 vec![header(
                     "Retry-After",
                     true,

@@ -1,9 +1,13 @@
 //! Puts everything together: configuration, Hanko, API, routes; binds, runs and shuts down.
 
-mod connections;
+mod connection;
+mod cors;
 mod edge;
+mod http2;
+mod limits;
+mod listen;
 mod operations;
-mod stream;
+mod transport;
 
 use std::{
     io,
@@ -12,8 +16,10 @@ use std::{
 };
 
 use edge::Edge;
+use limits::Limits;
+pub use limits::{LimitedEndpoint, RequestLimits};
 use operations::Operations;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 
 use crate::{
     api::{self, Document, WEBHOOK_PATH},
@@ -24,9 +30,6 @@ use crate::{
     local_hanko::LocalHanko,
     pages::Pages,
 };
-
-/// How many connections may wait to be accepted. A client beyond them waits a second for its next attempt.
-const ACCEPT_BACKLOG: u32 = 4096;
 
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +114,7 @@ impl Server {
     ) -> Result<Self, StartError> {
         let address = SocketAddr::new(config.http.host, config.http.port);
         let listen_error = |source| StartError::Listen { address, source };
-        let listener = listen(address).map_err(listen_error)?;
+        let listener = listen::listen(address).map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
         let public_url = config.http.public_url(address.port());
         let trusted_origins = config.http.trusted_origins(&public_url);
@@ -157,7 +160,8 @@ impl Server {
         self.local_hanko.as_deref()
     }
 
-    /// Serves until `shutdown` ends, and then as long as running requests take, at most `SHUTDOWN_GRACE`.
+    /// Serves until `shutdown` ends, goes on for `SHUTDOWN_DELAY` while `/readyz` returns 503, and then waits for running
+    /// requests, at most for `SHUTDOWN_GRACE`. Raises the limit of descriptors of this process.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
         tracing::info!(
             address = %self.address,
@@ -166,29 +170,20 @@ impl Server {
             "listening"
         );
         let edge = edge(self.hanko, &self.public_url, self.local_hanko);
-        connections::serve(
+        let config = &self.config.http;
+        let max_connections = listen::max_connections(config.max_connections);
+        let limits = Limits::new(config, max_connections, self.clock);
+        listen::serve(
             self.listener,
             edge,
             &self.trusted_origins,
-            Arc::clone(&self.clock),
+            Arc::new(limits),
+            config,
             shutdown,
-            self.config.http.shutdown_grace,
         )
         .await;
         tracing::info!("stopped");
     }
-}
-
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    // Otherwise a restart would have to wait for the last connections of the process before.
-    #[cfg(unix)]
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(ACCEPT_BACKLOG)
 }
 
 /// The API and the pages beside it. `local_hanko` adds the sign-in page of `dev`.

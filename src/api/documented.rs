@@ -107,6 +107,7 @@ fn problems_of(operation: &MetaOperation) -> Vec<ProblemType> {
     if operation.request.is_some() {
         problems.extend([
             ProblemType::BadRequest,
+            ProblemType::RequestTimeout,
             ProblemType::ContentTooLarge,
             ProblemType::UnsupportedMediaType,
         ]);

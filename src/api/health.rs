@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use poem::{http::StatusCode, web::Data};
+use poem::{Request, http::StatusCode, web::Data};
 use poem_openapi::{
     ApiResponse, Enum, Object, OpenApi,
     registry::{MetaMediaType, MetaResponse, MetaResponses, Registry},
@@ -28,6 +28,10 @@ impl Default for HealthApi {
 
 /// How long a caller should wait before it looks again while the service is not ready.
 const READINESS_RETRY: Duration = Duration::from_secs(1);
+
+/// Request data that the server adds while it shuts down.
+#[derive(Clone, Copy)]
+pub(crate) struct Draining;
 
 /// The service is alive.
 #[derive(Object)]
@@ -213,11 +217,13 @@ struct ReadinessProblem {
 }
 
 /// The response of a service that cannot verify sessions.
-struct NotReady(Components);
+struct NotReady {
+    detail: String,
+    components: Components,
+}
 
 impl From<NotReady> for poem::Error {
-    fn from(NotReady(components): NotReady) -> Self {
-        let detail = components.missing().unwrap_or_default().to_owned();
+    fn from(NotReady { detail, components }: NotReady) -> Self {
         let problem = ReadinessProblem {
             kind: format!(
                 "/problems/{}",
@@ -280,10 +286,19 @@ impl HealthApi {
         operation_id = "getReadiness",
         tag = "Tag::Health"
     )]
-    async fn readyz(&self, hanko: Data<&Hanko>) -> Result<Json<Readiness>, NotReady> {
+    async fn readyz(
+        &self,
+        request: &Request,
+        hanko: Data<&Hanko>,
+    ) -> Result<Json<Readiness>, NotReady> {
         let components = Components::of(&hanko);
-        if components.missing().is_some() {
-            return Err(NotReady(components));
+        let missing = if request.data::<Draining>().is_some() {
+            Some("The service is shutting down.".to_owned())
+        } else {
+            components.missing().map(ToOwned::to_owned)
+        };
+        if let Some(detail) = missing {
+            return Err(NotReady { detail, components });
         }
         let status = hanko.key_set_status();
         let error = status.last_error.as_ref().map(FetchError::summary);

@@ -1,38 +1,22 @@
-use std::time::Duration;
-
-use poem::{Body, Request, RequestBody, http::header, web::Data};
+use bytes::Bytes;
+use poem::{Body, Request, RequestBody, error::ReadBodyError, http::header, web::Data};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, Object, OpenApi,
     registry::{MetaMediaType, MetaRequest, MetaResponses, Registry},
     types::{Example, Type},
 };
-use tokio::{
-    io::AsyncReadExt,
-    sync::{Semaphore, SemaphorePermit},
-};
 
 use super::Tag;
 use crate::{
     auth::Rejection,
-    clock::{Clock, SystemClock},
-    hanko::{Hanko, WebhookError},
-    problem::{Problem, ProblemType, Unavailable},
+    hanko::{Hanko, Receipt, WebhookError},
+    problem::{Problem, ProblemType},
 };
 
 pub(super) struct WebhooksApi;
 
 /// The largest body that is read. Hanko's are a few KiB.
 const MAX_BODY_BYTES: usize = 256 * 1024;
-/// How much is made room for at once.
-const CHUNK_BYTES: usize = 4 * 1024;
-/// What all bodies may hold together while they come in. Who sends them is not known before they are read.
-const MAX_BYTES_OF_ALL_BODIES: usize = 64 * 1024 * 1024;
-/// A permit for each of these bytes.
-static BYTES: Semaphore = Semaphore::const_new(MAX_BYTES_OF_ALL_BODIES);
-/// After this time some of them are free again.
-const BUDGET_RETRY: Duration = Duration::from_secs(1);
-/// How long a body may take. Hanko gives up after 10 s.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A webhook request of Hanko.
 #[derive(Object)]
@@ -54,42 +38,16 @@ impl Example for HankoWebhook {
     }
 }
 
-/// The octets of a JSON body, not parsed yet, of a bounded size and within a bounded time.
-struct SignedBody {
-    octets: Vec<u8>,
-    _budget: Option<SemaphorePermit<'static>>,
-}
+/// The bytes of a JSON body that is not parsed yet.
+struct SignedBody(Bytes);
 
 impl SignedBody {
     async fn read(body: Body) -> poem::Result<Self> {
-        let mut reader = body.into_async_read();
-        let mut octets = Vec::new();
-        let mut budget: Option<SemaphorePermit<'static>> = None;
-        loop {
-            octets.reserve(CHUNK_BYTES);
-            let count = reader
-                .read_buf(&mut octets)
-                .await
-                .map_err(|_| problem(ProblemType::BadRequest))?;
-            if count == 0 {
-                break;
-            }
-            if octets.len() > MAX_BODY_BYTES {
-                return Err(problem(ProblemType::ContentTooLarge));
-            }
-            let permit = u32::try_from(count)
-                .ok()
-                .and_then(|count| BYTES.try_acquire_many(count).ok())
-                .ok_or(Unavailable::from(BUDGET_RETRY))?;
-            match &mut budget {
-                Some(budget) => budget.merge(permit),
-                None => budget = Some(permit),
-            }
+        match body.into_bytes_limit(MAX_BODY_BYTES).await {
+            Ok(bytes) => Ok(Self(bytes)),
+            Err(ReadBodyError::PayloadTooLarge) => Err(problem(ProblemType::ContentTooLarge)),
+            Err(_) => Err(problem(ProblemType::BadRequest)),
         }
-        Ok(Self {
-            octets,
-            _budget: budget,
-        })
     }
 }
 
@@ -132,11 +90,7 @@ impl<'a> ApiExtractor<'a> for SignedBody {
         if announced.is_some_and(|length| length > MAX_BODY_BYTES) {
             return Err(problem(ProblemType::ContentTooLarge));
         }
-        let body: Body = body.take()?;
-        tokio::select! {
-            body = Self::read(body) => body,
-            () = SystemClock::new().sleep(BODY_TIMEOUT) => Err(problem(ProblemType::BadRequest)),
-        }
+        Self::read(body.take()?).await
     }
 }
 
@@ -144,12 +98,15 @@ fn problem(problem_type: ProblemType) -> poem::Error {
     poem::Error::from_response(Problem::from(problem_type).into_response())
 }
 
-/// What Hanko is answered.
+/// The responses to Hanko.
 #[derive(ApiResponse)]
 enum Received {
-    /// The event was verified, and what follows from it was done.
+    /// The webhook is held and not verified yet, because the keys are not available. It is verified when they are.
+    #[oai(status = 202)]
+    Held,
+    /// The event was verified and applied.
     #[oai(status = 204)]
-    Done,
+    Applied,
 }
 
 /// Why a webhook was not accepted.
@@ -158,10 +115,8 @@ struct WebhookRejection(WebhookError);
 impl From<WebhookRejection> for poem::Error {
     fn from(WebhookRejection(error): WebhookRejection) -> Self {
         if let Some(retry_after) = error.retry_after() {
-            tracing::error!(%error, "a webhook could not be handled");
             return Rejection::Unavailable { retry_after }.into();
         }
-        tracing::debug!(reason = %error, "refused a webhook");
         match error {
             WebhookError::Token(error) => Rejection::InvalidToken(error).into(),
             _ => problem(ProblemType::BadRequest),
@@ -189,10 +144,10 @@ impl ApiResponse for WebhookRejection {
 
 #[OpenApi]
 impl WebhooksApi {
-    /// Hear of an event at Hanko
+    /// Receive a Hanko webhook
     ///
     /// For Hanko's webhooks. The body is signed; no other credentials are needed. `session.delete` and every event below
-    /// it end a session here, `user.delete` all sessions of a user; both hold from the moment of the answer on.
+    /// it end a session here, `user.delete` all sessions of a user. Both take effect with the response.
     #[oai(
         path = "/webhooks/hanko",
         method = "post",
@@ -201,13 +156,18 @@ impl WebhooksApi {
     )]
     async fn receive(
         &self,
+        request: &Request,
         hanko: Data<&Hanko>,
         body: SignedBody,
     ) -> Result<Received, WebhookRejection> {
-        hanko
-            .receive_webhook(&body.octets)
-            .await
-            .map(|_event| Received::Done)
-            .map_err(WebhookRejection)
+        let receipt = match request.remote_addr().as_socket_addr() {
+            Some(client) => hanko.receive_webhook_from(&body.0, client.ip()).await,
+            None => hanko.receive_webhook(&body.0).await,
+        };
+        match receipt {
+            Ok(Receipt::Verified(_)) => Ok(Received::Applied),
+            Ok(Receipt::Held) => Ok(Received::Held),
+            Err(error) => Err(WebhookRejection(error)),
+        }
     }
 }

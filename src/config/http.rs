@@ -5,10 +5,14 @@ use std::{
 
 use url::Url;
 
-use super::reader::{Reader, duration, list, origin};
+use super::reader::{Reader, duration, list, origin, positive_count, positive_duration, size};
 
 pub(super) const DEFAULT_PORT: u16 = 8000;
 const DEFAULT_ORIGIN: &str = "http://localhost:3000";
+const DEFAULT_MAX_CONNECTIONS: usize = 16 * 1024;
+const DEFAULT_MAX_REQUESTS: usize = 4096;
+const DEFAULT_MAX_REQUEST_BODY: usize = 256 * 1024;
+const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 
 /// Where and how the API is served.
@@ -23,6 +27,16 @@ pub struct HttpConfig {
     /// `PUBLIC_URL`, without a trailing slash; default `http://localhost:PORT`, or the address in `HOST` where that is not
     /// `localhost`
     pub public_url: Option<String>,
+    /// `MAX_CONNECTIONS`, default 16384: how many connections may be open, if the limit of descriptors allows as many
+    pub max_connections: usize,
+    /// `MAX_REQUESTS`, default 4096: how many requests may wait for the head of their response, over all connections
+    pub max_requests: usize,
+    /// `MAX_REQUEST_BODY`, default `256KiB`: the largest request body in bytes, unless an operation sets its own limit
+    pub max_request_body: usize,
+    /// `REQUEST_TIMEOUT`, default `30s`: time for head, body and handler of a request together
+    pub request_timeout: Duration,
+    /// `SHUTDOWN_DELAY`, default `0s`: how long requests are still accepted after the signal to shut down
+    pub shutdown_delay: Duration,
     /// `SHUTDOWN_GRACE`, default `10s`
     pub shutdown_grace: Duration,
 }
@@ -45,6 +59,15 @@ impl HttpConfig {
             }),
             allowed_origins: read_allowed_origins(reader),
             public_url: read_public_url(reader),
+            max_connections: reader.or("MAX_CONNECTIONS", DEFAULT_MAX_CONNECTIONS, positive_count),
+            max_requests: reader.or("MAX_REQUESTS", DEFAULT_MAX_REQUESTS, positive_count),
+            max_request_body: reader.or("MAX_REQUEST_BODY", DEFAULT_MAX_REQUEST_BODY, size),
+            request_timeout: reader.or(
+                "REQUEST_TIMEOUT",
+                DEFAULT_REQUEST_TIMEOUT,
+                positive_duration,
+            ),
+            shutdown_delay: reader.or("SHUTDOWN_DELAY", Duration::ZERO, duration),
             shutdown_grace: reader.or("SHUTDOWN_GRACE", DEFAULT_SHUTDOWN_GRACE, duration),
         }
     }

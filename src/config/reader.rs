@@ -126,6 +126,32 @@ pub(super) fn positive_duration(value: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// Reads a size in bytes such as `512B`, `64KiB`, `1MiB` or `1GiB`.
+pub(super) fn size(value: &str) -> Result<usize, String> {
+    let problem = || "is not a size such as 64KiB, 1MiB or 1GiB".to_owned();
+    let digits_end = value
+        .find(|character: char| !character.is_ascii_digit())
+        .ok_or_else(problem)?;
+    let (amount, unit) = value.split_at(digits_end);
+    let amount: usize = amount.parse().map_err(|_| problem())?;
+    let unit = match unit {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(problem()),
+    };
+    amount.checked_mul(unit).ok_or_else(problem)
+}
+
+/// Reads a number of things that must not be zero.
+pub(super) fn positive_count(value: &str) -> Result<usize, String> {
+    match count(value)? {
+        0 => Err("must be more than zero".to_owned()),
+        count => Ok(count),
+    }
+}
+
 /// Reads a number of things.
 pub(super) fn count(value: &str) -> Result<usize, String> {
     value
@@ -197,6 +223,29 @@ mod tests {
             assert!(duration(wrong).is_err(), "{wrong:?}");
         }
         assert!(positive_duration("0s").is_err());
+    }
+
+    #[test]
+    fn sizes_have_a_unit() {
+        assert_eq!(size("512B"), Ok(512));
+        assert_eq!(size("64KiB"), Ok(65_536));
+        assert_eq!(size("1MiB"), Ok(1_048_576));
+        assert_eq!(size("0B"), Ok(0));
+        for wrong in [
+            "",
+            "64",
+            "KiB",
+            "64kb",
+            "64KB",
+            "1.5MiB",
+            "-1KiB",
+            "64 KiB",
+            "99999999999GiB",
+        ] {
+            assert!(size(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(positive_count("0").is_err());
+        assert_eq!(positive_count("7"), Ok(7));
     }
 
     #[test]

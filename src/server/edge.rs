@@ -6,21 +6,36 @@ use futures_util::FutureExt;
 use poem::{
     Request, Response,
     endpoint::DynEndpoint,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+        header::{self, Entry},
+    },
 };
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::operations::Operations;
-use crate::{hanko::Hanko, pages::Pages, problem};
+use super::{
+    cors::{self, Origin},
+    limits::Exchange,
+    operations::Operations,
+};
+use crate::{
+    api::Draining,
+    hanko::Hanko,
+    pages::Pages,
+    problem::{self, Problem, ProblemType},
+};
 
-/// Tells one request from another in logs, ours and those of a proxy before us.
+/// The id of a request in logs, ours and those of a proxy in front.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A longer id than this is replaced by one of ours.
 const MAX_REQUEST_ID_BYTES: usize = 64;
 
-/// Answers every request: finds who is to answer it, turns errors and panics into problems, and adds the headers that every
+/// When a client may try again after a rejection for lack of room or time.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// Responds to every request: finds its handler, turns errors and panics into problems, and adds the headers that every
 /// response has.
 pub(super) struct Edge {
     hanko: Hanko,
@@ -38,11 +53,16 @@ impl Edge {
         }
     }
 
-    /// Not an `async fn`, whose future would have the request in it several times.
-    pub(super) fn answer(
+    /// Responds to a request, with `rejection` if there is one.
+    ///
+    /// Not `async fn`: its state machine would hold several copies of `Request`.
+    pub(super) fn respond(
         self: Arc<Self>,
         mut request: Request,
-    ) -> impl Future<Output = Response> + Send {
+        exchange: Arc<Exchange>,
+        rejection: Option<ProblemType>,
+        origin: Origin,
+    ) -> impl Future<Output = Response> + Send + use<> {
         let request_id = request_id(request.headers());
         let method = request.method().clone();
         let is_routable = is_routable(&method);
@@ -50,24 +70,33 @@ impl Edge {
             request.set_method(Method::TRACE);
         }
         request.set_data(self.hanko.clone());
+        if exchange.is_draining() {
+            request.set_data(Draining);
+        }
         let span = tracing::debug_span!("request", id = request_id.to_str().unwrap_or_default());
         async move {
-            // Boxed by themselves, for the same reason.
-            let outcome = match self.pages.get(request.uri().path()) {
-                Some(page) => DynEndpoint::call(page, request),
-                None => self.operations.call(request),
+            let mut response = match rejection {
+                Some(problem_type) => problem_response(problem_type),
+                None => {
+                    // Boxed, for the same reason.
+                    let outcome = match self.pages.get(request.uri().path()) {
+                        Some(page) => DynEndpoint::call(page, request),
+                        None => self.operations.call(request),
+                    };
+                    let outcome = AssertUnwindSafe(outcome).catch_unwind();
+                    let outcome = exchange.limit(outcome).instrument(span.clone()).await;
+                    let _entered = span.enter();
+                    let response = match outcome {
+                        Ok(Ok(Ok(response))) => response,
+                        Ok(Ok(Err(error))) => problem::from_error(error),
+                        Ok(Err(_panic)) => problem::from_panic(),
+                        Err(error) => problem_response(error.problem_type()),
+                    };
+                    limited(response, &exchange)
+                }
             };
-            let outcome = AssertUnwindSafe(outcome)
-                .catch_unwind()
-                .instrument(span.clone())
-                .await;
             let _entered = span.enter();
-            let mut response = match outcome {
-                Ok(Ok(response)) => response,
-                Ok(Err(error)) => problem::from_error(error),
-                Err(_panic) => problem::from_panic(),
-            };
-            // Never the path, nor a method of the client's own: a stranger may have put a token there.
+            // Never the path, nor a method of the client's own: a client may have put a token there.
             let method = if is_routable {
                 method.as_str()
             } else {
@@ -80,17 +109,64 @@ impl Edge {
                 header::X_CONTENT_TYPE_OPTIONS,
                 HeaderValue::from_static("nosniff"),
             );
-            // What depends on a session must not be kept by anybody, and what does not says so itself.
-            headers
-                .entry(header::CACHE_CONTROL)
-                .or_insert(HeaderValue::from_static("no-store"));
+            // A response that depends on a session must not be stored; one that does not says so itself.
+            match headers.entry(header::CACHE_CONTROL) {
+                Entry::Vacant(entry) => {
+                    entry.insert(HeaderValue::from_static("no-store"));
+                }
+                Entry::Occupied(_) if origin == Origin::None => cors::vary(headers),
+                Entry::Occupied(_) => {}
+            }
             response
         }
     }
 }
 
-/// Whether Poem can route the method. What it cannot, it refuses without the `Allow` that is due (RFC 9110 section 15.5.6).
-/// Such a request goes the way of `TRACE` instead, which no path supports and each refuses with its `Allow`.
+/// The response of a handler, or the problem that its body has run into a limit: to the handler, that looks like a
+/// connection that was lost.
+fn limited(response: Response, exchange: &Exchange) -> Response {
+    match exchange.error() {
+        Some(error)
+            if response.status().is_client_error() || response.status().is_server_error() =>
+        {
+            problem_response(error.problem_type())
+        }
+        _ => response,
+    }
+}
+
+fn problem_response(problem_type: ProblemType) -> Response {
+    let mut response = Problem::from(problem_type).into_response();
+    if problem_type.status() == StatusCode::SERVICE_UNAVAILABLE {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, RETRY_AFTER);
+    }
+    response
+}
+
+/// Rejects a streaming response, or an upgrade, that had these headers.
+pub(super) fn reject_stream(headers: HeaderMap) -> Response {
+    let mut response = problem_response(ProblemType::Overloaded);
+    let about_stream = |name: &HeaderName| {
+        name == header::CONNECTION
+            || name == header::UPGRADE
+            || name.as_str().starts_with("content-")
+            || name.as_str().starts_with("sec-websocket-")
+    };
+    let mut last = None;
+    for (name, value) in headers {
+        // A name that is repeated is given once.
+        last = name.or(last);
+        if let Some(name) = last.clone().filter(|name| !about_stream(name)) {
+            response.headers_mut().append(name, value);
+        }
+    }
+    response
+}
+
+/// Whether Poem can route the method. If it cannot, its 405 lacks the `Allow` that RFC 9110 section 15.5.6 requires, so such
+/// a request is routed as `TRACE`, which no path supports and each rejects with its `Allow`.
 fn is_routable(method: &Method) -> bool {
     matches!(
         *method,
@@ -105,14 +181,14 @@ fn is_routable(method: &Method) -> bool {
     )
 }
 
-/// The id that came with the request, if it is a harmless one; else a new one.
+/// The id that came with the request if it is harmless, otherwise a new one.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let is_harmless = |value: &&HeaderValue| {
-        let octets = value.as_bytes();
-        (1..=MAX_REQUEST_ID_BYTES).contains(&octets.len())
-            && octets
+        let bytes = value.as_bytes();
+        (1..=MAX_REQUEST_ID_BYTES).contains(&bytes.len())
+            && bytes
                 .iter()
-                .all(|octet| octet.is_ascii_alphanumeric() || b"-_.".contains(octet))
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
     };
     headers
         .get(REQUEST_ID)

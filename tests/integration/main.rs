@@ -17,3 +17,4 @@ mod recorded;
 mod revocations;
 mod routes;
 mod sessions;
+mod webhooks;

@@ -301,7 +301,10 @@ async fn an_embedding_app_hears_of_verified_events_only() {
     let listener = Arc::clone(&heard);
     let hanko = hanko_builder(local_hanko.tenant())
         .clock(Arc::new(clock))
-        .on_event(move |event| listener.lock().unwrap().push(event.kind().to_string()))
+        .on_event(move |event| {
+            listener.lock().unwrap().push(event.kind().to_string());
+            async { Ok::<_, String>(()) }
+        })
         .build()
         .unwrap();
     for event in ["user.create", "something.new"] {
@@ -321,6 +324,12 @@ async fn an_embedding_app_hears_of_verified_events_only() {
             WebhookError::Token(TokenError::MalformedClaim("evt"))
         ));
     }
+    within(async {
+        while heard.lock().unwrap().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     assert_eq!(*heard.lock().unwrap(), ["user.create", "something.new"]);
 }
 

@@ -119,6 +119,8 @@ pub(crate) fn config(variables: &[(&str, &str)]) -> Config {
 pub(crate) fn client() -> reqwest::Client {
     reqwest::Client::builder()
         .no_proxy()
+        // A test that advances its clock ends the pause of idle connections, which would meet the next request.
+        .pool_max_idle_per_host(0)
         .redirect(reqwest::redirect::Policy::none())
         .build()
         .expect("a client")

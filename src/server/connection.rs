@@ -1,0 +1,333 @@
+//! Serves the requests of one connection.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use futures_util::{FutureExt, TryFutureExt};
+use http_body_util::{BodyExt, combinators::BoxBody};
+use hyper::{
+    body::{Body as _, Bytes, Incoming},
+    rt::Executor,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::TokioTimer;
+use poem::{
+    Body,
+    http::{HeaderValue, Request, Response, Version, header, uri::Scheme},
+    web::{LocalAddr, RemoteAddr},
+};
+use tokio_util::task::TaskTracker;
+use tower::{Layer, ServiceExt};
+use tower_http::cors::CorsLayer;
+
+use super::{
+    cors::{self, Origin},
+    edge::{self, Edge},
+    limits::{
+        Command, Connection, Exchange, LimitError, Limits, MAX_FIELDS, RequestBody, ResponseBody,
+    },
+    transport::Transport,
+};
+use crate::problem::ProblemType;
+
+/// The most that is read of one HTTP/1 head: a token of the largest size and the headers of a proxy fit in.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// The same for HTTP/2, in the way of counting of RFC 9113 section 10.5.1: 32 more for each field.
+const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
+/// How many requests an HTTP/2 connection may have open: what browsers expect at least (RFC 9113 section 6.5.2).
+const MAX_CONCURRENT_STREAMS: u32 = 100;
+/// What h2 holds of request bodies that nobody has read yet, per connection and per stream: the smallest window that the
+/// protocol begins with.
+const WINDOW_BYTES: u32 = 64 * 1024 - 1;
+/// What h2 holds of a response that its client does not read.
+const MAX_SEND_BYTES: usize = 64 * 1024;
+/// The size of the table that a client may compress its fields with. An entry keeps alive the buffer that it arrived in,
+/// which may be 500 times as large: see [`FrameWatch`](super::http2::FrameWatch).
+const HEADER_TABLE_BYTES: u32 = 0;
+/// How often an idle HTTP/2 connection is asked whether it is alive.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// The bytes of the memory that all share which one field of HTTP/2 occupies beside its text.
+const FIELD_BYTES: usize = 104;
+/// What the head of a request may occupy without being accounted for.
+const OWN_HEAD_BYTES: usize = 4 * 1024;
+
+/// What all connections of a server have in common.
+pub(super) struct Protocols {
+    http1: http1::Builder,
+    http2: http2::Builder<Tracked>,
+    edge: Arc<Edge>,
+    cors: CorsLayer,
+    limits: Arc<Limits>,
+}
+
+/// Runs the streams of HTTP/2 as tasks that the server waits for.
+#[derive(Clone)]
+struct Tracked(TaskTracker);
+
+impl<F> Executor<F> for Tracked
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}
+
+impl Protocols {
+    pub(super) fn new(
+        edge: Edge,
+        allowed_origins: &[String],
+        limits: Arc<Limits>,
+        tasks: TaskTracker,
+    ) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1
+            // `Connections::sweep` bounds the time of heads.
+            .header_read_timeout(None)
+            // Skips hyper's EOF probe, a system call and a buffer for each request; handlers are not cancelled when the
+            // client disconnects.
+            .half_close(true)
+            .max_header_size(MAX_HEAD_BYTES)
+            .max_buf_size(MAX_HEAD_BYTES);
+        let mut http2 = http2::Builder::new(Tracked(tasks));
+        http2
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+            .max_header_list_size(MAX_HEADER_LIST_BYTES)
+            .header_table_size(HEADER_TABLE_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .max_send_buf_size(MAX_SEND_BYTES);
+        Self {
+            http1,
+            http2,
+            edge: Arc::new(edge),
+            cors: cors::layer(allowed_origins),
+            limits,
+        }
+    }
+}
+
+/// Serves one connection until either side closes it.
+pub(super) async fn serve(
+    mut transport: Transport,
+    remote_address: SocketAddr,
+    protocols: Arc<Protocols>,
+) {
+    let connection = Arc::clone(transport.connection());
+    let Ok(local_address) = transport.local_address() else {
+        return;
+    };
+    let is_http2 = {
+        let mut sniff = pin!(is_http2(&transport));
+        let outcome = std::future::poll_fn(|context| {
+            if connection.poll_told(context).is_ready() {
+                return Poll::Ready(None);
+            }
+            sniff.as_mut().poll(context).map(Some)
+        });
+        match outcome.await {
+            Some(Ok(is_http2)) => is_http2,
+            // It is told to close, or its client has closed it.
+            _ => return,
+        }
+    };
+    let limits = &protocols.limits;
+    if is_http2 {
+        if !limits.connections.admit_http2(&connection, &limits.clock) {
+            tracing::debug!("closed a connection: all places of HTTP/2 are taken");
+            return;
+        }
+        transport.watch_frames();
+    }
+    let service = Service {
+        protocols: Arc::clone(&protocols),
+        connection: Arc::clone(&connection),
+        local_address,
+        remote_address,
+    };
+    let service = service_fn(move |request| service.respond(request));
+    // Boxed, since an `async` block would hold each of them twice.
+    if is_http2 {
+        let serving = Box::pin(protocols.http2.serve_connection(transport, service));
+        run(serving, &connection, http2::Connection::graceful_shutdown).await;
+    } else {
+        let serving = protocols.http1.serve_connection(transport, service);
+        let serving = Box::pin(serving.with_upgrades());
+        run(
+            serving,
+            &connection,
+            http1::UpgradeableConnection::graceful_shutdown,
+        )
+        .await;
+    }
+}
+
+/// Runs a connection until it ends or is told to close.
+async fn run<C>(mut serving: Pin<Box<C>>, connection: &Connection, drain: impl Fn(Pin<&mut C>))
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut is_draining = false;
+    let ended = std::future::poll_fn(|context| {
+        match connection.poll_command(context) {
+            Some(Command::Close) => return Poll::Ready(Ok(())),
+            Some(Command::Drain) if !is_draining => {
+                is_draining = true;
+                drain(serving.as_mut());
+            }
+            _ => {}
+        }
+        serving.as_mut().poll(context)
+    });
+    if let Err(error) = ended.await {
+        tracing::debug!(%error, "a connection failed");
+    }
+}
+
+/// Waits for the first bytes of a connection, which tell the protocol. `PRI` is the method that every HTTP/2 connection
+/// begins with, and no HTTP/1 request does (RFC 9113 section 3.4).
+///
+/// hyper-util can tell as well, by reading all of that preface, and then takes twice the memory for every HTTP/1
+/// connection.
+async fn is_http2(transport: &Transport) -> io::Result<bool> {
+    const METHOD: &[u8] = b"PRI";
+    let mut first = [0; METHOD.len()];
+    match transport.peek(&mut first).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(first == METHOD),
+    }
+}
+
+/// The response to one request. Boxed so that an idle connection carries no space for it.
+type ResponseFuture =
+    Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>>;
+
+/// What responds to the requests of one connection.
+#[derive(Clone)]
+struct Service {
+    protocols: Arc<Protocols>,
+    connection: Arc<Connection>,
+    local_address: SocketAddr,
+    remote_address: SocketAddr,
+}
+
+impl Service {
+    fn respond(&self, request: Request<Incoming>) -> ResponseFuture {
+        let (exchange, admitted) = Exchange::begin(&self.protocols.limits, &self.connection);
+        let rejection = admitted
+            .and_then(|()| charge_head(&request, &exchange))
+            .map_err(LimitError::problem_type)
+            .and_then(|()| check_head(&request))
+            .err();
+        let version = request.version();
+        // Most requests are not cross-origin.
+        if request.headers().contains_key(header::ORIGIN) {
+            return self.respond_to_origin(request, exchange, rejection);
+        }
+        let response = self.pass_on(request, Arc::clone(&exchange), rejection, Origin::None);
+        Box::pin(response.map(move |response| Ok(finish(response.into(), exchange, version))))
+    }
+
+    fn respond_to_origin(
+        &self,
+        request: Request<Incoming>,
+        exchange: Arc<Exchange>,
+        rejection: Option<ProblemType>,
+    ) -> ResponseFuture {
+        let version = request.version();
+        let service = self.clone();
+        let of_service = Arc::clone(&exchange);
+        let service = tower::service_fn(move |request| {
+            service
+                .pass_on(request, Arc::clone(&of_service), rejection, Origin::Some)
+                .map(|response| Ok::<_, Infallible>(Response::from(response)))
+        });
+        let response = self.protocols.cors.layer(service).oneshot(request);
+        Box::pin(response.map_ok(move |response| finish(response, exchange, version)))
+    }
+
+    fn pass_on(
+        &self,
+        request: Request<Incoming>,
+        exchange: Arc<Exchange>,
+        rejection: Option<ProblemType>,
+        origin: Origin,
+    ) -> impl Future<Output = poem::Response> + Send + use<> {
+        let has_body = !request.body().is_end_stream();
+        let mut request: poem::Request = (
+            request,
+            LocalAddr(self.local_address.into()),
+            RemoteAddr(self.remote_address.into()),
+            Scheme::HTTP,
+        )
+            .into();
+        if has_body {
+            let incoming = request.take_body().into();
+            let body = RequestBody::new(incoming, Arc::clone(&exchange));
+            request.set_body(Body::from(body.boxed()));
+        }
+        Arc::clone(&self.protocols.edge).respond(request, exchange, rejection, origin)
+    }
+}
+
+/// Accounts for a large head of HTTP/2. That of HTTP/1 is known before it is complete, by the transport.
+fn charge_head(request: &Request<Incoming>, exchange: &Exchange) -> Result<(), LimitError> {
+    if request.version() != Version::HTTP_2 {
+        return Ok(());
+    }
+    let fields: usize = request
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES)
+        .sum();
+    let bytes = fields + request.uri().path().len();
+    if bytes <= OWN_HEAD_BYTES {
+        return Ok(());
+    }
+    exchange.charge(bytes)
+}
+
+/// Checks what hyper does not: the number of fields of HTTP/2, and that a request of HTTP/1.1 has exactly one `Host`
+/// (RFC 9112 section 3.2).
+fn check_head(request: &Request<Incoming>) -> Result<(), ProblemType> {
+    let headers = request.headers();
+    if headers.len() > MAX_FIELDS {
+        return Err(ProblemType::HeaderFieldsTooLarge);
+    }
+    if request.version() == Version::HTTP_11 {
+        let mut hosts = headers.get_all(header::HOST).iter();
+        if hosts.next().is_none() || hosts.next().is_some() {
+            return Err(ProblemType::BadRequest);
+        }
+    }
+    Ok(())
+}
+
+/// Begins the response, or another one in its place if it is a streaming one and there are too many of those.
+fn finish(
+    mut response: Response<BoxBody<Bytes, io::Error>>,
+    exchange: Arc<Exchange>,
+    version: Version,
+) -> Response<ResponseBody> {
+    if version < Version::HTTP_2 && exchange.is_draining() {
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    match ResponseBody::begin(response, Arc::clone(&exchange)) {
+        Ok(response) => response,
+        Err(headers) => {
+            let rejection = edge::reject_stream(headers);
+            ResponseBody::finite(rejection.into(), exchange)
+        }
+    }
+}

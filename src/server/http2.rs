@@ -1,0 +1,190 @@
+//! Watches the frames of an HTTP/2 connection for what its library holds of them.
+//!
+//! h2 bounds the size of a header list, a frame and a table, each per connection. What is bounded here is their sum over
+//! all connections, which needs to be known before a request is complete.
+
+/// The connection preface (RFC 9113 section 3.4).
+const PREFACE_BYTES: usize = 24;
+const FRAME_HEADER_BYTES: usize = 9;
+
+const HEADERS: u8 = 0x1;
+const CONTINUATION: u8 = 0x9;
+const END_HEADERS: u8 = 0x4;
+const PADDED: u8 = 0x8;
+const PRIORITY: u8 = 0x20;
+
+/// The first byte of a header block that empties the dynamic table: a size update to zero (RFC 7541 section 6.3).
+///
+/// The server announces a table of size zero, so a client must begin its next header block with it (RFC 7541
+/// section 4.2). h2 does not enforce that.
+const EMPTY_TABLE: u8 = 0x20;
+
+/// What an incomplete header block may occupy: the encoded block of up to 16 KiB, and about 500 fields of 72 bytes.
+const PARTIAL_BLOCK: usize = 52 * 1024;
+
+/// What one entry of the dynamic table may keep alive: the buffer of the frame it arrived in.
+const ENTRY_BUFFER: usize = 16 * 1024;
+
+/// How many entries a dynamic table of 4096 bytes has at most (RFC 7541 section 4.1: each counts 32 bytes and its text).
+const MAX_ENTRIES: usize = 124;
+
+/// What a connection has of its own for frames that arrive, which is not accounted for.
+const OWN_BUFFER: usize = 8 * 1024;
+
+/// Follows the frames of a connection.
+#[derive(Debug, Default)]
+pub(super) struct FrameWatch {
+    preface: usize,
+    header: [u8; FRAME_HEADER_BYTES],
+    header_length: usize,
+    payload: usize,
+    payload_length: usize,
+    /// Where the header block begins in the payload of the current frame.
+    block_begins_at: Option<usize>,
+    is_block_open: bool,
+    has_emptied_table: bool,
+    blocks: usize,
+}
+
+impl FrameWatch {
+    /// Follows `bytes`, and returns how much h2 may hold now of what has been received.
+    pub(super) fn watch(&mut self, mut bytes: &[u8]) -> usize {
+        let preface = bytes.len().min(PREFACE_BYTES - self.preface);
+        self.preface += preface;
+        bytes = &bytes[preface..];
+        while !bytes.is_empty() {
+            if self.header_length < FRAME_HEADER_BYTES {
+                self.header[self.header_length] = bytes[0];
+                self.header_length += 1;
+                bytes = &bytes[1..];
+                if self.header_length == FRAME_HEADER_BYTES {
+                    self.begin_frame();
+                }
+            } else {
+                bytes = self.skip_payload(bytes);
+            }
+            if self.header_length == FRAME_HEADER_BYTES && self.payload == self.payload_length {
+                self.header_length = 0;
+            }
+        }
+        self.held()
+    }
+
+    fn begin_frame(&mut self) {
+        let [a, b, c, kind, flags, ..] = self.header;
+        self.payload = 0;
+        self.payload_length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+        self.block_begins_at = None;
+        match kind {
+            HEADERS => {
+                self.is_block_open = flags & END_HEADERS == 0;
+                self.blocks += 1;
+                let padding = usize::from(flags & PADDED != 0);
+                let priority = if flags & PRIORITY == 0 { 0 } else { 5 };
+                self.block_begins_at = Some(padding + priority);
+            }
+            CONTINUATION if flags & END_HEADERS != 0 => self.is_block_open = false,
+            _ => {}
+        }
+    }
+
+    fn skip_payload<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let count = bytes.len().min(self.payload_length - self.payload);
+        let first_of_block = self
+            .block_begins_at
+            .and_then(|at| at.checked_sub(self.payload))
+            .and_then(|at| bytes[..count].get(at));
+        if let Some(first) = first_of_block {
+            self.has_emptied_table |= *first == EMPTY_TABLE;
+            self.block_begins_at = None;
+        }
+        self.payload += count;
+        &bytes[count..]
+    }
+
+    fn held(&self) -> usize {
+        let partial_frame = if self.header_length == FRAME_HEADER_BYTES {
+            self.payload_length
+        } else {
+            0
+        };
+        let block = if self.is_block_open { PARTIAL_BLOCK } else { 0 };
+        let table = if self.has_emptied_table {
+            0
+        } else {
+            self.blocks.min(MAX_ENTRIES) * ENTRY_BUFFER
+        };
+        (partial_frame + block + table).saturating_sub(OWN_BUFFER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).expect("a short payload");
+        let mut frame = length.to_be_bytes()[1..].to_vec();
+        frame.extend([kind, flags, 0, 0, 0, 1]);
+        frame.extend(payload);
+        frame
+    }
+
+    fn held_after(parts: &[&[u8]]) -> usize {
+        let bytes = parts.concat();
+        let whole = FrameWatch::default().watch(&bytes);
+        // It makes no difference how the bytes arrive.
+        let mut watch = FrameWatch::default();
+        let mut last = 0;
+        for byte in &bytes {
+            last = watch.watch(std::slice::from_ref(byte));
+        }
+        assert_eq!(whole, last);
+        whole
+    }
+
+    #[test]
+    fn complete_frames_are_not_held() {
+        let settings = frame(4, 0, &[]);
+        let data = frame(0, 1, &[7; 16_384]);
+        assert_eq!(held_after(&[PREFACE, &settings, &data, &data]), 0);
+    }
+
+    #[test]
+    fn partial_frame_is_held() {
+        let data = frame(0, 0, &[7; 16_384]);
+        assert_eq!(held_after(&[PREFACE, &data[..20]]), 16_384 - OWN_BUFFER);
+    }
+
+    #[test]
+    fn open_block_is_held_until_it_ends() {
+        let headers = frame(HEADERS, 0, &[EMPTY_TABLE, 0x82]);
+        let middle = frame(CONTINUATION, 0, &[0x84]);
+        let end = frame(CONTINUATION, END_HEADERS, &[0x86]);
+        let open = PARTIAL_BLOCK - OWN_BUFFER;
+        assert_eq!(held_after(&[PREFACE, &headers]), open);
+        assert_eq!(held_after(&[PREFACE, &headers, &middle]), open);
+        assert_eq!(held_after(&[PREFACE, &headers, &middle, &end]), 0);
+    }
+
+    #[test]
+    fn table_is_held_until_it_is_emptied() {
+        let headers = frame(HEADERS, END_HEADERS, &[0x40, 1, b'a', 0]);
+        let emptied = frame(HEADERS, END_HEADERS, &[EMPTY_TABLE, 0x82]);
+        let padded = frame(
+            HEADERS,
+            END_HEADERS | PADDED | PRIORITY,
+            &[1, 0, 0, 0, 0, 9, EMPTY_TABLE, 0x82, 0],
+        );
+        let one = ENTRY_BUFFER - OWN_BUFFER;
+        assert_eq!(held_after(&[PREFACE, &headers]), one);
+        assert_eq!(
+            held_after(&[PREFACE, &headers, &headers]),
+            one + ENTRY_BUFFER
+        );
+        assert_eq!(held_after(&[PREFACE, &headers, &emptied, &headers]), 0);
+        assert_eq!(held_after(&[PREFACE, &padded, &headers]), 0);
+    }
+}

@@ -1,0 +1,225 @@
+//! The bodies of requests and responses.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use http_body_util::combinators::BoxBody;
+use hyper::{
+    body::{Body, Bytes, Frame, SizeHint},
+    http::{HeaderMap, Response, StatusCode},
+};
+
+use super::exchange::{Exchange, LimitError, ResponseKind};
+
+/// A body is passed on in pieces of this size, or as a whole if it is smaller.
+///
+/// A frame as it arrives may be a single byte in a buffer of 8 KiB, which extractors would keep until the body is complete.
+const PIECE: usize = 256 * 1024;
+
+/// The room for the first bytes of a body.
+const FIRST_CAPACITY: usize = 1024;
+
+/// A request body within the limits of its request. It is read when its handler asks for it.
+pub(in crate::server) struct RequestBody {
+    incoming: BoxBody<Bytes, io::Error>,
+    exchange: Arc<Exchange>,
+    piece: Vec<u8>,
+    received: usize,
+    is_done: bool,
+}
+
+impl RequestBody {
+    pub(in crate::server) fn new(
+        incoming: BoxBody<Bytes, io::Error>,
+        exchange: Arc<Exchange>,
+    ) -> Self {
+        Self {
+            incoming,
+            exchange,
+            piece: Vec::new(),
+            received: 0,
+            is_done: false,
+        }
+    }
+
+    fn fail(&mut self, error: LimitError) -> io::Error {
+        self.is_done = true;
+        self.piece = Vec::new();
+        self.exchange.fail(error);
+        io::Error::other("the request body has reached a limit")
+    }
+
+    /// How many bytes are announced beyond those received, if any.
+    fn announced(&self) -> usize {
+        usize::try_from(self.incoming.size_hint().lower()).unwrap_or(usize::MAX)
+    }
+
+    fn add(&mut self, bytes: &[u8]) -> Result<(), LimitError> {
+        self.received += bytes.len();
+        if self.received > self.exchange.max_body() {
+            return Err(LimitError::BodyTooLarge);
+        }
+        let needed = self.piece.len() + bytes.len();
+        if needed > self.piece.capacity() {
+            let whole = needed.saturating_add(self.announced());
+            // Twice as much as before, but not more than is announced: and never all of that at once.
+            let capacity = needed
+                .max(self.piece.capacity() * 2)
+                .max(FIRST_CAPACITY)
+                .min(whole.max(needed));
+            self.exchange.charge(capacity - self.piece.capacity())?;
+            self.piece.reserve_exact(capacity - self.piece.len());
+        }
+        self.piece.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn take_piece(&mut self) -> Frame<Bytes> {
+        Frame::data(std::mem::take(&mut self.piece).into())
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let this = self.get_mut();
+        if this.is_done {
+            return Poll::Ready(None);
+        }
+        if let Some(error) = this.exchange.error() {
+            return Poll::Ready(Some(Err(this.fail(error))));
+        }
+        if this.received.saturating_add(this.announced()) > this.exchange.max_body() {
+            return Poll::Ready(Some(Err(this.fail(LimitError::BodyTooLarge))));
+        }
+        loop {
+            let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(context) else {
+                this.exchange.wait_for_body();
+                return Poll::Pending;
+            };
+            this.exchange.stop_waiting();
+            match frame {
+                Some(Ok(frame)) => {
+                    // Trailers are not passed on: nothing reads them.
+                    let Some(bytes) = frame.data_ref() else {
+                        continue;
+                    };
+                    if let Err(error) = this.add(bytes) {
+                        return Poll::Ready(Some(Err(this.fail(error))));
+                    }
+                    if this.piece.len() >= PIECE {
+                        return Poll::Ready(Some(Ok(this.take_piece())));
+                    }
+                }
+                Some(Err(error)) => {
+                    this.is_done = true;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => {
+                    this.is_done = true;
+                    let rest = (!this.piece.is_empty()).then(|| Ok(this.take_piece()));
+                    return Poll::Ready(rest);
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_done || (self.piece.is_empty() && self.incoming.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.exchange.stop_waiting();
+    }
+}
+
+/// A response body that ends the exchange when it is dropped.
+pub(in crate::server) struct ResponseBody {
+    body: BoxBody<Bytes, io::Error>,
+    exchange: Arc<Exchange>,
+    kind: ResponseKind,
+}
+
+impl ResponseBody {
+    /// Begins a response. If it is a streaming one, or an upgrade, and there are too many of those, this returns its
+    /// headers instead.
+    pub(in crate::server) fn begin(
+        response: Response<BoxBody<Bytes, io::Error>>,
+        exchange: Arc<Exchange>,
+    ) -> Result<Response<Self>, HeaderMap> {
+        let kind = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            ResponseKind::Upgrade
+        } else if response.body().is_end_stream() || response.body().size_hint().exact().is_some() {
+            ResponseKind::Finite
+        } else {
+            ResponseKind::Streaming
+        };
+        if !exchange.begin_response(kind) {
+            return Err(response.into_parts().0.headers);
+        }
+        Ok(response.map(|body| Self {
+            body,
+            exchange,
+            kind,
+        }))
+    }
+
+    /// Begins a response of a known length.
+    pub(in crate::server) fn finite(
+        response: Response<BoxBody<Bytes, io::Error>>,
+        exchange: Arc<Exchange>,
+    ) -> Response<Self> {
+        let kind = ResponseKind::Finite;
+        exchange.begin_response(kind);
+        response.map(|body| Self {
+            body,
+            exchange,
+            kind,
+        })
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if !self.body.is_end_stream() {
+            self.exchange.note_waiting();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        self.exchange.end_response(self.kind);
+    }
+}

@@ -1,0 +1,516 @@
+//! The open connections, and which of them is closed to make room for another.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::task::AtomicWaker;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use super::{Limits, MAX_HTTP2_CONNECTIONS};
+use crate::clock::Clock;
+
+/// The longest pause between two requests of a connection: longer than the 60 s after which common proxies close an idle
+/// connection, so that a request of theirs does not meet a closing socket.
+const PAUSE: Duration = Duration::from_secs(75);
+
+/// How often connections whose time is over are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long to wait for the connection that was told to close before another is told.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(50);
+
+/// How many connections are looked up at once to be closed one after the other. One scan of 16,384 connections takes about
+/// a millisecond, which is too long for each new connection.
+const CANDIDATES: usize = 64;
+
+/// What a connection is told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(in crate::server) enum Command {
+    /// Finish the requests in flight and accept no more.
+    Drain = 1,
+    /// Close at once.
+    Close = 2,
+}
+
+/// The order in which connections are closed to make room. One whose handler is running has no rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// Between two requests.
+    Idle,
+    /// A head or a body is incomplete.
+    Incomplete,
+    /// A response is finished, and the client does not read it.
+    Unread,
+}
+
+/// The open connections.
+pub(in crate::server) struct Connections {
+    max: usize,
+    head_timeout: Duration,
+    permits: Arc<Semaphore>,
+    table: Mutex<Table>,
+    /// Streaming responses and upgraded connections.
+    streaming: AtomicUsize,
+    http2: AtomicUsize,
+    closed: Notify,
+}
+
+#[derive(Default)]
+struct Table {
+    open: Vec<Arc<Connection>>,
+    /// For each need, those that were found by the last scan and come first, in reverse order.
+    candidates: [Vec<(Rank, u64, Arc<Connection>)>; 4],
+}
+
+/// What a connection is closed for.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::server) enum Need {
+    /// A place for another connection.
+    Place,
+    /// A place for another connection that uses HTTP/2.
+    Http2Place,
+    /// A place for another request, which responses that are not read occupy.
+    Request,
+    /// Memory, which incomplete heads occupy.
+    Memory,
+}
+
+impl Need {
+    /// Whether closing the connection helps.
+    fn is_met_by(self, connection: &Connection) -> bool {
+        match self {
+            Self::Place => true,
+            Self::Http2Place => connection.is_http2(),
+            Self::Request => {
+                connection.is_http2() && connection.responding.load(Ordering::Relaxed) > 0
+            }
+            Self::Memory => connection.charge.load(Ordering::Relaxed) > 0,
+        }
+    }
+}
+
+/// One open connection, and what it is doing.
+pub(in crate::server) struct Connection {
+    /// Where it is in the table.
+    place: AtomicUsize,
+    /// When it last received a byte or finished a response, in nanoseconds of the clock.
+    active_at: AtomicU64,
+    /// When the first byte of the current head arrived.
+    head_began_at: AtomicU64,
+    /// Whether it has received part of a head. A new connection has, so to speak, received none of its bytes.
+    is_receiving: AtomicBool,
+    /// Requests whose response is not finished.
+    requests: AtomicU32,
+    /// Of these, those that wait for bytes of their body.
+    waiting: AtomicU32,
+    /// Of these, those whose response is being written.
+    responding: AtomicU32,
+    /// Of these, the streaming ones; and one if the connection was upgraded.
+    streaming: AtomicU32,
+    /// Whether the peer has left bytes unread that were written.
+    is_blocked: AtomicBool,
+    is_http2: AtomicBool,
+    is_upgraded: AtomicBool,
+    /// Bytes of the memory that all share.
+    charge: AtomicUsize,
+    /// The deadline that had passed at the last sweep, in nanoseconds; zero: none.
+    missed_deadline: AtomicU64,
+    command: AtomicU8,
+    waker: AtomicWaker,
+}
+
+/// Keeps a place in the table until it is dropped. The transport owns it, so that it also covers an upgraded connection.
+pub(in crate::server) struct Ticket {
+    pub(in crate::server) limits: Arc<Limits>,
+    pub(in crate::server) connection: Arc<Connection>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.limits.recharge(&self.connection, 0);
+        self.limits.connections.remove(&self.connection);
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Connections {
+    pub(super) fn new(max: usize, head_timeout: Duration) -> Self {
+        Self {
+            max,
+            head_timeout,
+            permits: Arc::new(Semaphore::new(max)),
+            table: Mutex::default(),
+            streaming: AtomicUsize::new(0),
+            http2: AtomicUsize::new(0),
+            closed: Notify::new(),
+        }
+    }
+
+    /// Waits for a place, making room if there is none, and adds a connection.
+    pub(in crate::server) async fn admit(&self, limits: &Arc<Limits>) -> Ticket {
+        let permit = loop {
+            if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+                break permit;
+            }
+            self.close_first(Need::Place, &limits.clock);
+            tokio::select! {
+                permit = Arc::clone(&self.permits).acquire_owned() => {
+                    if let Ok(permit) = permit {
+                        break permit;
+                    }
+                }
+                () = limits.clock.sleep(CLOSE_PATIENCE) => {}
+            }
+        };
+        let now = nanoseconds(limits.clock.monotonic());
+        let connection = Arc::new(Connection::new(now));
+        let mut table = self.lock();
+        connection.place.store(table.open.len(), Ordering::Relaxed);
+        table.open.push(Arc::clone(&connection));
+        drop(table);
+        Ticket {
+            limits: Arc::clone(limits),
+            connection,
+            _permit: permit,
+        }
+    }
+
+    fn remove(&self, connection: &Connection) {
+        {
+            let mut table = self.lock();
+            let place = connection.place.load(Ordering::Relaxed);
+            table.open.swap_remove(place);
+            if let Some(moved) = table.open.get(place) {
+                moved.place.store(place, Ordering::Relaxed);
+            }
+        }
+        if connection.is_http2.load(Ordering::Relaxed) {
+            self.http2.fetch_sub(1, Ordering::Relaxed);
+        }
+        let streaming = connection.streaming.swap(0, Ordering::Relaxed);
+        self.streaming
+            .fetch_sub(streaming as usize, Ordering::Relaxed);
+        self.closed.notify_waiters();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many are open.
+    pub(in crate::server) fn count(&self) -> usize {
+        self.lock().open.len()
+    }
+
+    /// Waits until none is open.
+    pub(in crate::server) async fn all_closed(&self) {
+        loop {
+            let closed = self.closed.notified();
+            if self.count() == 0 {
+                return;
+            }
+            closed.await;
+        }
+    }
+
+    pub(in crate::server) fn tell_all(&self, command: Command) {
+        for connection in &self.lock().open {
+            connection.tell(command);
+        }
+    }
+
+    /// Takes one of the places of HTTP/2 connections. Returns `false` if there is none and none can be freed.
+    pub(in crate::server) fn admit_http2(
+        &self,
+        connection: &Connection,
+        clock: &Arc<dyn Clock>,
+    ) -> bool {
+        let max = MAX_HTTP2_CONNECTIONS.min(self.max.div_ceil(2));
+        if self.http2.fetch_add(1, Ordering::Relaxed) >= max
+            && self.close_first(Need::Http2Place, clock).is_none()
+        {
+            self.http2.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        connection.is_http2.store(true, Ordering::Relaxed);
+        true
+    }
+
+    /// Counts one more streaming response or upgraded connection, unless they use half of the connections already.
+    pub(super) fn admit_streaming(&self, connection: &Connection) -> bool {
+        if self.streaming.fetch_add(1, Ordering::Relaxed) >= self.max.div_ceil(2) {
+            self.streaming.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        connection.streaming.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    pub(super) fn end_streaming(&self, connection: &Connection) {
+        connection.streaming.fetch_sub(1, Ordering::Relaxed);
+        self.streaming.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Closes the connection that comes first, of those that meet the need. Returns it, or `None` if there is none.
+    pub(in crate::server) fn close_first(
+        &self,
+        need: Need,
+        clock: &Arc<dyn Clock>,
+    ) -> Option<Arc<Connection>> {
+        let mut table = self.lock();
+        let Table { open, candidates } = &mut *table;
+        let candidates = &mut candidates[need as usize];
+        for is_second_try in [false, true] {
+            if is_second_try {
+                candidates.clear();
+                candidates.extend(open.iter().filter_map(|connection| {
+                    let (rank, since) = connection.rank()?;
+                    let is_candidate = need.is_met_by(connection) && !connection.is_told_to_close();
+                    is_candidate.then(|| (rank, since, Arc::clone(connection)))
+                }));
+                let key = |candidate: &(Rank, u64, _)| (candidate.0, candidate.1);
+                if candidates.len() > CANDIDATES {
+                    candidates.select_nth_unstable_by_key(CANDIDATES, key);
+                    candidates.truncate(CANDIDATES);
+                }
+                candidates.sort_unstable_by_key(|candidate| std::cmp::Reverse(key(candidate)));
+            }
+            while let Some((rank, since, connection)) = candidates.pop() {
+                // What has happened since the scan may have given it another place in the order.
+                if connection.rank() == Some((rank, since))
+                    && need.is_met_by(&connection)
+                    && connection.tell(Command::Close)
+                {
+                    let now = clock.monotonic();
+                    let quiet = now.saturating_sub(Duration::from_nanos(since));
+                    tracing::debug!(?need, ?rank, ?quiet, "closed a connection to make room");
+                    return Some(connection);
+                }
+            }
+        }
+        None
+    }
+
+    /// Closes connections whose head or pause takes too long, until it is dropped. It closes one at the second sweep that
+    /// finds it late: if the process was stopped, the bytes that arrived meanwhile are read first.
+    ///
+    /// One task for all connections: hyper's own timer takes an allocation and a registration for each request, knows no
+    /// HTTP/2, and has one limit for the pause and the head together.
+    pub(in crate::server) async fn sweep(&self, clock: &Arc<dyn Clock>) {
+        loop {
+            clock.sleep(SWEEP_INTERVAL).await;
+            let now = clock.monotonic();
+            for connection in &self.lock().open {
+                let deadline = connection
+                    .deadline(self.head_timeout)
+                    .filter(|deadline| *deadline <= now)
+                    .map_or(0, nanoseconds);
+                let missed = connection.missed_deadline.swap(deadline, Ordering::Relaxed);
+                if deadline == 0 || missed != deadline {
+                    continue;
+                }
+                let is_idle = !connection.is_receiving.load(Ordering::Relaxed);
+                // The client of an idle HTTP/2 connection is told by GOAWAY.
+                if connection.is_http2() && is_idle && connection.tell(Command::Drain) {
+                    continue;
+                }
+                connection.tell(Command::Close);
+            }
+        }
+    }
+}
+
+impl Connection {
+    fn new(now: u64) -> Self {
+        Self {
+            place: AtomicUsize::new(0),
+            active_at: AtomicU64::new(now),
+            head_began_at: AtomicU64::new(now),
+            is_receiving: AtomicBool::new(true),
+            requests: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
+            responding: AtomicU32::new(0),
+            streaming: AtomicU32::new(0),
+            is_blocked: AtomicBool::new(false),
+            is_http2: AtomicBool::new(false),
+            is_upgraded: AtomicBool::new(false),
+            charge: AtomicUsize::new(0),
+            missed_deadline: AtomicU64::new(0),
+            command: AtomicU8::new(0),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    fn rank(&self) -> Option<(Rank, u64)> {
+        if self.streaming.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        let requests = self.requests.load(Ordering::Relaxed);
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        let rank = if self.is_blocked.load(Ordering::Relaxed) {
+            Rank::Unread
+        } else if requests == 0 {
+            if self.is_receiving.load(Ordering::Relaxed) {
+                Rank::Incomplete
+            } else {
+                Rank::Idle
+            }
+        } else if requests == waiting {
+            Rank::Incomplete
+        } else if requests == waiting + self.responding.load(Ordering::Relaxed) {
+            Rank::Unread
+        } else {
+            return None;
+        };
+        let is_running = requests > waiting + self.responding.load(Ordering::Relaxed);
+        (!is_running).then(|| (rank, self.active_at.load(Ordering::Relaxed)))
+    }
+
+    /// When it is to be closed, if it has no request.
+    fn deadline(&self, head_timeout: Duration) -> Option<Duration> {
+        if self.requests.load(Ordering::Relaxed) > 0 || self.streaming.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        let (since, limit) = if self.is_receiving.load(Ordering::Relaxed) {
+            (&self.head_began_at, head_timeout)
+        } else {
+            (&self.active_at, PAUSE)
+        };
+        Some(Duration::from_nanos(since.load(Ordering::Relaxed)) + limit)
+    }
+
+    /// Tells the connection what to do. Returns `false` if it has been told already.
+    pub(in crate::server) fn tell(&self, command: Command) -> bool {
+        let before = self.command.fetch_max(command as u8, Ordering::Release);
+        if before >= command as u8 {
+            return false;
+        }
+        self.waker.wake();
+        true
+    }
+
+    fn is_told(&self, command: Command) -> bool {
+        self.command.load(Ordering::Acquire) >= command as u8
+    }
+
+    pub(in crate::server) fn is_told_to_close(&self) -> bool {
+        self.is_told(Command::Close)
+    }
+
+    /// Returns what the connection is told to do, and wakes the task when that changes.
+    pub(in crate::server) fn poll_command(&self, context: &mut Context<'_>) -> Option<Command> {
+        self.waker.register(context.waker());
+        match self.command.load(Ordering::Acquire) {
+            0 => None,
+            1 => Some(Command::Drain),
+            _ => Some(Command::Close),
+        }
+    }
+
+    /// Ready when the connection is told to do anything.
+    pub(in crate::server) fn poll_told(&self, context: &mut Context<'_>) -> Poll<Command> {
+        self.poll_command(context)
+            .map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Notes that bytes have arrived. Returns whether they begin a head of HTTP/1.
+    pub(in crate::server) fn received(&self, clock: &Arc<dyn Clock>) -> bool {
+        let has_request = self.requests.load(Ordering::Relaxed) > 0;
+        let is_receiving = self.is_receiving.load(Ordering::Relaxed);
+        // The answers to our pings do not make an idle HTTP/2 connection active.
+        if self.is_http2.load(Ordering::Relaxed) && !has_request && !is_receiving {
+            return false;
+        }
+        let now = nanoseconds(clock.monotonic());
+        self.active_at.store(now, Ordering::Relaxed);
+        if !has_request && !is_receiving {
+            self.head_began_at.store(now, Ordering::Relaxed);
+            self.is_receiving.store(true, Ordering::Relaxed);
+            return true;
+        }
+        false
+    }
+
+    /// Whether bytes that arrive belong to a head of HTTP/1.
+    pub(in crate::server) fn is_between_heads(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) == 0
+    }
+
+    pub(in crate::server) fn set_blocked(&self, is_blocked: bool) {
+        if self.is_blocked.load(Ordering::Relaxed) != is_blocked {
+            self.is_blocked.store(is_blocked, Ordering::Relaxed);
+        }
+    }
+
+    pub(in crate::server) fn is_http2(&self) -> bool {
+        self.is_http2.load(Ordering::Relaxed)
+    }
+
+    /// Whether a streaming response of HTTP/1 is being written.
+    pub(in crate::server) fn is_streaming(&self) -> bool {
+        self.streaming.load(Ordering::Relaxed) > 0 && !self.is_http2() && !self.is_upgraded()
+    }
+
+    pub(super) fn set_upgraded(&self) {
+        self.is_upgraded.store(true, Ordering::Relaxed);
+    }
+
+    pub(in crate::server) fn is_upgraded(&self) -> bool {
+        self.is_upgraded.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn replace_charge(&self, bytes: usize) -> usize {
+        if self.charge.load(Ordering::Relaxed) == bytes {
+            return bytes;
+        }
+        self.charge.swap(bytes, Ordering::Relaxed)
+    }
+
+    /// Notes that a head is complete. Returns when its first byte arrived, if that is known.
+    pub(super) fn begin_request(&self) -> Option<Duration> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let was_receiving = self.is_receiving.load(Ordering::Relaxed);
+        if !was_receiving {
+            return None;
+        }
+        self.is_receiving.store(false, Ordering::Relaxed);
+        Some(Duration::from_nanos(
+            self.head_began_at.load(Ordering::Relaxed),
+        ))
+    }
+
+    /// Notes that a response has been written, at `now` if that is not when the request came.
+    pub(super) fn end_request(&self, now: Option<Duration>) {
+        if let Some(now) = now {
+            self.active_at.store(nanoseconds(now), Ordering::Relaxed);
+        }
+        self.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn begin_waiting(&self) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn end_waiting(&self) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn begin_responding(&self) {
+        self.responding.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn end_responding(&self) {
+        self.responding.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,100 @@
+//! Limits that an operation sets for itself.
+
+use std::time::Duration;
+
+use poem::{Endpoint, Middleware, Request, Result};
+
+use super::exchange::with_current;
+
+/// Sets the limits of an endpoint's requests in place of `MAX_REQUEST_BODY` and `REQUEST_TIMEOUT`.
+///
+/// A middleware for an endpoint, a route, or by `transform` one operation:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use poem::{Endpoint, EndpointExt};
+/// use poem_hanko::server::RequestLimits;
+/// use poem_openapi::{OpenApi, payload::{Binary, PlainText}};
+///
+/// struct Uploads;
+///
+/// #[OpenApi]
+/// impl Uploads {
+///     #[oai(path = "/uploads", method = "post", transform = "large")]
+///     async fn upload(&self, body: Binary<Vec<u8>>) -> PlainText<String> {
+///         PlainText(format!("{} bytes", body.0.len()))
+///     }
+/// }
+///
+/// fn large(upload: impl Endpoint) -> impl Endpoint {
+///     upload.with(
+///         RequestLimits::new()
+///             .max_body(20 * 1024 * 1024)
+///             .timeout(Duration::from_secs(120)),
+///     )
+/// }
+/// ```
+///
+/// The innermost one of several counts. It has no effect unless [`Server`](crate::server::Server) serves the endpoint.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RequestLimits {
+    max_body: Option<usize>,
+    timeout: Option<Duration>,
+}
+
+impl RequestLimits {
+    /// Returns limits that change nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the largest body, in bytes. A larger one gets 413 `content-too-large`.
+    #[must_use]
+    pub fn max_body(mut self, bytes: usize) -> Self {
+        self.max_body = Some(bytes);
+        self
+    }
+
+    /// Sets the time for head, body and handler together. A late body gets 408 `request-timeout`, a late handler 503
+    /// `handler-timeout`.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+impl<E: Endpoint> Middleware<E> for RequestLimits {
+    type Output = LimitedEndpoint<E>;
+
+    fn transform(&self, endpoint: E) -> Self::Output {
+        LimitedEndpoint {
+            endpoint,
+            limits: *self,
+        }
+    }
+}
+
+/// An endpoint with [`RequestLimits`] of its own.
+#[derive(Debug)]
+pub struct LimitedEndpoint<E> {
+    endpoint: E,
+    limits: RequestLimits,
+}
+
+impl<E: Endpoint> Endpoint for LimitedEndpoint<E> {
+    type Output = E::Output;
+
+    async fn call(&self, request: Request) -> Result<Self::Output> {
+        with_current(|exchange| {
+            if let Some(bytes) = self.limits.max_body {
+                exchange.set_max_body(bytes);
+            }
+            if let Some(timeout) = self.limits.timeout {
+                exchange.set_timeout(timeout);
+            }
+        });
+        self.endpoint.call(request).await
+    }
+}

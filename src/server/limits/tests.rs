@@ -1,0 +1,649 @@
+//! The limits as clients meet them, on endpoints that wait, stream and upgrade.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use poem::{
+    Body, EndpointExt, IntoResponse, Request, Response,
+    endpoint::make,
+    http::{StatusCode, header},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::oneshot,
+    task::JoinHandle,
+};
+
+use super::{Limits, RequestLimits, SMALL_BODY};
+use crate::{
+    api,
+    clock::{Clock, ManualClock},
+    config::{Config, HankoChoice},
+    hanko::{Hanko, PlainHttp, Tenant},
+    pages::Pages,
+    server::{edge::Edge, listen, operations::Operations},
+};
+
+/// A server with endpoints of its own, and the clock that the test moves.
+struct Scene {
+    clock: ManualClock,
+    limits: Arc<Limits>,
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    served: JoinHandle<()>,
+}
+
+impl Scene {
+    fn start(variables: &[(&str, &str)]) -> Self {
+        let lookup = |name: &str| {
+            let found = variables.iter().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        let config = Config::from_lookup(&lookup, HankoChoice::Local).expect("a configuration");
+        let clock = ManualClock::new(Duration::from_hours(500_000));
+        let tenant = Tenant::parse("http://127.0.0.1:9", PlainHttp::LoopbackOnly).expect("a URL");
+        let hanko = Hanko::builder(tenant)
+            .clock(Arc::new(clock.clone()))
+            .build()
+            .expect("a client");
+        let service = api::service(api::operations(), "http://localhost");
+        let edge = Edge::new(hanko, Operations::new(api::operations(), service), pages());
+        let listener = listen::listen(([127, 0, 0, 1], 0).into()).expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let shared: Arc<dyn Clock> = Arc::new(clock.clone());
+        let limits = Arc::new(Limits::new(
+            &config.http,
+            config.http.max_connections,
+            shared,
+        ));
+        let (stop, stopped) = oneshot::channel();
+        let served = tokio::spawn({
+            let limits = Arc::clone(&limits);
+            async move {
+                let stopped = async {
+                    let _dropped = stopped.await;
+                };
+                listen::serve(listener, edge, &[], limits, &config.http, stopped).await;
+            }
+        });
+        Self {
+            clock,
+            limits,
+            address,
+            stop: Some(stop),
+            served,
+        }
+    }
+
+    async fn connect(&self) -> Client {
+        let stream = TcpStream::connect(self.address).await.expect("a listener");
+        Client(stream)
+    }
+
+    /// Connects and waits until the server has accepted the connection.
+    async fn join(&self) -> Client {
+        let before = self.limits.connections.count();
+        let client = self.connect().await;
+        until(|| self.limits.connections.count() > before).await;
+        client
+    }
+
+    /// Connects, sends a request and reads its response.
+    async fn request(&self, request: &str) -> String {
+        let mut client = self.connect().await;
+        client.send(request).await;
+        client.response().await
+    }
+
+    fn stalled(&self) -> usize {
+        self.limits
+            .stalled
+            .lock()
+            .expect("no panic")
+            .exchanges
+            .len()
+    }
+
+    async fn all_stalled(&self, count: usize) {
+        until(|| self.stalled() == count).await;
+    }
+
+    /// Advances by enough for two sweeps to find what is late.
+    async fn sweep(&self) {
+        for _ in 0..3 {
+            settle().await;
+            self.clock.advance(Duration::from_secs(1));
+        }
+        settle().await;
+    }
+}
+
+/// Lets all tasks that can run do so, the driver of sockets included.
+async fn settle() {
+    for _ in 0..300 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Waits for what comes about without the test's help.
+#[track_caller]
+fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
+    let caller = std::panic::Location::caller();
+    async move {
+        for _ in 0..1_000_000 {
+            if condition() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("{caller}: it never came about");
+    }
+}
+
+fn pages() -> Pages {
+    let length = || {
+        make(|mut request: Request| async move {
+            let bytes = request.take_body().into_bytes().await?;
+            Ok::<_, poem::Error>(bytes.len().to_string())
+        })
+    };
+    let limits = RequestLimits::new()
+        .max_body(64 * 1024)
+        .timeout(Duration::from_mins(2));
+    Pages::default()
+        .at("/quick", make(|_| async { "quick" }))
+        .at("/length", length())
+        .at("/large", length().with(limits))
+        .at(
+            "/never",
+            make(|_| std::future::pending::<poem::Result<Response>>()),
+        )
+        .at("/ignores", make(|_| async { StatusCode::NO_CONTENT }))
+        .at(
+            "/stream",
+            make(|_| async {
+                let first = stream::once(async { Ok::<_, std::io::Error>("first") });
+                Body::from_bytes_stream(first.chain(stream::pending())).into_response()
+            }),
+        )
+        .at(
+            "/stored",
+            make(|_| async { "stored".with_header(header::CACHE_CONTROL, "max-age=60") }),
+        )
+        .at(
+            "/upgrade",
+            make(|request: Request| async move {
+                let upgrade = request.take_upgrade()?;
+                tokio::spawn(async move {
+                    if let Ok(mut upgraded) = upgrade.await {
+                        let mut buffer = [0; 64];
+                        while let Ok(length @ 1..) = upgraded.read(&mut buffer).await {
+                            if upgraded.write_all(&buffer[..length]).await.is_err() {
+                                break;
+                            }
+                        }
+                    }
+                });
+                let response = Response::builder()
+                    .status(StatusCode::SWITCHING_PROTOCOLS)
+                    .header(header::CONNECTION, "upgrade")
+                    .header(header::UPGRADE, "echo");
+                Ok::<_, poem::Error>(response.finish())
+            }),
+        )
+}
+
+struct Client(TcpStream);
+
+impl Client {
+    async fn send(&mut self, text: &str) {
+        self.0
+            .write_all(text.as_bytes())
+            .await
+            .expect("an open connection");
+    }
+
+    async fn get(&mut self, path: &str) -> String {
+        self.send(&get(path)).await;
+        self.response().await
+    }
+
+    /// Reads a head, and the body of the length that it names.
+    async fn response(&mut self) -> String {
+        let mut text = String::new();
+        let mut wanted = usize::MAX;
+        while text.len() < wanted {
+            let mut buffer = [0; 4096];
+            let length = self.0.read(&mut buffer).await.expect("an open connection");
+            assert!(length > 0, "the connection was closed after {text:?}");
+            text.push_str(std::str::from_utf8(&buffer[..length]).expect("text"));
+            if let Some((head, _)) = text.split_once("\r\n\r\n") {
+                let length = field(head, "content-length").map(str::parse::<usize>);
+                wanted = head.len() + 4 + length.map_or(0, |length| length.expect("a length"));
+            }
+        }
+        text
+    }
+
+    /// Whether the server has closed the connection.
+    async fn is_closed(&mut self) -> bool {
+        settle().await;
+        let mut buffer = [0; 4096];
+        loop {
+            match self.0.try_read(&mut buffer) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
+            }
+        }
+    }
+
+    async fn closes(&mut self) {
+        let mut rest = Vec::new();
+        let _reset = self.0.read_to_end(&mut rest).await;
+    }
+}
+
+fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| {
+        let (field, value) = line.split_once(": ")?;
+        field.eq_ignore_ascii_case(name).then_some(value)
+    })
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+}
+
+fn post(path: &str, length: usize, body: &str) -> String {
+    format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}")
+}
+
+#[track_caller]
+fn assert_problem(response: &str, status: u16, slug: &str) {
+    assert!(
+        response.starts_with(&format!("HTTP/1.1 {status} ")),
+        "{response}"
+    );
+    assert!(
+        response.contains(&format!(r#""type":"/problems/{slug}""#)),
+        "{response}"
+    );
+    assert!(response.contains("x-request-id: "), "{response}");
+}
+
+#[track_caller]
+fn assert_ok(response: &str) {
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+}
+
+#[tokio::test]
+async fn larger_body_is_rejected_before_and_while_it_arrives() {
+    let scene = Scene::start(&[("MAX_REQUEST_BODY", "10B")]);
+    assert_ok(&scene.request(&post("/length", 10, "0123456789")).await);
+    let announced = scene.request(&post("/length", 11, "")).await;
+    assert_problem(&announced, 413, "content-too-large");
+    let chunked = "POST /length HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunks = scene
+        .request(&format!("{chunked}8\r\n01234567\r\n8\r\n01234567\r\n"))
+        .await;
+    assert_problem(&chunks, 413, "content-too-large");
+}
+
+#[tokio::test]
+async fn operation_sets_its_own_limits() {
+    let scene = Scene::start(&[("MAX_REQUEST_BODY", "10B")]);
+    let body = "x".repeat(64 * 1024);
+    let response = scene.request(&post("/large", body.len(), &body)).await;
+    assert!(response.ends_with("65536"), "{response}");
+    let response = scene.request(&post("/large", body.len() + 1, &body)).await;
+    assert_problem(&response, 413, "content-too-large");
+
+    let mut slow = scene.connect().await;
+    slow.send(&post("/large", 2, "1")).await;
+    scene.all_stalled(1).await;
+    scene.clock.advance(Duration::from_secs(119));
+    settle().await;
+    slow.send("2").await;
+    assert!(slow.response().await.ends_with("\r\n\r\n2"));
+    slow.send(&post("/large", 2, "1")).await;
+    scene.all_stalled(1).await;
+    scene.clock.advance(Duration::from_mins(2));
+    assert_problem(&slow.response().await, 408, "request-timeout");
+}
+
+#[tokio::test]
+async fn late_body_is_408_and_late_handler_503() {
+    let scene = Scene::start(&[("REQUEST_TIMEOUT", "5s")]);
+    let mut body = scene.connect().await;
+    body.send(&post("/length", 2, "1")).await;
+    scene.all_stalled(1).await;
+    let mut handler = scene.connect().await;
+    handler.send(&get("/never")).await;
+    until(|| scene.limits.requests.load(super::Ordering::Relaxed) == 2).await;
+    settle().await;
+    scene.clock.advance(Duration::from_secs(5));
+    assert_problem(&body.response().await, 408, "request-timeout");
+    let response = handler.response().await;
+    assert_problem(&response, 503, "handler-timeout");
+    assert_eq!(field(&response, "retry-after"), Some("1"));
+}
+
+#[tokio::test]
+async fn head_and_handler_share_one_time() {
+    let scene = Scene::start(&[("REQUEST_TIMEOUT", "5s")]);
+    let mut client = scene.join().await;
+    client.send("GET /never HTTP/1.1\r\n").await;
+    settle().await;
+    scene.clock.advance(Duration::from_secs(4));
+    client.send("Host: localhost\r\n\r\n").await;
+    until(|| scene.limits.requests.load(super::Ordering::Relaxed) == 1).await;
+    settle().await;
+    scene.clock.advance(Duration::from_secs(1));
+    assert_problem(&client.response().await, 503, "handler-timeout");
+}
+
+#[tokio::test]
+async fn http_1_1_needs_exactly_one_host() {
+    let scene = Scene::start(&[]);
+    for head in [
+        "GET /quick HTTP/1.1\r\n\r\n",
+        "GET /quick HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        "GET /quick HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+    ] {
+        assert_problem(&scene.request(head).await, 400, "bad-request");
+    }
+    assert_ok(&scene.request(&get("/quick")).await);
+    let old = scene.request("GET /quick HTTP/1.0\r\n\r\n").await;
+    assert!(old.starts_with("HTTP/1.0 200 "), "{old}");
+}
+
+#[tokio::test]
+async fn head_is_bounded_in_any_number_of_writes() {
+    let scene = Scene::start(&[]);
+    let of_length = |length: usize| {
+        let frame = "GET /quick HTTP/1.1\r\nHost: localhost\r\nX: \r\n\r\n".len();
+        let filler = "x".repeat(length - frame);
+        format!("GET /quick HTTP/1.1\r\nHost: localhost\r\nX: {filler}\r\n\r\n")
+    };
+    for kib in [1, 60, 64] {
+        assert_ok(&scene.request(&of_length(kib * 1024)).await);
+    }
+    for length in [64 * 1024 + 1, 70_000, 100_000] {
+        let mut client = scene.connect().await;
+        // The server may close while it is being written.
+        let _reset = client.0.write_all(of_length(length).as_bytes()).await;
+        let mut response = Vec::new();
+        let _reset = client.0.read_to_end(&mut response).await;
+        let response = String::from_utf8_lossy(&response);
+        assert!(
+            response.is_empty() || response.starts_with("HTTP/1.1 431 "),
+            "{length}: {response}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn pause_between_requests_may_last_75_seconds() {
+    let scene = Scene::start(&[]);
+    let mut client = scene.connect().await;
+    assert_ok(&client.get("/quick").await);
+    scene.clock.advance(Duration::from_secs(70));
+    scene.sweep().await;
+    assert_ok(&client.get("/quick").await);
+    scene.clock.advance(Duration::from_secs(75));
+    scene.sweep().await;
+    client.closes().await;
+}
+
+#[tokio::test]
+async fn head_of_one_byte_a_second_ends() {
+    let scene = Scene::start(&[]);
+    let mut client = scene.connect().await;
+    assert_ok(&client.get("/quick").await);
+    scene.clock.advance(Duration::from_secs(40));
+    let mut seconds = 0;
+    while !client.is_closed().await {
+        client.send("G").await;
+        settle().await;
+        scene.clock.advance(Duration::from_secs(1));
+        seconds += 1;
+    }
+    assert!((30..=33).contains(&seconds), "{seconds}");
+}
+
+#[tokio::test]
+async fn idle_connections_are_closed_first_then_incomplete_ones() {
+    let scene = Scene::start(&[("MAX_CONNECTIONS", "5")]);
+    let tick = || scene.clock.advance(Duration::from_secs(1));
+    let mut stalled_head = scene.join().await;
+    stalled_head.send("GET").await;
+    settle().await;
+    tick();
+    let mut first_idle = scene.join().await;
+    assert_ok(&first_idle.get("/quick").await);
+    tick();
+    let mut second_idle = scene.join().await;
+    assert_ok(&second_idle.get("/quick").await);
+    tick();
+    let mut stalled_body = scene.join().await;
+    stalled_body.send(&post("/length", 9, "1")).await;
+    scene.all_stalled(1).await;
+    tick();
+    let mut running = scene.join().await;
+    running.send(&get("/never")).await;
+    settle().await;
+    tick();
+
+    // Each new one keeps its place by a running handler.
+    let mut newcomers = Vec::new();
+    for victim in [
+        &mut first_idle,
+        &mut second_idle,
+        &mut stalled_head,
+        &mut stalled_body,
+    ] {
+        let mut newcomer = scene.connect().await;
+        newcomer.send(&get("/never")).await;
+        victim.closes().await;
+        newcomers.push(newcomer);
+        settle().await;
+        tick();
+    }
+    assert_eq!(scene.limits.connections.count(), 5);
+    let mut waiting = scene.connect().await;
+    waiting.send(&get("/quick")).await;
+    settle().await;
+    scene.clock.advance(Duration::from_millis(100));
+    for client in newcomers.iter_mut().chain([&mut running]) {
+        assert!(!client.is_closed().await);
+    }
+    drop(newcomers.pop());
+    // Its handler ends by its time, as half of a connection may be closed.
+    scene.clock.advance(Duration::from_secs(30));
+    assert_ok(&waiting.response().await);
+}
+
+#[tokio::test]
+async fn stalled_bodies_leave_room_for_others() {
+    let scene = Scene::start(&[("MAX_REQUESTS", "3")]);
+    let mut stalled = Vec::new();
+    for count in 1..=3 {
+        let mut client = scene.connect().await;
+        client.send(&post("/length", 9, "1")).await;
+        scene.all_stalled(count).await;
+        stalled.push(client);
+    }
+    // A byte makes the first one the youngest.
+    stalled[0].send("2").await;
+    settle().await;
+    assert_ok(&scene.request(&post("/length", 2, "12")).await);
+    assert_problem(&stalled[1].response().await, 408, "request-timeout");
+    assert_eq!(scene.stalled(), 2);
+    for mut client in [stalled.swap_remove(2), stalled.swap_remove(0)] {
+        client.send("12345678").await;
+        assert_ok(&client.response().await);
+    }
+}
+
+#[tokio::test]
+async fn request_without_room_is_503() {
+    let scene = Scene::start(&[("MAX_REQUESTS", "2")]);
+    let mut running = Vec::new();
+    for _ in 0..2 {
+        let mut client = scene.join().await;
+        client.send(&get("/never")).await;
+        running.push(client);
+    }
+    until(|| scene.limits.requests.load(super::Ordering::Relaxed) == 2).await;
+    let response = scene.request(&get("/quick")).await;
+    assert_problem(&response, 503, "overloaded");
+    assert_eq!(field(&response, "retry-after"), Some("1"));
+    settle().await;
+    scene.clock.advance(Duration::from_secs(30));
+    for client in &mut running {
+        assert_problem(&client.response().await, 503, "handler-timeout");
+    }
+    assert_ok(&scene.request(&get("/quick")).await);
+}
+
+#[tokio::test]
+async fn memory_is_shared_and_small_bodies_have_room() {
+    let scene = Scene::start(&[("MAX_REQUEST_BODY", "1GiB"), ("MAX_CONNECTIONS", "100")]);
+    let piece = 256 * 1024;
+    let mut stalled = Vec::new();
+    for count in 1..=super::MEMORY / piece + 8 {
+        let mut client = scene.connect().await;
+        client
+            .send(&post("/length", piece, &"x".repeat(piece - 1)))
+            .await;
+        let _ = count;
+        stalled.push(client);
+        settle().await;
+    }
+    settle().await;
+    let used = scene.limits.memory.load(super::Ordering::Relaxed);
+    assert!(used <= super::MEMORY, "{used}");
+    let small = "x".repeat(SMALL_BODY);
+    assert_ok(&scene.request(&post("/length", small.len(), &small)).await);
+    drop(stalled);
+    scene.clock.advance(Duration::from_secs(30));
+    until(|| scene.limits.memory.load(super::Ordering::Relaxed) == 0).await;
+}
+
+#[tokio::test]
+async fn streams_and_upgrades_use_half_of_the_connections() {
+    let scene = Scene::start(&[("MAX_CONNECTIONS", "4"), ("SHUTDOWN_GRACE", "5s")]);
+    let upgrade =
+        "GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+    let mut streaming = scene.connect().await;
+    assert!(
+        streaming
+            .get("/stream")
+            .await
+            .contains("transfer-encoding: chunked")
+    );
+    let mut upgraded = scene.connect().await;
+    upgraded.send(upgrade).await;
+    assert!(upgraded.response().await.starts_with("HTTP/1.1 101 "));
+    for request in [get("/stream"), upgrade.to_owned()] {
+        let response = scene.request(&request).await;
+        assert_problem(&response, 503, "overloaded");
+        assert_eq!(field(&response, "upgrade"), None);
+    }
+    // Neither is closed to make room, nor by the limit of a pause.
+    scene.clock.advance(Duration::from_secs(100));
+    scene.sweep().await;
+    for _ in 0..4 {
+        assert_ok(&scene.request(&get("/quick")).await);
+    }
+    upgraded.send("echo").await;
+    let mut echo = [0; 4];
+    upgraded.0.read_exact(&mut echo).await.expect("an echo");
+    assert_eq!(&echo, b"echo");
+    // When one ends, another may begin.
+    drop(streaming);
+    until(|| scene.limits.connections.count() == 1).await;
+    let mut second = scene.connect().await;
+    second.send(upgrade).await;
+    assert!(second.response().await.starts_with("HTTP/1.1 101 "));
+}
+
+#[tokio::test]
+async fn shutdown_closes_upgraded_connections_after_the_grace() {
+    let mut scene = Scene::start(&[("SHUTDOWN_GRACE", "5s")]);
+    let mut upgraded = scene.connect().await;
+    let upgrade =
+        "GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+    upgraded.send(upgrade).await;
+    assert!(upgraded.response().await.starts_with("HTTP/1.1 101 "));
+    let mut running = scene.connect().await;
+    running.send(&get("/never")).await;
+    settle().await;
+    drop(scene.stop.take());
+    settle().await;
+    assert!(!upgraded.is_closed().await);
+    assert!(!running.is_closed().await);
+    assert!(!scene.served.is_finished());
+    scene.clock.advance(Duration::from_secs(5));
+    upgraded.closes().await;
+    running.closes().await;
+    scene.served.await.expect("no panic");
+    assert_eq!(scene.limits.connections.count(), 0);
+}
+
+#[tokio::test]
+async fn listener_stays_open_for_the_delay() {
+    let mut scene = Scene::start(&[("SHUTDOWN_DELAY", "3s")]);
+    let mut kept = scene.connect().await;
+    assert_eq!(field(&kept.get("/quick").await, "connection"), None);
+    drop(scene.stop.take());
+    until(|| scene.limits.is_draining()).await;
+    let response = kept.get("/quick").await;
+    assert_ok(&response);
+    assert_eq!(field(&response, "connection"), Some("close"));
+    kept.closes().await;
+    let mut idle = scene.join().await;
+    let response = scene.request(&get("/readyz")).await;
+    assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+    assert!(response.contains("shutting down"), "{response}");
+    settle().await;
+    scene.clock.advance(Duration::from_secs(3));
+    idle.closes().await;
+    scene.served.await.expect("no panic");
+    assert!(TcpStream::connect(scene.address).await.is_err());
+}
+
+#[tokio::test]
+async fn stored_responses_vary_by_origin() {
+    let scene = Scene::start(&[]);
+    let response = scene.request(&get("/stored")).await;
+    assert_eq!(field(&response, "vary"), Some("origin"));
+    assert_eq!(field(&scene.request(&get("/quick")).await, "vary"), None);
+}
+
+#[tokio::test]
+async fn unread_body_does_not_keep_a_request_in_flight() {
+    let scene = Scene::start(&[]);
+    let mut client = scene.connect().await;
+    client.send(&post("/ignores", 100_000, "x")).await;
+    assert!(client.response().await.starts_with("HTTP/1.1 204 "));
+    until(|| scene.limits.requests.load(super::Ordering::Relaxed) == 0).await;
+}
+
+/// The fields of the responses of a table of requests, to be compared at once.
+#[tokio::test]
+async fn every_rejection_has_the_headers_of_a_response() {
+    let scene = Scene::start(&[("MAX_REQUEST_BODY", "1B")]);
+    let rejections: HashMap<&str, String> = HashMap::from([
+        ("host", "GET /quick HTTP/1.1\r\n\r\n".to_owned()),
+        ("body", post("/length", 2, "")),
+    ]);
+    for (name, request) in rejections {
+        let response = scene.request(&request).await;
+        for header in ["x-request-id", "x-content-type-options", "cache-control"] {
+            assert!(field(&response, header).is_some(), "{name}: {response}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Listens, accepts connections, and shuts down.
+//!
+//! Poem's own server sets no timer, so that half a head keeps a connection open forever; it has no limit of connections, and
+//! spins when descriptors run out. Hence this loop on hyper-util.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    connection::{self, Protocols},
+    edge::Edge,
+    limits::{Command, Limits, Need},
+    transport::Transport,
+};
+use crate::config::HttpConfig;
+
+/// How many connections may wait to be accepted. A client beyond them waits a second for its next attempt.
+const ACCEPT_BACKLOG: u32 = 4096;
+/// How long a client may leave unread what was sent to it.
+#[cfg(target_os = "linux")]
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// The pause after a connection could not be accepted, as when descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Descriptors for everything but connections: requests to Hanko (64 validate sessions at once), the revocation store, the
+/// log, the listener, and the runtime.
+const RESERVED_DESCRIPTORS: u64 = 128;
+/// How long an upgraded connection that was told to close may take, as its handler runs in a task of its own.
+const UPGRADE_PATIENCE: Duration = Duration::from_secs(1);
+
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // SO_REUSEADDR: rebind although old connections are in TIME_WAIT.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(ACCEPT_BACKLOG)
+}
+
+/// Raises the soft limit of descriptors to the hard limit, and returns how many connections fit in, at most `wanted`.
+pub(super) fn max_connections(wanted: usize) -> usize {
+    let Some(descriptors) = raise_descriptor_limit() else {
+        tracing::info!(max_connections = wanted, "descriptors are unlimited");
+        return wanted;
+    };
+    // With very few descriptors, half of them.
+    let reserved = RESERVED_DESCRIPTORS.min(descriptors / 2);
+    let available = usize::try_from(descriptors - reserved).unwrap_or(usize::MAX);
+    let max_connections = wanted.min(available).max(1);
+    tracing::info!(
+        descriptors,
+        reserved,
+        max_connections,
+        "limits of this process"
+    );
+    if max_connections < wanted {
+        tracing::warn!(
+            wanted,
+            max_connections,
+            "the limit of descriptors allows fewer connections than MAX_CONNECTIONS; raise it with `ulimit -Hn` or LimitNOFILE="
+        );
+    }
+    max_connections
+}
+
+#[cfg(unix)]
+fn raise_descriptor_limit() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            tracing::warn!(%error, "could not raise the limit of descriptors");
+            limit.current
+        }
+    }
+}
+
+#[cfg(not(unix))]
+fn raise_descriptor_limit() -> Option<u64> {
+    None
+}
+
+/// Serves until `shutdown` ends, goes on for `SHUTDOWN_DELAY`, and then waits for running requests, at most for
+/// `SHUTDOWN_GRACE`. When it returns, no task of a connection is left.
+pub(super) async fn serve(
+    listener: TcpListener,
+    edge: Edge,
+    allowed_origins: &[String],
+    limits: Arc<Limits>,
+    config: &HttpConfig,
+    shutdown: impl Future<Output = ()>,
+) {
+    let tasks = TaskTracker::new();
+    let protocols = Protocols::new(edge, allowed_origins, Arc::clone(&limits), tasks.clone());
+    let protocols = Arc::new(protocols);
+    let clock = &limits.clock;
+    let serving = async {
+        tokio::select! {
+            never = accept(&listener, &limits, &protocols, &tasks) => never,
+            () = limits.connections.sweep(clock) => {}
+        }
+    };
+    let stop = async {
+        shutdown.await;
+        limits.start_draining();
+        if !config.shutdown_delay.is_zero() {
+            tracing::info!(delay = ?config.shutdown_delay, "not ready any more; shutting down after the delay");
+            clock.sleep(config.shutdown_delay).await;
+        }
+    };
+    tokio::select! {
+        () = serving => {}
+        () = stop => {}
+    }
+
+    drop(listener);
+    let connections = &limits.connections;
+    connections.tell_all(Command::Drain);
+    let running = connections.count();
+    if running > 0 {
+        tracing::info!(connections = running, grace = ?config.shutdown_grace, "shutting down");
+    }
+    tokio::select! {
+        () = connections.all_closed() => {}
+        () = clock.sleep(config.shutdown_grace) => {
+            tracing::warn!(connections = connections.count(), "closing what did not finish in time");
+            connections.tell_all(Command::Close);
+        }
+    }
+    tasks.close();
+    tasks.wait().await;
+    tokio::select! {
+        () = connections.all_closed() => {}
+        () = clock.sleep(UPGRADE_PATIENCE) => tracing::warn!("an upgraded connection did not close"),
+    }
+}
+
+/// Accepts connections, each into a task of its own.
+async fn accept(
+    listener: &TcpListener,
+    limits: &Arc<Limits>,
+    protocols: &Arc<Protocols>,
+    tasks: &TaskTracker,
+) {
+    // A failure that lasts is logged once, not with every attempt.
+    let mut is_failing = false;
+    loop {
+        let (stream, remote_address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if !is_failing {
+                    tracing::warn!(%error, "could not accept a connection");
+                }
+                is_failing = true;
+                // It may have failed for lack of descriptors, whoever uses them.
+                limits.connections.close_first(Need::Place, &limits.clock);
+                limits.clock.sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        is_failing = false;
+        set_options(&stream);
+        let ticket = limits.connections.admit(limits).await;
+        let transport = Transport::new(stream, ticket);
+        // Boxed, since a task holds its future twice.
+        let serving = connection::serve(transport, remote_address, Arc::clone(protocols));
+        tasks.spawn(Box::pin(serving));
+    }
+}
+
+fn set_options(stream: &TcpStream) {
+    // Responses are small and written at once: waiting to fill a packet only delays them.
+    let _ = stream.set_nodelay(true);
+    // Otherwise a client that sends requests and never reads keeps the connection forever.
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNREAD_TIMEOUT));
+}

@@ -1,0 +1,235 @@
+//! What hyper reads from and writes to.
+
+use std::{
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use super::{
+    http2::FrameWatch,
+    limits::{Connection, Ticket},
+};
+
+/// Responses up to this size, which are almost all, go to the kernel in one piece.
+const SMALL: usize = 1024;
+
+/// How much is read at once. hyper's buffer of 8 KiB doubles, for as long as the connection lives, whenever one read fills
+/// it.
+const MAX_READ: usize = 8 * 1024 - 1;
+
+/// How much of a head is held in the buffer that each connection has of its own.
+const OWN_BUFFER: usize = 8 * 1024;
+
+/// A TCP stream that notes what it receives, and keeps the place of its connection for as long as it is open: also when
+/// it has been upgraded, and a handler owns it.
+///
+/// It joins the head and the body of a small response. Copying some hundred bytes costs less than having the kernel gather
+/// them: `send` is a shorter way than `writev`.
+pub(super) struct Transport {
+    stream: TcpStream,
+    ticket: Ticket,
+    head_bytes: usize,
+    frames: Option<Box<FrameWatch>>,
+}
+
+impl Transport {
+    pub(super) fn new(stream: TcpStream, ticket: Ticket) -> Self {
+        Self {
+            stream,
+            ticket,
+            head_bytes: 0,
+            frames: None,
+        }
+    }
+
+    /// Watches the frames of HTTP/2 from now on.
+    pub(super) fn watch_frames(&mut self) {
+        self.frames = Some(Box::default());
+    }
+
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        &self.ticket.connection
+    }
+
+    pub(super) fn local_address(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
+    /// Waits for the first bytes and copies them to `buffer`, without taking them out of the stream.
+    pub(super) async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.peek(buffer).await
+    }
+
+    fn note_received(&mut self, bytes: &[u8]) {
+        let Ticket {
+            limits, connection, ..
+        } = &self.ticket;
+        let begins_head = connection.received(&limits.clock);
+        if let Some(frames) = &mut self.frames {
+            limits.recharge(connection, frames.watch(bytes));
+            return;
+        }
+        if begins_head {
+            self.head_bytes = 0;
+        }
+        if connection.is_between_heads() {
+            self.head_bytes += bytes.len();
+            if self.head_bytes > OWN_BUFFER {
+                // hyper's buffer doubles as it grows.
+                limits.recharge(connection, 2 * self.head_bytes - OWN_BUFFER);
+            }
+        }
+    }
+
+    fn note_written(&mut self, outcome: &Poll<io::Result<usize>>, wanted: usize) {
+        let is_complete = matches!(outcome, Poll::Ready(Ok(written)) if *written == wanted);
+        self.ticket.connection.set_blocked(!is_complete);
+    }
+}
+
+impl Read for Transport {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let connection = &this.ticket.connection;
+        if connection.is_told_to_close() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        let mut space = [MaybeUninit::uninit(); MAX_READ];
+        let mut space = ReadBuf::uninit(&mut space[..MAX_READ.min(buffer.remaining())]);
+        let outcome = Pin::new(&mut this.stream).poll_read(context, &mut space);
+        if outcome.is_pending() {
+            // hyper's task has registered itself. That of an upgraded connection does not know of commands.
+            if connection.is_upgraded() {
+                connection.poll_command(context);
+            }
+            return Poll::Pending;
+        }
+        ready!(outcome)?;
+        let bytes = space.filled();
+        if !bytes.is_empty() {
+            this.note_received(bytes);
+        }
+        buffer.put_slice(bytes);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for Transport {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.ticket.connection.is_told_to_close() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        let outcome = Pin::new(&mut this.stream).poll_write(context, bytes);
+        this.note_written(&outcome, bytes.len());
+        outcome
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        // hyper does not read while it writes a response, so a stream that has nothing to write would outlive its client.
+        // It flushes whenever it is polled.
+        if this.ticket.connection.is_streaming() {
+            let mut next = [MaybeUninit::uninit()];
+            let outcome = this
+                .stream
+                .poll_peek(context, &mut ReadBuf::uninit(&mut next));
+            if matches!(outcome, Poll::Ready(Ok(0) | Err(_))) {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+        }
+        Pin::new(&mut this.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut joined = [0; SMALL];
+        let mut rest = &mut joined[..];
+        for part in parts {
+            let Some((place, behind)) = rest.split_at_mut_checked(part.len()) else {
+                let this = self.get_mut();
+                let outcome = Pin::new(&mut this.stream).poll_write_vectored(context, parts);
+                this.note_written(&outcome, parts.iter().map(|part| part.len()).sum());
+                return outcome;
+            };
+            place.copy_from_slice(part);
+            rest = behind;
+        }
+        let length = SMALL - rest.len();
+        self.poll_write(context, &joined[..length])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, time::Duration};
+
+    use tokio::{io::AsyncReadExt, net::TcpListener};
+
+    use super::*;
+    use crate::{
+        clock::ManualClock,
+        config::{Config, HankoChoice},
+        server::limits::Limits,
+    };
+
+    #[tokio::test]
+    async fn parts_keep_their_order_whether_joined_or_not() {
+        let config = Config::from_lookup(&|_| None, HankoChoice::Local).expect("defaults");
+        let clock = Arc::new(ManualClock::new(Duration::ZERO));
+        let limits = Arc::new(Limits::new(&config.http, 1, clock));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        for body_length in [0, 1, SMALL - 11, SMALL - 10, SMALL - 9, 4 * SMALL] {
+            let stream = TcpStream::connect(address).await.expect("a listener");
+            let (mut peer, _) = listener.accept().await.expect("a connection");
+            let head = [b'h'; 10];
+            let body: Vec<u8> = (b'a'..=b'z').cycle().take(body_length).collect();
+            let mut transport = Transport::new(stream, limits.connections.admit(&limits).await);
+            // The last is empty, as the rest of what hyper has may be.
+            let parts = [IoSlice::new(&head), IoSlice::new(&body), IoSlice::new(&[])];
+            let written =
+                poll_fn(|context| Pin::new(&mut transport).poll_write_vectored(context, &parts))
+                    .await;
+            drop(transport);
+            let mut received = Vec::new();
+            peer.read_to_end(&mut received).await.expect("the bytes");
+            // The buffers of a new connection hold all of it.
+            assert_eq!(written.expect("written"), head.len() + body_length);
+            assert_eq!(
+                received,
+                [&head[..], &body].concat(),
+                "a body of {body_length}"
+            );
+        }
+    }
+}
