@@ -34,7 +34,7 @@ const MAX_PER_CONNECTION: usize = 15_000;
 /// The time within which a normal client gets its response.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long an attack is watched.
-const WATCH: Duration = Duration::from_secs(4);
+const WATCH: Duration = Duration::from_millis(2500);
 /// Descriptors of an attacker for other things than connections.
 const RESERVED: usize = 50;
 const STALLED_BODY: usize = 262_144;
@@ -268,7 +268,7 @@ async fn normal_client(address: SocketAddr, token: &str) -> Result<(), Failure> 
 /// Sends webhooks as Hanko does, and returns how many got a 2xx response.
 async fn send_webhooks(hanko: LocalHanko, address: SocketAddr) -> Result<usize, Failure> {
     let accepted = Arc::new(AtomicUsize::new(0));
-    let mut ticks = time::interval(Duration::from_millis(40));
+    let mut ticks = time::interval(Duration::from_millis(20));
     for _ in 0..GENUINE_WEBHOOKS {
         ticks.tick().await;
         let session = hanko.sign_in(&Person::with_email("ada@example.com"));
@@ -394,7 +394,7 @@ async fn attack_alone(attack: &str, address: &str, connections: &str) -> Result<
         });
     }
     let started = Instant::now();
-    while ready.load(Ordering::Relaxed) < connections && started.elapsed() < Duration::from_secs(6)
+    while ready.load(Ordering::Relaxed) < connections && started.elapsed() < Duration::from_secs(4)
     {
         time::sleep(Duration::from_millis(20)).await;
     }
