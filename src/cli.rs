@@ -184,6 +184,7 @@ async fn serve(lookup: &Lookup<'_>) -> Outcome {
     };
     let server = Server::bind(config, tenant, Arc::new(SystemClock::new()))
         .map_err(|error| fail(EXIT_FAILURE, error))?;
+    warn_of_stray_origins(&server);
     eprintln!("Swagger UI: {}/docs", server.public_url());
     server.run(shutdown_signal()).await;
     Ok(())
@@ -208,6 +209,19 @@ async fn dev(lookup: &Lookup<'_>) -> Outcome {
     Ok(())
 }
 
+/// Warns of allowed origins that are meant for development.
+fn warn_of_stray_origins(server: &Server) {
+    let public_url = server.public_url();
+    for origin in server.config().http.stray_loopback_origins(public_url) {
+        tracing::warn!(
+            origin,
+            public_url,
+            "CORS_ALLOWED_ORIGINS allows an origin on loopback, but PUBLIC_URL is not on loopback: whatever listens there \
+             on a user's machine can act for the user"
+        );
+    }
+}
+
 fn dev_banner(server: &Server) -> Option<String> {
     let local_hanko = server.local_hanko()?;
     let session = local_hanko.sign_in(&Person::with_email("ada@example.com"));
@@ -218,6 +232,7 @@ fn dev_banner(server: &Server) -> Option<String> {
          Swagger UI    {api}/docs\n\
          Sign-in page  {api}{sign_in}\n\
          Local Hanko   {hanko} (its RSA 2048 key lives in memory; Hanko's own are RSA 4096)\n\
+         Frontends     every http origin on loopback (localhost, 127.0.0.1, [::1]) is allowed, with credentials\n\
          \n\
          Session token of ada@example.com, good for 12 hours:\n\
          \n\

@@ -465,9 +465,16 @@ impl State {
         let Some(url) = self.inner().webhook_url.clone() else {
             return Ok(());
         };
-        reqwest::Client::builder()
+        let client = reqwest::Client::builder()
             .no_proxy()
-            .timeout(WEBHOOK_TIMEOUT)
+            .timeout(WEBHOOK_TIMEOUT);
+        // Without TLS, the root certificates of the platform are not needed, and may be missing.
+        let client = if url.starts_with("http://") {
+            client.tls_certs_only([])
+        } else {
+            client
+        };
+        client
             .build()?
             .post(url)
             .json(&self.webhook_body(event, data))

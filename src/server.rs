@@ -56,7 +56,6 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     public_url: String,
-    trusted_origins: Vec<String>,
     config: Config,
     hanko: Hanko,
     local_hanko: Option<Arc<LocalHanko>>,
@@ -114,11 +113,11 @@ impl Server {
         let listener = listen(address).map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
         let public_url = config.http.public_url(address.port());
-        let trusted_origins = config.http.trusted_origins(&public_url);
         let mut builder = config
             .hanko
             .builder(tenant)
-            .trusted_origins(trusted_origins.clone())
+            .trusted_origins(config.http.trusted_origins(&public_url))
+            .trust_loopback_origins(local_hanko.is_some())
             .clock(Arc::clone(&clock));
         if let Some(url) = &config.revocation.store_url {
             let store = RedisStore::start(url, Arc::clone(&clock))?;
@@ -129,7 +128,6 @@ impl Server {
             listener,
             address,
             public_url,
-            trusted_origins,
             config,
             hanko,
             local_hanko,
@@ -145,6 +143,11 @@ impl Server {
     /// By which URL clients reach it.
     pub fn public_url(&self) -> &str {
         &self.public_url
+    }
+
+    /// The configuration that it was bound with.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// What authenticates its requests.
@@ -169,7 +172,6 @@ impl Server {
         connections::serve(
             self.listener,
             edge,
-            &self.trusted_origins,
             Arc::clone(&self.clock),
             shutdown,
             self.config.http.shutdown_grace,

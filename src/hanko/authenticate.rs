@@ -7,6 +7,8 @@ use quick_cache::sync::Cache;
 
 use super::{
     claims::SessionClaims,
+    http_client::{HttpClientError, http_client},
+    origin::is_loopback_origin,
     revocation::{MemoryStore, RevocationStore, StoreUnavailable},
     session::Session,
     tenant::Tenant,
@@ -148,6 +150,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     cookie_name: String,
     trusted_origins: Vec<String>,
+    trusts_loopback_origins: bool,
 }
 
 impl fmt::Debug for Hanko {
@@ -178,6 +181,7 @@ impl Hanko {
             clock: Arc::new(SystemClock::new()),
             cookie_name: DEFAULT_COOKIE_NAME.to_owned(),
             trusted_origins: Vec::new(),
+            trusts_loopback_origins: false,
         }
     }
 
@@ -329,6 +333,7 @@ impl Hanko {
             .trusted_origins
             .iter()
             .any(|trusted| trusted == origin)
+            || (self.0.trusts_loopback_origins && is_loopback_origin(origin))
     }
 }
 
@@ -365,9 +370,9 @@ impl Inner {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// The TLS backend cannot be initialised.
-    #[error("no HTTP client: {0}")]
-    Client(#[from] reqwest::Error),
+    /// There is no HTTP client to call Hanko with.
+    #[error(transparent)]
+    Client(#[from] HttpClientError),
 }
 
 /// Makes a [`Hanko`].
@@ -385,6 +390,7 @@ pub struct HankoBuilder {
     clock: Arc<dyn Clock>,
     cookie_name: String,
     trusted_origins: Vec<String>,
+    trusts_loopback_origins: bool,
 }
 
 impl HankoBuilder {
@@ -457,6 +463,13 @@ impl HankoBuilder {
         self
     }
 
+    /// Trusts pages of every `http` origin on this machine as well (`localhost`, `127.0.0.1`, `[::1]`, any port), for
+    /// development. Default: false.
+    pub fn trust_loopback_origins(mut self, trust: bool) -> Self {
+        self.trusts_loopback_origins = trust;
+        self
+    }
+
     /// Where the time comes from. Default: [`SystemClock`].
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -507,6 +520,7 @@ impl HankoBuilder {
             clock,
             cookie_name: self.cookie_name,
             trusted_origins: self.trusted_origins,
+            trusts_loopback_origins: self.trusts_loopback_origins,
         })))
     }
 }
@@ -521,17 +535,4 @@ fn sha256(token: &[u8]) -> TokenDigest {
 /// A token as text. What is no text is no token.
 fn text(token: &[u8]) -> Result<&str, TokenError> {
     std::str::from_utf8(token).map_err(|_| TokenError::NotCompact)
-}
-
-fn http_client(tenant: &Tenant) -> Result<reqwest::Client, reqwest::Error> {
-    let builder = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .user_agent(concat!("poem-hanko/", env!("CARGO_PKG_VERSION")));
-    // A proxy is somewhere else, and has another loopback.
-    let builder = if tenant.is_loopback() {
-        builder.no_proxy()
-    } else {
-        builder
-    };
-    builder.build()
 }

@@ -41,7 +41,7 @@ use super::{
     edge::{Edge, REQUEST_ID},
     stream::Stream,
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, hanko::Hanko};
 
 /// Connections beyond these wait until one of them ends.
 const MAX_CONNECTIONS: usize = 16 * 1024;
@@ -69,13 +69,12 @@ const PREFLIGHT_MAX_AGE: Duration = Duration::from_mins(10);
 pub(super) async fn serve(
     listener: TcpListener,
     edge: Edge,
-    allowed_origins: &[String],
     clock: Arc<dyn Clock>,
     shutdown: impl Future<Output = ()>,
     grace: Duration,
 ) {
+    let cors = Arc::new(cors(edge.hanko().clone()));
     let edge = Arc::new(edge);
-    let cors = Arc::new(cors(allowed_origins));
     let mut http1 = http1::Builder::new();
     http1
         .timer(TokioTimer::new())
@@ -279,13 +278,14 @@ async fn accept(
     Ok((stream, remote_address, permit))
 }
 
-/// Cross-origin access with credentials for exactly these origins (Fetch standard, section 3.3).
-fn cors(allowed_origins: &[String]) -> CorsLayer {
-    let origins = allowed_origins
-        .iter()
-        .filter_map(|origin| origin.parse().ok());
+/// Cross-origin access with credentials for the origins that `hanko` trusts (Fetch standard, section 3.3).
+fn cors(hanko: Hanko) -> CorsLayer {
     CorsLayer::new()
-        .allow_origin(AllowOrigin::list(origins))
+        .allow_origin(AllowOrigin::predicate(move |origin, _| {
+            origin
+                .to_str()
+                .is_ok_and(|origin| hanko.trusts_origin(origin))
+        }))
         .allow_credentials(true)
         .allow_methods(AllowMethods::list([
             Method::GET,

@@ -38,6 +38,11 @@ impl Edge {
         }
     }
 
+    /// What authenticates its requests.
+    pub(super) fn hanko(&self) -> &Hanko {
+        &self.hanko
+    }
+
     /// Not an `async fn`, whose future would have the request in it several times.
     pub(super) fn answer(
         self: Arc<Self>,

@@ -104,6 +104,119 @@ fn configuration_errors_are_told_all_at_once_with_exit_code_2() {
 }
 
 #[test]
+fn empty_variable_does_not_turn_a_check_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |file: &str, variables: &[(&str, &str)]| {
+        std::fs::write(folder.path().join(".env"), file).unwrap();
+        let output = program(folder.path(), variables)
+            .env("HANKO_API_URL", "http://127.0.0.1:1")
+            .output()
+            .unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    for variable in ["HANKO_AUDIENCE", "HANKO_ISSUER"] {
+        for (file, environment) in [
+            (format!("{variable}=\n"), None),
+            (format!("{variable}=app.example\n"), Some((variable, ""))),
+        ] {
+            let (code, message) = run(&file, environment.as_slice());
+            assert_eq!(code, Some(2), "{message}");
+            assert!(
+                message.contains(&format!("{variable}=\"\" must not be empty")),
+                "{message}"
+            );
+        }
+    }
+}
+
+#[test]
+fn missing_ca_roots_are_named() {
+    let without_roots = [
+        ("SSL_CERT_FILE", "/dev/null"),
+        ("SSL_CERT_DIR", "/nonexistent"),
+        ("PORT", "0"),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let mut serve = program(folder.path(), &without_roots);
+    let output = serve
+        .env("HANKO_API_URL", "https://hanko.example")
+        .output()
+        .unwrap();
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    for part in [
+        "no CA root certificates",
+        "ca-certificates",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+/// Starts the program and returns it once it logs that it listens.
+fn listening(mut command: Command) -> (Running, impl Iterator<Item = String>) {
+    let mut running = Running(command.stderr(Stdio::piped()).spawn().unwrap());
+    let log = BufReader::new(running.0.stderr.take().unwrap()).lines();
+    let mut log = log.map(Result::unwrap);
+    let mut before = Vec::new();
+    let found = log.by_ref().any(|line| {
+        before.push(line);
+        before.last().is_some_and(|line| line.contains("listening"))
+    });
+    assert!(found, "{before:?}");
+    (running, before.into_iter().chain(log))
+}
+
+#[tokio::test]
+async fn http_on_loopback_needs_no_ca_roots() {
+    let folder = tempfile::tempdir().unwrap();
+    let hanko = local_hanko(&ManualClock::new(SystemClock::new().unix_time())).await;
+    for (argument, url) in [("serve", hanko.url()), ("dev", String::new())] {
+        let mut command = program(
+            folder.path(),
+            &[
+                ("SSL_CERT_FILE", "/dev/null"),
+                ("SSL_CERT_DIR", "/nonexistent"),
+                ("PORT", "0"),
+                ("HANKO_API_URL", &url),
+            ],
+        );
+        command.arg(argument).stdout(Stdio::null());
+        let (_running, mut log) = listening(command);
+        assert!(log.any(|line| line.contains("holding a new JWK Set")));
+    }
+}
+
+#[test]
+fn serve_warns_of_a_loopback_origin_behind_a_public_url() {
+    let folder = tempfile::tempdir().unwrap();
+    for (public_url, is_warned) in [
+        ("https://api.example", true),
+        ("http://localhost:8000", false),
+    ] {
+        let command = program(
+            folder.path(),
+            &[
+                ("PORT", "0"),
+                ("HANKO_API_URL", "http://127.0.0.1:1"),
+                ("PUBLIC_URL", public_url),
+                ("CORS_ALLOWED_ORIGINS", "http://localhost:3000"),
+            ],
+        );
+        let (running, log) = listening(command);
+        drop(running);
+        let log: Vec<String> = log.collect();
+        assert_eq!(
+            log.iter()
+                .any(|line| line.contains("WARN") && line.contains("CORS_ALLOWED_ORIGINS")),
+            is_warned,
+            "{log:?}"
+        );
+    }
+}
+
+#[test]
 fn the_environment_wins_over_the_dotenv_file() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(
@@ -216,7 +329,12 @@ fn dev_prints_a_curl_line_that_works_as_pasted() {
         }
     }
     let banner = lines.join("\n");
-    for part in ["/docs", "/dev/sign-in", "Local Hanko"] {
+    for part in [
+        "/docs",
+        "/dev/sign-in",
+        "Local Hanko",
+        "every http origin on loopback",
+    ] {
         assert!(banner.contains(part), "{banner}");
     }
 

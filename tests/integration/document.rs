@@ -220,7 +220,7 @@ async fn the_cookie_scheme_has_the_configured_name() {
 
 #[tokio::test]
 async fn every_header_that_is_sent_is_declared() {
-    let (local_hanko, app) = start().await;
+    let (local_hanko, app) = start_with(&[("CORS_ALLOWED_ORIGINS", "http://localhost:3000")]).await;
     let document = document("hanko");
     let session = local_hanko.sign_in(&ada());
     for (name, operation) in operations(&document) {
