@@ -12,6 +12,7 @@ mod greeting;
 mod health;
 mod json;
 mod me;
+mod routes;
 mod webhooks;
 
 #[cfg(feature = "server")]
@@ -19,6 +20,7 @@ pub use document::{Document, DocumentFormat};
 pub use documented::Documented;
 pub use json::Json;
 use poem_openapi::{LicenseObject, OpenApi, OpenApiService, ServerObject, Tags};
+pub use routes::{RouteConflict, RouteTable, WithRouteTable};
 
 /// The name of the service, in the document and on the page titles.
 pub const TITLE: &str = "poem-hanko";

@@ -16,7 +16,7 @@ use tokio::signal;
 use crate::{
     api::{self, Document, DocumentFormat},
     clock::SystemClock,
-    config::{self, Config, ConfigErrors, HankoChoice, Lookup},
+    config::{self, Config, ConfigErrors, HankoChoice, LogFormat, Lookup},
     local_hanko::Person,
     server::Server,
     telemetry,
@@ -95,11 +95,16 @@ pub async fn run() -> u8 {
         Err(error) => return fail(EXIT_USAGE, error),
     };
     let lookup = |name: &str| variables.get(name).cloned();
+    if lookup("LOG_FORMAT").is_some_and(|format| format.trim() == "json") {
+        // Errors of the configuration are lines of the log too.
+        telemetry::set_format(LogFormat::Json);
+    }
     let outcome = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => serve(&lookup).await,
         Command::Dev => dev(&lookup).await,
         Command::Openapi(arguments) => openapi(&arguments, &lookup),
     };
+    telemetry::flush();
     outcome.err().unwrap_or(0)
 }
 
@@ -121,8 +126,9 @@ fn explain_usage(error: &clap::Error) -> u8 {
     fail(EXIT_USAGE, format!("{mistake}; --help tells more"))
 }
 
+/// Reports an error and returns the exit code.
 fn fail(code: u8, error: impl Display) -> u8 {
-    eprintln!("error: {error}");
+    telemetry::report(error);
     code
 }
 
@@ -172,7 +178,7 @@ fn read_config(lookup: &Lookup<'_>, choice: HankoChoice) -> Result<Config, u8> {
 
 fn explain_config(errors: &ConfigErrors) -> u8 {
     for error in &errors.0 {
-        eprintln!("error: {error}");
+        telemetry::report(error);
     }
     EXIT_USAGE
 }
@@ -185,7 +191,7 @@ async fn serve(lookup: &Lookup<'_>) -> Outcome {
     let server = Server::bind(config, tenant, Arc::new(SystemClock::new()))
         .map_err(|error| fail(EXIT_FAILURE, error))?;
     warn_of_stray_origins(&server);
-    eprintln!("Swagger UI: {}/docs", server.public_url());
+    tracing::info!(url = format!("{}/docs", server.public_url()), "Swagger UI");
     server.run(shutdown_signal()).await;
     Ok(())
 }
@@ -204,7 +210,7 @@ async fn dev(lookup: &Lookup<'_>) -> Outcome {
             .write_all(banner.as_bytes())
             .and_then(|()| stdout.flush());
     }
-    eprintln!("warning: `dev` is not for production: whoever reaches it can sign in as anybody");
+    tracing::warn!("`dev` is not for production: whoever reaches it can sign in as anybody");
     server.run(shutdown_signal()).await;
     Ok(())
 }
@@ -304,7 +310,8 @@ fn openapi(arguments: &OpenapiArguments, lookup: &Lookup<'_>) -> Outcome {
                         format!("cannot write {}: {error}", path.display()),
                     )
                 })?;
-                eprintln!("wrote {}", path.display());
+                // Nobody need read it.
+                let _ = writeln!(io::stderr(), "wrote {}", path.display());
             }
             Ok(())
         }

@@ -18,6 +18,7 @@ pub mod local_hanko;
 #[cfg(feature = "server")]
 mod pages;
 pub mod problem;
+mod sampling;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(feature = "server")]

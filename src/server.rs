@@ -16,7 +16,7 @@ use operations::Operations;
 use tokio::net::{TcpListener, TcpSocket};
 
 use crate::{
-    api::{self, Document, WEBHOOK_PATH},
+    api::{self, Document, RouteConflict, WEBHOOK_PATH},
     clock::{Clock, SystemClock},
     config::Config,
     dev, docs,
@@ -43,6 +43,9 @@ pub enum StartError {
     /// Sessions cannot be verified.
     #[error(transparent)]
     Hanko(#[from] BuildError),
+    /// Two operations have the same route.
+    #[error(transparent)]
+    Routes(#[from] RouteConflict),
     /// `REVOCATION_STORE_URL` is not that of a store.
     #[error("REVOCATION_STORE_URL is {0}")]
     RevocationStore(#[from] RedisStoreError),
@@ -54,6 +57,7 @@ pub enum StartError {
 /// An API that listens and is not served yet.
 pub struct Server {
     listener: TcpListener,
+    edge: Edge,
     address: SocketAddr,
     public_url: String,
     config: Config,
@@ -124,8 +128,10 @@ impl Server {
             builder = builder.revocation_store(Arc::new(store));
         }
         let hanko = builder.build()?;
+        let edge = edge(hanko.clone(), &public_url, local_hanko.clone())?;
         Ok(Self {
             listener,
+            edge,
             address,
             public_url,
             config,
@@ -168,10 +174,9 @@ impl Server {
             hanko = %self.hanko.tenant(),
             "listening"
         );
-        let edge = edge(self.hanko, &self.public_url, self.local_hanko);
         connections::serve(
             self.listener,
-            edge,
+            self.edge,
             Arc::clone(&self.clock),
             shutdown,
             self.config.http.shutdown_grace,
@@ -194,12 +199,17 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// The API and the pages beside it. `local_hanko` adds the sign-in page of `dev`.
-fn edge(hanko: Hanko, public_url: &str, local_hanko: Option<Arc<LocalHanko>>) -> Edge {
+fn edge(
+    hanko: Hanko,
+    public_url: &str,
+    local_hanko: Option<Arc<LocalHanko>>,
+) -> Result<Edge, RouteConflict> {
     let service = api::service(api::operations(), public_url);
     let document = Document::new(&service, hanko.cookie_name());
     let mut pages = docs::add_pages(Pages::default(), &document, api::TITLE, public_url);
     if let Some(local_hanko) = local_hanko {
         pages = dev::add_pages(pages, local_hanko);
     }
-    Edge::new(hanko, Operations::new(api::operations(), service), pages)
+    let operations = Operations::new(api::operations(), service)?;
+    Ok(Edge::new(hanko, operations, pages))
 }

@@ -17,6 +17,7 @@ use crate::{
     clock::{Clock, SystemClock},
     hanko::{Hanko, WebhookError},
     problem::{Problem, ProblemType, Unavailable},
+    sampling::Line,
 };
 
 pub(super) struct WebhooksApi;
@@ -158,10 +159,8 @@ struct WebhookRejection(WebhookError);
 impl From<WebhookRejection> for poem::Error {
     fn from(WebhookRejection(error): WebhookRejection) -> Self {
         if let Some(retry_after) = error.retry_after() {
-            tracing::error!(%error, "a webhook could not be handled");
             return Rejection::Unavailable { retry_after }.into();
         }
-        tracing::debug!(reason = %error, "refused a webhook");
         match error {
             WebhookError::Token(error) => Rejection::InvalidToken(error).into(),
             _ => problem(ProblemType::BadRequest),
@@ -208,6 +207,13 @@ impl WebhooksApi {
             .receive_webhook(&body.octets)
             .await
             .map(|_event| Received::Done)
-            .map_err(WebhookRejection)
+            .map_err(|error| {
+                let line = match error.retry_after() {
+                    Some(_) => Line::FailedWebhook,
+                    None => Line::RejectedWebhook,
+                };
+                hanko.sampler().log(line, &error);
+                WebhookRejection(error)
+            })
     }
 }

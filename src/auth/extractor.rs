@@ -1,6 +1,9 @@
 //! The security schemes as handler parameters.
 
-use std::ops::Deref;
+use std::{
+    ops::Deref,
+    sync::{Arc, LazyLock},
+};
 
 use poem::{Request, RequestBody};
 use poem_openapi::{
@@ -9,7 +12,11 @@ use poem_openapi::{
 };
 
 use super::{credentials::Credentials, rejection::Rejection};
-use crate::hanko::{DEFAULT_COOKIE_NAME, Hanko, Session};
+use crate::{
+    clock::SystemClock,
+    hanko::{DEFAULT_COOKIE_NAME, Hanko, Session},
+    sampling::{Line, Sampler},
+};
 
 /// The name of the Bearer scheme in the OpenAPI document.
 pub const BEARER_SCHEME: &str = "bearer";
@@ -62,15 +69,19 @@ impl OptionalHankoAuth {
 /// # Errors
 /// A [`Rejection`], which is also an error that Poem can answer with.
 pub async fn authenticate(request: &Request) -> Result<Option<Session>, Rejection> {
-    let outcome = try_authenticate(request).await;
-    if let Err(rejection) = &outcome {
-        if *rejection == Rejection::NotConfigured {
-            tracing::error!("{rejection}");
-        } else {
-            tracing::debug!(reason = %rejection, "refused a request");
-        }
+    try_authenticate(request)
+        .await
+        .inspect_err(|rejection| log(request, rejection))
+}
+
+fn log(request: &Request, rejection: &Rejection) {
+    // Of an application that was put together without a `Hanko`, and so without its clock.
+    static MISCONFIGURED: LazyLock<Sampler> =
+        LazyLock::new(|| Sampler::new(Arc::new(SystemClock::new())));
+    match request.data::<Hanko>() {
+        Some(hanko) => hanko.sampler().log(Line::RejectedRequest, rejection),
+        None => MISCONFIGURED.log(Line::Misconfigured, rejection),
     }
-    outcome
 }
 
 async fn try_authenticate(request: &Request) -> Result<Option<Session>, Rejection> {
@@ -83,9 +94,11 @@ async fn try_authenticate(request: &Request) -> Result<Option<Session>, Rejectio
 }
 
 async fn require_session(request: &Request) -> Result<Session, Rejection> {
-    authenticate(request)
-        .await?
-        .ok_or(Rejection::MissingCredentials)
+    authenticate(request).await?.ok_or_else(|| {
+        let rejection = Rejection::MissingCredentials;
+        log(request, &rejection);
+        rejection
+    })
 }
 
 /// Lets a type be a handler parameter that documents both security schemes as alternatives. `derive(SecurityScheme)`

@@ -21,6 +21,7 @@ use crate::{
         ClaimsRules, FetchPolicy, KeySetError, KeySetStatus, MAX_TOKEN_BYTES, NumericDate,
         RemoteKeySet, SignedPayload, TokenError, UnverifiedToken, Verified,
     },
+    sampling::Sampler,
 };
 
 /// The name of Hanko's session cookie, unless the operator has changed it.
@@ -151,6 +152,7 @@ struct Inner {
     cookie_name: String,
     trusted_origins: Vec<String>,
     trusts_loopback_origins: bool,
+    sampler: Sampler,
 }
 
 impl fmt::Debug for Hanko {
@@ -327,6 +329,11 @@ impl Hanko {
         &self.0.cookie_name
     }
 
+    /// What logs lines that clients can cause.
+    pub(crate) fn sampler(&self) -> &Sampler {
+        &self.0.sampler
+    }
+
     /// Whether pages of this origin may use the cookie for requests that change something.
     pub fn trusts_origin(&self, origin: &str) -> bool {
         self.0
@@ -483,6 +490,7 @@ impl HankoBuilder {
     pub fn build(self) -> Result<Hanko, BuildError> {
         let client = http_client(&self.tenant)?;
         let clock = self.clock;
+        let sampler = Sampler::new(Arc::clone(&clock));
         let keys = RemoteKeySet::start(
             self.tenant.jwks_url(),
             client.clone(),
@@ -521,6 +529,7 @@ impl HankoBuilder {
             cookie_name: self.cookie_name,
             trusted_origins: self.trusted_origins,
             trusts_loopback_origins: self.trusts_loopback_origins,
+            sampler,
         })))
     }
 }

@@ -1,4 +1,4 @@
-//! Where requests come in and responses go out: what every response has, whatever made it.
+//! The edge of the service: finds what serves a request, and completes every response.
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
@@ -14,14 +14,14 @@ use uuid::Uuid;
 use super::operations::Operations;
 use crate::{hanko::Hanko, pages::Pages, problem};
 
-/// Tells one request from another in logs, ours and those of a proxy before us.
+/// Identifies a request in our log and in those of proxies.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A longer id than this is replaced by one of ours.
 const MAX_REQUEST_ID_BYTES: usize = 64;
 
-/// Answers every request: finds who is to answer it, turns errors and panics into problems, and adds the headers that every
-/// response has.
+/// Serves every request: passes it to a page or an operation, makes problems of errors and panics, and adds the headers that
+/// every response has.
 pub(super) struct Edge {
     hanko: Hanko,
     operations: Operations,
@@ -29,7 +29,7 @@ pub(super) struct Edge {
 }
 
 impl Edge {
-    /// Whatever is no page goes to `operations`. All find `hanko` in the data of the request.
+    /// Requests for anything but a page go to `operations`. All of them have `hanko` in their data.
     pub(super) fn new(hanko: Hanko, operations: Operations, pages: Pages) -> Self {
         Self {
             hanko,
@@ -43,21 +43,18 @@ impl Edge {
         &self.hanko
     }
 
-    /// Not an `async fn`, whose future would have the request in it several times.
+    /// Not `async fn`: its state machine would hold several copies of `Request`.
     pub(super) fn answer(
         self: Arc<Self>,
         mut request: Request,
     ) -> impl Future<Output = Response> + Send {
         let request_id = request_id(request.headers());
         let method = request.method().clone();
-        let is_routable = is_routable(&method);
-        if !is_routable {
-            request.set_method(Method::TRACE);
-        }
+        let path = request.uri().path_and_query().cloned();
         request.set_data(self.hanko.clone());
         let span = tracing::debug_span!("request", id = request_id.to_str().unwrap_or_default());
         async move {
-            // Boxed by themselves, for the same reason.
+            // Each boxed, for the same reason.
             let outcome = match self.pages.get(request.uri().path()) {
                 Some(page) => DynEndpoint::call(page, request),
                 None => self.operations.call(request),
@@ -66,18 +63,18 @@ impl Edge {
                 .catch_unwind()
                 .instrument(span.clone())
                 .await;
-            let _entered = span.enter();
             let mut response = match outcome {
                 Ok(Ok(response)) => response,
-                Ok(Err(error)) => problem::from_error(error),
+                Ok(Err(error)) => {
+                    Box::pin(self.operations.failed(path, error))
+                        .instrument(span.clone())
+                        .await
+                }
                 Err(_panic) => problem::from_panic(),
             };
-            // Never the path, nor a method of the client's own: a stranger may have put a token there.
-            let method = if is_routable {
-                method.as_str()
-            } else {
-                "other"
-            };
+            let _entered = span.enter();
+            // Never the path, nor an unknown method: either may contain a token.
+            let method = known(&method).unwrap_or("other");
             tracing::debug!(method, status = response.status().as_u16(), "answered");
             let headers = response.headers_mut();
             headers.insert(REQUEST_ID, request_id);
@@ -85,7 +82,7 @@ impl Edge {
                 header::X_CONTENT_TYPE_OPTIONS,
                 HeaderValue::from_static("nosniff"),
             );
-            // What depends on a session must not be kept by anybody, and what does not says so itself.
+            // A response may depend on a session unless it says otherwise.
             headers
                 .entry(header::CACHE_CONTROL)
                 .or_insert(HeaderValue::from_static("no-store"));
@@ -94,10 +91,9 @@ impl Edge {
     }
 }
 
-/// Whether Poem can route the method. What it cannot, it refuses without the `Allow` that is due (RFC 9110 section 15.5.6).
-/// Such a request goes the way of `TRACE` instead, which no path supports and each refuses with its `Allow`.
-fn is_routable(method: &Method) -> bool {
-    matches!(
+/// Returns the name of the method if it is a well-known one.
+fn known(method: &Method) -> Option<&str> {
+    let is_known = matches!(
         *method,
         Method::GET
             | Method::HEAD
@@ -107,10 +103,11 @@ fn is_routable(method: &Method) -> bool {
             | Method::DELETE
             | Method::OPTIONS
             | Method::TRACE
-    )
+    );
+    is_known.then_some(method.as_str())
 }
 
-/// The id that came with the request, if it is a harmless one; else a new one.
+/// Returns the id that came with the request if it is well-formed, otherwise a new one.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let is_harmless = |value: &&HeaderValue| {
         let octets = value.as_bytes();

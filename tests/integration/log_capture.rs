@@ -168,8 +168,8 @@ async fn assert_tokens_stay_out_of_the_log(format: LogFormat) {
         "everything is logged"
     );
     for message in [
-        "refused a request",
-        "refused a webhook",
+        "rejected a request",
+        "rejected a webhook",
         "Hanko told of an event",
         "a session could not be validated",
     ] {

@@ -12,6 +12,8 @@ mod embedding;
 mod faults;
 mod local_hanko;
 mod log_capture;
+mod logs;
+mod problems;
 mod revocations;
 mod routes;
 mod sessions;

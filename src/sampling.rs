@@ -1,0 +1,197 @@
+//! Limits how many lines a client can cause in the log.
+
+use std::{
+    collections::HashMap,
+    fmt::{self, Display},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use crate::clock::Clock;
+
+/// So many lines of one kind and reason are logged per [`INTERVAL`]; the rest is counted.
+const LINES_PER_INTERVAL: u64 = 10;
+/// How long lines are counted before the count is logged.
+const INTERVAL: Duration = Duration::from_mins(1);
+
+/// A line that a client can cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Line {
+    /// A request without valid credentials.
+    RejectedRequest,
+    /// A webhook that was not accepted.
+    RejectedWebhook,
+    /// A webhook that was accepted and could not be applied.
+    FailedWebhook,
+    /// A handler that ended with a status of 500 or above.
+    FailedHandler,
+    /// A panic, wherever it happened.
+    #[cfg(feature = "server")]
+    Panic,
+    /// An application that does not give the crate what it needs.
+    Misconfigured,
+}
+
+impl Line {
+    /// Returns what the lines are counted by, beside their kind. Only reasons that are one of a fixed set are told apart:
+    /// otherwise a client that varies the reason could fill the log, and memory.
+    fn key(self, reason: &dyn Display) -> String {
+        match self {
+            Self::RejectedRequest | Self::RejectedWebhook | Self::Misconfigured => {
+                reason.to_string()
+            }
+            Self::FailedWebhook | Self::FailedHandler => String::new(),
+            #[cfg(feature = "server")]
+            Self::Panic => String::new(),
+        }
+    }
+
+    fn log(self, reason: &dyn Display) {
+        match self {
+            Self::RejectedRequest => tracing::info!(%reason, "rejected a request"),
+            Self::RejectedWebhook => tracing::warn!(%reason, "rejected a webhook"),
+            Self::FailedWebhook => tracing::error!(error = %reason, "could not apply a webhook"),
+            Self::FailedHandler => tracing::error!(error = %reason, "a handler failed"),
+            // Not an event of the log, so that no filter hides it.
+            #[cfg(feature = "server")]
+            Self::Panic => crate::telemetry::report(reason),
+            Self::Misconfigured => tracing::error!("{reason}"),
+        }
+    }
+
+    fn log_suppressed(self, reason: &str, count: u64) {
+        match self {
+            Self::RejectedRequest => {
+                tracing::info!(
+                    reason,
+                    count,
+                    "rejected more requests, not logged one by one"
+                );
+            }
+            Self::RejectedWebhook => {
+                tracing::warn!(
+                    reason,
+                    count,
+                    "rejected more webhooks, not logged one by one"
+                );
+            }
+            Self::FailedWebhook => {
+                tracing::error!(
+                    count,
+                    "could not apply more webhooks, not logged one by one"
+                );
+            }
+            Self::FailedHandler => {
+                tracing::error!(count, "more handlers failed, not logged one by one");
+            }
+            #[cfg(feature = "server")]
+            Self::Panic => tracing::error!(count, "more panics, not logged one by one"),
+            Self::Misconfigured => tracing::error!(count, "{reason} (not logged one by one)"),
+        }
+    }
+}
+
+/// Logs the first lines of each kind and reason in an interval, and the count of the others at its end.
+pub(crate) struct Sampler(Arc<Shared>);
+
+struct Shared {
+    clock: Arc<dyn Clock>,
+    windows: Mutex<HashMap<(Line, String), Window>>,
+}
+
+/// The lines of one kind and reason in the current interval.
+struct Window {
+    started: Duration,
+    logged: u64,
+    suppressed: u64,
+}
+
+impl fmt::Debug for Sampler {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Sampler").finish_non_exhaustive()
+    }
+}
+
+impl Sampler {
+    /// Creates a sampler whose intervals are measured by `clock`.
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self(Arc::new(Shared {
+            clock,
+            windows: Mutex::default(),
+        }))
+    }
+
+    /// Logs a line, or counts it.
+    pub(crate) fn log(&self, line: Line, reason: &dyn Display) {
+        let key = (line, line.key(reason));
+        let now = self.0.clock.monotonic();
+        let mut windows = self
+            .0
+            .windows
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let window = windows.entry(key.clone()).or_insert(Window {
+            started: now,
+            logged: 0,
+            suppressed: 0,
+        });
+        let mut suppressed_before = 0;
+        if now.saturating_sub(window.started) >= INTERVAL {
+            suppressed_before = window.suppressed;
+            *window = Window {
+                started: now,
+                logged: 0,
+                suppressed: 0,
+            };
+        }
+        let is_logged = window.logged < LINES_PER_INTERVAL;
+        if is_logged {
+            window.logged += 1;
+        } else {
+            window.suppressed += 1;
+        }
+        let is_first_suppressed = !is_logged && window.suppressed == 1;
+        let window_ends = window.started + INTERVAL;
+        // Not while writing to the log.
+        drop(windows);
+
+        if suppressed_before > 0 {
+            line.log_suppressed(&key.1, suppressed_before);
+        }
+        if is_logged {
+            line.log(reason);
+        } else if is_first_suppressed {
+            self.log_count_at(window_ends.saturating_sub(now), key);
+        }
+    }
+
+    /// Logs the count when the interval ends. Outside of a runtime, the next line of the kind does it.
+    fn log_count_at(&self, delay: Duration, key: (Line, String)) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let shared = Arc::downgrade(&self.0);
+        let sleep = self.0.clock.sleep(delay);
+        runtime.spawn(async move {
+            sleep.await;
+            let count = Weak::upgrade(&shared).map_or(0, |shared| shared.take_suppressed(&key));
+            if count > 0 {
+                key.0.log_suppressed(&key.1, count);
+            }
+        });
+    }
+}
+
+impl Shared {
+    /// Ends the interval and returns how many lines were suppressed in it.
+    fn take_suppressed(&self, key: &(Line, String)) -> u64 {
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_ended = windows.get(key).is_some_and(|window| {
+            self.clock.monotonic().saturating_sub(window.started) >= INTERVAL
+        });
+        if !has_ended {
+            return 0;
+        }
+        windows.remove(key).map_or(0, |window| window.suppressed)
+    }
+}
