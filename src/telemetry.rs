@@ -103,8 +103,8 @@ pub(crate) fn report(error: impl Display) {
     };
 }
 
-/// Waits until the log has been written, at most a second. To be called before the process ends.
-pub(crate) fn flush() {
+/// Waits until the installed log has been written, at most a second. Call it before the process ends.
+pub fn flush() {
     if let Some(writer) = WRITER.get() {
         writer.flush(FLUSH_TIMEOUT);
     }

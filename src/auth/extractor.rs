@@ -23,18 +23,18 @@ pub const BEARER_SCHEME: &str = "bearer";
 /// The name of the cookie scheme in the OpenAPI document.
 pub const COOKIE_SCHEME: &str = "cookie";
 
-/// Requires a session. Put it first among a handler's parameters, so that a request is authenticated before anything
-/// else of it is read.
+/// Requires a session. Make it the first parameter of a handler, so that a request is authenticated before anything else of
+/// it is read.
 ///
 /// The routes need a [`Hanko`] in their data: `.data(hanko)`.
 ///
 /// # Errors
-/// As a parameter it fails with a [`Rejection`].
+/// [`Rejection`]
 #[derive(Clone, Debug)]
 pub struct HankoAuth(Session);
 
 impl HankoAuth {
-    /// The session.
+    /// Returns the session.
     pub fn into_session(self) -> Session {
         self.0
     }
@@ -48,26 +48,26 @@ impl Deref for HankoAuth {
     }
 }
 
-/// Takes a session if there is one. A request **without any credential** is anonymous; one with a bad credential is
-/// refused, as with [`HankoAuth`].
+/// Accepts a session if there is one. A request **without any credential** is anonymous; one with an invalid credential is
+/// rejected, as with [`HankoAuth`].
 ///
 /// # Errors
-/// As a parameter it fails with a [`Rejection`].
+/// [`Rejection`]
 #[derive(Clone, Debug)]
 pub struct OptionalHankoAuth(Option<Session>);
 
 impl OptionalHankoAuth {
-    /// The session, or `None` for an anonymous request.
+    /// Returns the session, or `None` for an anonymous request.
     pub fn session(&self) -> Option<&Session> {
         self.0.as_ref()
     }
 }
 
-/// Authenticates a request: what [`OptionalHankoAuth`] does, for handlers and middleware of plain Poem. `None` where the
-/// request carries no credential.
+/// Authenticates a request as [`OptionalHankoAuth`] does, for handlers and middleware of plain Poem. Returns `None` if the
+/// request has no credential.
 ///
 /// # Errors
-/// A [`Rejection`], which is also an error that Poem can answer with.
+/// [`Rejection`], which converts into a `poem::Error`.
 pub async fn authenticate(request: &Request) -> Result<Option<Session>, Rejection> {
     try_authenticate(request)
         .await
@@ -75,7 +75,7 @@ pub async fn authenticate(request: &Request) -> Result<Option<Session>, Rejectio
 }
 
 fn log(request: &Request, rejection: &Rejection) {
-    // Of an application that was put together without a `Hanko`, and so without its clock.
+    // An application without a `Hanko` has no clock either.
     static MISCONFIGURED: LazyLock<Sampler> =
         LazyLock::new(|| Sampler::new(Arc::new(SystemClock::new())));
     match request.data::<Hanko>() {
@@ -101,8 +101,8 @@ async fn require_session(request: &Request) -> Result<Session, Rejection> {
     })
 }
 
-/// Lets a type be a handler parameter that documents both security schemes as alternatives. `derive(SecurityScheme)`
-/// would let a good cookie rescue a bad Bearer token, since it tries every scheme and falls through on any error.
+/// Makes a type a handler parameter that documents both security schemes as alternatives. `derive(SecurityScheme)` tries the
+/// next scheme after any error, so a valid cookie would be used instead of an invalid Bearer token.
 macro_rules! security_scheme {
     ($name:ident, optional: $optional:literal, $authenticate:path) => {
         impl<'a> ApiExtractor<'a> for $name {

@@ -118,3 +118,42 @@ fn connections_log_no_warning_of_a_library() {
     tracing::warn!(target: "h2::proto::streams", "a stream was reset");
     assert_eq!(lines(&log, &["WARN"]).len(), 1);
 }
+
+/// Run by [`panic_is_a_line_of_the_log`] in a process of its own, since the log is installed once per process.
+#[test]
+#[ignore = "installs the log of the process"]
+fn panics() {
+    let config = TelemetryConfig {
+        format: LogFormat::Json,
+        // A panic is reported all the same.
+        filter: "off".to_owned(),
+    };
+    telemetry::install(&config).unwrap();
+    for _ in 0..30 {
+        let panicked = std::panic::catch_unwind(|| panic!("found \"eyJhbGciOiJub25lIn0.e30.AA\""));
+        assert!(panicked.is_err());
+    }
+    telemetry::flush();
+}
+
+#[test]
+fn panic_is_a_line_of_the_log() {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "logs::panics", "--ignored"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let log = String::from_utf8(output.stderr).unwrap();
+    // As many as a client may cause in a minute.
+    assert_eq!(log.lines().count(), 10, "{log}");
+    for line in log.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let message = line["message"].as_str().unwrap();
+        assert!(
+            message.starts_with("panicked at tests/integration/logs.rs:"),
+            "{message}"
+        );
+        assert!(message.contains("found \"[token]\""), "{message}");
+        assert_eq!(line["level"], "ERROR");
+    }
+}
