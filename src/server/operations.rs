@@ -6,9 +6,11 @@ use futures_util::future::BoxFuture;
 use poem::{
     IntoEndpoint, PathPattern, Request, Response,
     endpoint::{BoxEndpoint, DynEndpoint},
-    http::Method,
+    http::{Method, Uri, uri::PathAndQuery},
 };
 use poem_openapi::{__private::UrlQuery, OpenApi, OpenApiService};
+
+use crate::api::{RouteConflict, RouteTable};
 
 /// The operations of an API.
 ///
@@ -20,6 +22,7 @@ use poem_openapi::{__private::UrlQuery, OpenApi, OpenApiService};
 pub(super) struct Operations {
     direct: HashMap<String, Direct>,
     routed: BoxEndpoint<'static>,
+    routes: RouteTable,
 }
 
 /// What answers on one path.
@@ -30,7 +33,14 @@ struct Direct {
 
 impl Operations {
     /// The operations that `service` is made of, and the service itself.
-    pub(super) fn new<A: OpenApi + 'static>(operations: A, service: OpenApiService<A, ()>) -> Self {
+    ///
+    /// # Errors
+    /// [`RouteConflict`]
+    pub(super) fn new<A: OpenApi + 'static>(
+        operations: A,
+        service: OpenApiService<A, ()>,
+    ) -> Result<Self, RouteConflict> {
+        let routes = RouteTable::of(&operations)?;
         let mut endpoints = HashMap::new();
         operations.add_routes(&mut endpoints);
         let catch_alls: Vec<String> = endpoints
@@ -50,10 +60,18 @@ impl Operations {
                 (path, direct)
             })
             .collect();
-        Self {
+        Ok(Self {
             direct,
             routed: service.into_endpoint(),
-        }
+            routes,
+        })
+    }
+
+    /// Returns the response to a request for `path` that failed with `error`.
+    pub(super) async fn failed(&self, path: Option<PathAndQuery>, error: poem::Error) -> Response {
+        self.routes
+            .response(&path.map(Uri::from).unwrap_or_default(), error)
+            .await
     }
 
     /// Passes a request on to what answers it.
@@ -151,7 +169,7 @@ mod tests {
     #[tokio::test]
     async fn the_direct_way_leads_where_the_router_leads() {
         let service = || OpenApiService::new(Api, "test", "1");
-        let operations = Operations::new(Api, service());
+        let operations = Operations::new(Api, service()).expect("no conflict");
         for (method, uri, is_direct, expected) in [
             (Method::GET, "/pattern", true, Some("/pattern")),
             (Method::GET, "/pattern?a=b", false, Some("/pattern")),
@@ -209,7 +227,7 @@ mod tests {
     #[tokio::test]
     async fn a_catch_all_takes_the_path_it_begins_at_as_with_the_router() {
         let service = || OpenApiService::new(CatchAll, "test", "1");
-        let operations = Operations::new(CatchAll, service());
+        let operations = Operations::new(CatchAll, service()).expect("no conflict");
         for path in ["/", "/a", "/a/b"] {
             let request = || {
                 Request::builder()
