@@ -1,4 +1,4 @@
-//! The way from a request to the operation that answers it.
+//! Passes a request to its operation.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,25 +14,25 @@ use crate::api::{RouteConflict, RouteTable};
 
 /// The operations of an API.
 ///
-/// Poem's router hands a request through three more boxed futures than the operation itself needs, each of which holds it
-/// several times over: for a small answer that costs as much as the operation. So a request that needs nothing of the
-/// router, since its path has no parameters and it has no query, is looked up by path and method and is given what the
-/// router would have put into it: no query, and the path's pattern. poem-openapi's feature `cookie`, which is off, would
-/// have to be given its jar, too. All other requests are routed by Poem.
+/// Poem's router passes a request through three more boxed futures than the operation needs, each of which holds several
+/// copies of it: for a small response that costs as much as the operation. A request without a query whose path has no
+/// parameters needs nothing of the router. It is looked up by path and method, and gets what the router would have added: an
+/// empty query, and the pattern of the path. With poem-openapi's feature `cookie`, which is off, it would also need the cookie
+/// jar. All other requests are routed by Poem.
 pub(super) struct Operations {
     direct: HashMap<String, Direct>,
     routed: BoxEndpoint<'static>,
     routes: RouteTable,
 }
 
-/// What answers on one path.
+/// The operations of one path.
 struct Direct {
     pattern: PathPattern,
     methods: Vec<(Method, BoxEndpoint<'static>)>,
 }
 
 impl Operations {
-    /// The operations that `service` is made of, and the service itself.
+    /// Creates it from the operations of `service`, and the service itself.
     ///
     /// # Errors
     /// [`RouteConflict`]
@@ -74,7 +74,7 @@ impl Operations {
             .await
     }
 
-    /// Passes a request on to what answers it.
+    /// Passes a request to its operation.
     pub(super) fn call(&self, mut request: Request) -> BoxFuture<'_, poem::Result<Response>> {
         let Some((pattern, endpoint)) = self.direct(&request) else {
             return DynEndpoint::call(&*self.routed, request);
@@ -97,7 +97,7 @@ impl Operations {
     }
 }
 
-/// Whether a path of Poem's router stands for itself alone.
+/// Returns whether a path of Poem's router matches only itself.
 fn is_fixed(path: &str) -> bool {
     path.starts_with('/') && !path.contains("//") && !path.contains([':', '*', '<'])
 }

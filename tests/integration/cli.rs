@@ -109,10 +109,14 @@ fn configuration_errors_are_told_all_at_once_with_exit_code_2() {
 #[test]
 fn empty_variable_does_not_turn_a_check_off() {
     let folder = tempfile::tempdir().unwrap();
+    // A program that accepts the configuration ends too, since its port is taken.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().port().to_string();
     let run = |file: &str, variables: &[(&str, &str)]| {
         std::fs::write(folder.path().join(".env"), file).unwrap();
         let output = program(folder.path(), variables)
             .env("HANKO_API_URL", "http://127.0.0.1:1")
+            .env("PORT", &taken)
             .output()
             .unwrap();
         (output.status.code(), text(&output.stderr))
