@@ -264,6 +264,11 @@ impl Hanko {
         webhook::receive(&self.0, body, Some(client)).await
     }
 
+    /// Counts and logs a webhook whose body cannot be read.
+    pub(crate) fn reject_webhook_body(&self, reason: &'static str) {
+        self.0.webhooks.reject(&reason);
+    }
+
     /// How the webhooks so far have gone.
     pub fn webhook_status(&self) -> WebhookStatus {
         self.0.webhooks.status()

@@ -240,6 +240,22 @@ async fn a_webhook_is_held_when_the_keys_take_too_long() {
 }
 
 #[tokio::test]
+async fn a_body_that_cannot_be_read_is_counted() {
+    let (_local_hanko, app) = start().await;
+    let post = |content_type: &'static str, body: Vec<u8>| {
+        let request = app.request(Method::POST, "/webhooks/hanko");
+        send(request.header("content-type", content_type).body(body))
+    };
+    assert_eq!(post("text/plain", b"{}".to_vec()).await.status(), 415);
+    assert_eq!(app.hanko.webhook_status().rejected, 1);
+    let large = vec![b' '; 300 * 1024];
+    assert_eq!(post("application/json", large).await.status(), 413);
+    assert_eq!(app.hanko.webhook_status().rejected, 2);
+    assert_eq!(post("application/json", b"{}".to_vec()).await.status(), 400);
+    assert_eq!(app.hanko.webhook_status().rejected, 3);
+}
+
+#[tokio::test]
 async fn a_large_body_is_not_held() {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
