@@ -12,6 +12,7 @@ mod greeting;
 mod health;
 mod json;
 mod me;
+mod routes;
 mod webhooks;
 
 #[cfg(feature = "server")]
@@ -21,6 +22,7 @@ pub use documented::Documented;
 pub(crate) use health::Draining;
 pub use json::Json;
 use poem_openapi::{LicenseObject, OpenApi, OpenApiService, ServerObject, Tags};
+pub use routes::{RouteConflict, RouteTable, WithRouteTable};
 
 /// The name of the service, in the document and on the page titles.
 pub const TITLE: &str = "poem-hanko";

@@ -1,4 +1,4 @@
-//! What Poem asks: who sends this request? Credentials are taken out of it, and an error is put into the terms of HTTP.
+//! Authenticates Poem requests: extracts the credentials, and turns errors into responses.
 
 mod challenge;
 mod credentials;

@@ -16,18 +16,18 @@ use tokio::signal;
 use crate::{
     api::{self, Document, DocumentFormat},
     clock::SystemClock,
-    config::{self, Config, ConfigErrors, HankoChoice, Lookup},
+    config::{self, Config, ConfigErrors, HankoChoice, LogFormat, Lookup},
     local_hanko::Person,
     server::Server,
     telemetry,
 };
 
-/// A wrong flag, value or variable.
+/// Exit code for a wrong flag, value or variable.
 const EXIT_USAGE: u8 = 2;
-/// Anything else that went wrong, or a document that is out of date.
+/// Exit code for any other error, or for a document that is out of date.
 const EXIT_FAILURE: u8 = 1;
 
-/// Where the exported documents are kept.
+/// The folder of the exported documents.
 const EXPORT_FOLDER: &str = "openapi";
 
 /// A backend that verifies Hanko session tokens, with an OpenAPI document and Swagger UI
@@ -54,14 +54,13 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct OpenapiArguments {
-    /// The format. Default: by the ending of PATH, else json
+    /// The format. Default: by the extension of PATH, otherwise json
     #[arg(long, value_enum)]
     format: Option<FormatArgument>,
     /// Write to this file instead of standard output; into a folder, write openapi.json and openapi.yaml
     #[arg(long, value_name = "PATH")]
     output: Option<PathBuf>,
-    /// Write nothing: exit with 1 and show the difference where the file at PATH (default: the folder openapi) is out of
-    /// date
+    /// Write nothing; if the file at PATH (default: the folder openapi) is out of date, show the difference and exit with 1
     #[arg(long)]
     check: bool,
 }
@@ -81,7 +80,7 @@ impl From<FormatArgument> for DocumentFormat {
     }
 }
 
-/// An exit code, after what is to be said was said.
+/// The exit code of an error that has been reported.
 type Outcome = Result<(), u8>;
 
 /// Runs the program with the arguments of this process and returns its exit code.
@@ -95,22 +94,27 @@ pub async fn run() -> u8 {
         Err(error) => return fail(EXIT_USAGE, error),
     };
     let lookup = |name: &str| variables.get(name).cloned();
+    if lookup("LOG_FORMAT").is_some_and(|format| format.trim() == "json") {
+        // Errors of the configuration are lines of the log too.
+        telemetry::set_format(LogFormat::Json);
+    }
     let outcome = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => serve(&lookup).await,
         Command::Dev => dev(&lookup).await,
         Command::Openapi(arguments) => openapi(&arguments, &lookup),
     };
+    telemetry::flush();
     outcome.err().unwrap_or(0)
 }
 
-/// `--help` and `--version` as they are; a mistake in one line.
+/// Prints the text of `--help` and `--version`, or an error in one line.
 fn explain_usage(error: &clap::Error) -> u8 {
     if !error.use_stderr() {
         let _ = error.print();
         return 0;
     }
     let text = error.to_string();
-    let mistake = match error.kind() {
+    let error = match error.kind() {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing",
         _ => text
             .lines()
@@ -118,15 +122,17 @@ fn explain_usage(error: &clap::Error) -> u8 {
             .unwrap_or_default()
             .trim_start_matches("error: "),
     };
-    fail(EXIT_USAGE, format!("{mistake}; --help tells more"))
+    fail(EXIT_USAGE, format!("{error}; see --help"))
 }
 
+/// Reports an error and returns the exit code.
 fn fail(code: u8, error: impl Display) -> u8 {
-    eprintln!("error: {error}");
+    telemetry::report(error);
     code
 }
 
-/// The environment, with what `.env` adds to it. Not one in a folder above, which may belong to somebody else.
+/// Returns the environment, with the variables that `.env` adds. A file in a parent folder is not read: it may belong to
+/// another project.
 fn read_variables() -> Result<HashMap<String, String>, String> {
     let mut variables = HashMap::new();
     match dotenvy::from_path_iter(".env") {
@@ -143,14 +149,14 @@ fn read_variables() -> Result<HashMap<String, String>, String> {
         Err(error) => return Err(format!(".env cannot be read: {error}")),
     }
     for (name, value) in std::env::vars_os() {
-        // What is not Unicode becomes a value that no variable can have, rather than none.
+        // A value that is not Unicode becomes one that is invalid, rather than being ignored.
         let text = |os: &std::ffi::OsStr| os.to_string_lossy().into_owned();
         variables.insert(text(&name), text(&value));
     }
     Ok(variables)
 }
 
-/// The mistake without the value it is in, which may be a secret.
+/// Describes the error without the line, which may contain a secret.
 fn explain_dotenv(error: &dotenvy::Error, last_good: Option<&str>) -> String {
     let place = last_good.map_or_else(
         || "in its first line".to_owned(),
@@ -158,7 +164,7 @@ fn explain_dotenv(error: &dotenvy::Error, last_good: Option<&str>) -> String {
     );
     match error {
         dotenvy::Error::LineParse(..) => {
-            format!(".env has a mistake {place}: write NAME=value, and quote a value with spaces")
+            format!(".env has an error {place}: write NAME=value, and quote a value with spaces")
         }
         error => format!(".env cannot be read {place}: {error}"),
     }
@@ -172,7 +178,7 @@ fn read_config(lookup: &Lookup<'_>, choice: HankoChoice) -> Result<Config, u8> {
 
 fn explain_config(errors: &ConfigErrors) -> u8 {
     for error in &errors.0 {
-        eprintln!("error: {error}");
+        telemetry::report(error);
     }
     EXIT_USAGE
 }
@@ -184,7 +190,8 @@ async fn serve(lookup: &Lookup<'_>) -> Outcome {
     };
     let server = Server::bind(config, tenant, Arc::new(SystemClock::new()))
         .map_err(|error| fail(EXIT_FAILURE, error))?;
-    eprintln!("Swagger UI: {}/docs", server.public_url());
+    warn_of_stray_origins(&server);
+    tracing::info!(url = format!("{}/docs", server.public_url()), "Swagger UI");
     server.run(shutdown_signal()).await;
     Ok(())
 }
@@ -194,18 +201,31 @@ async fn dev(lookup: &Lookup<'_>) -> Outcome {
     let server = Server::bind_dev(config)
         .await
         .map_err(|error| fail(EXIT_FAILURE, error))?;
-    // The pasted request must find the keys there.
+    // So that the printed request works at once.
     server.hanko().wait_for_key_set_fetches(1).await;
     if let Some(banner) = dev_banner(&server) {
-        // Nobody need read it: a closed pipe is no reason to stop.
+        // A closed pipe is no reason to stop.
         let mut stdout = io::stdout();
         let _ = stdout
             .write_all(banner.as_bytes())
             .and_then(|()| stdout.flush());
     }
-    eprintln!("warning: `dev` is not for production: whoever reaches it can sign in as anybody");
+    tracing::warn!("`dev` is not for production: whoever reaches it can sign in as anybody");
     server.run(shutdown_signal()).await;
     Ok(())
+}
+
+/// Warns of allowed origins that are meant for development.
+fn warn_of_stray_origins(server: &Server) {
+    let public_url = server.public_url();
+    for origin in server.config().http.stray_loopback_origins(public_url) {
+        tracing::warn!(
+            origin,
+            public_url,
+            "CORS_ALLOWED_ORIGINS allows an origin on loopback, but PUBLIC_URL is not on loopback: whatever listens there \
+             on a user's machine can act for the user"
+        );
+    }
 }
 
 fn dev_banner(server: &Server) -> Option<String> {
@@ -218,6 +238,7 @@ fn dev_banner(server: &Server) -> Option<String> {
          Swagger UI    {api}/docs\n\
          Sign-in page  {api}{sign_in}\n\
          Local Hanko   {hanko} (its RSA 2048 key lives in memory; Hanko's own are RSA 4096)\n\
+         Frontends     every http origin on loopback (localhost, 127.0.0.1, [::1]) is allowed, with credentials\n\
          \n\
          Session token of ada@example.com, good for 12 hours:\n\
          \n\
@@ -233,7 +254,7 @@ fn dev_banner(server: &Server) -> Option<String> {
     ))
 }
 
-/// Ends at SIGTERM or Ctrl-C. From then on, a second one ends the process at once.
+/// Completes at SIGTERM or Ctrl-C. From then on, a second one ends the process at once.
 async fn shutdown_signal() {
     stop_signal().await;
     tracing::info!("received a signal to shut down; a second one ends the process at once");
@@ -301,14 +322,15 @@ fn openapi(arguments: &OpenapiArguments, lookup: &Lookup<'_>) -> Outcome {
                         format!("cannot write {}: {error}", path.display()),
                     )
                 })?;
-                eprintln!("wrote {}", path.display());
+                // A closed pipe is no error: the file has been written.
+                let _ = writeln!(io::stdout(), "wrote {}", path.display());
             }
             Ok(())
         }
     }
 }
 
-/// The files that `path` stands for.
+/// Returns the files to write to `path`, or to check there.
 fn targets(path: &Path, format: Option<FormatArgument>) -> Vec<(PathBuf, DocumentFormat)> {
     let format = format.map(DocumentFormat::from);
     if path.is_dir() {
@@ -342,7 +364,7 @@ fn check(document: &Document, targets: &[(PathBuf, DocumentFormat)]) -> Outcome 
                 .unified_diff()
                 .header(&name, "generated from the source")
                 .to_string();
-            // The exit code says it to those who do not read on.
+            // A closed pipe is no error: the exit code says the same.
             let _ = writeln!(io::stdout(), "{difference}");
         }
     }
@@ -351,6 +373,6 @@ fn check(document: &Document, targets: &[(PathBuf, DocumentFormat)]) -> Outcome 
     }
     Err(fail(
         EXIT_FAILURE,
-        "the document is out of date; `cargo run -- openapi --output openapi` writes it anew",
+        "the document is out of date; `cargo run -- openapi --output openapi` writes it again",
     ))
 }

@@ -1,10 +1,11 @@
-//! The configuration, read from the environment and checked as a whole before anything starts.
+//! The configuration, read from the environment and validated as a whole before anything starts.
 
 mod error;
 mod hanko;
 mod http;
 mod reader;
 mod revocation;
+mod secret;
 mod telemetry;
 
 pub use error::{ConfigError, ConfigErrors};
@@ -18,13 +19,13 @@ pub use telemetry::{LogFormat, TelemetryConfig};
 /// Which Hanko a configuration is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HankoChoice {
-    /// The one that `HANKO_API_URL` names.
+    /// The one at `HANKO_API_URL`.
     Configured,
-    /// A local one that is started along with the API: `HANKO_API_URL` is not read.
+    /// A local one that is started with the API: `HANKO_API_URL` is not read.
     Local,
 }
 
-/// Everything that the environment says.
+/// The whole configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where and how the API is served.
@@ -41,7 +42,7 @@ impl Config {
     /// Reads all variables through `lookup`, which returns the value of a variable that is set.
     ///
     /// # Errors
-    /// All mistakes at once.
+    /// All errors at once.
     pub fn from_lookup(lookup: &Lookup<'_>, choice: HankoChoice) -> Result<Self, ConfigErrors> {
         let mut reader = Reader::new(lookup);
         let config = Self {
@@ -54,11 +55,11 @@ impl Config {
     }
 }
 
-/// Reads what the OpenAPI document depends on: the URL of the server (default `http://localhost:8000`) and the name of
+/// Reads the variables that the OpenAPI document depends on: the URL of the server (default `http://localhost:8000`) and the name of
 /// the session cookie.
 ///
 /// # Errors
-/// All mistakes at once.
+/// All errors at once.
 pub fn document_settings(lookup: &Lookup<'_>) -> Result<(String, String), ConfigErrors> {
     let mut reader = Reader::new(lookup);
     let public_url = http::read_public_url(&mut reader)

@@ -2,7 +2,9 @@
 
 mod authenticate;
 mod claims;
+mod http_client;
 mod liveness;
+mod origin;
 mod revocation;
 mod session;
 mod streams;
@@ -15,6 +17,7 @@ pub use authenticate::{
     DEFAULT_TOKEN_CACHE_CAPACITY, Hanko, HankoBuilder,
 };
 pub use claims::{EmailClaim, SessionClaims};
+pub use http_client::HttpClientError;
 pub use liveness::{
     SessionMode, SessionPolicy, SessionPolicyError, ValidationError, ValidationStatus,
 };
@@ -25,5 +28,7 @@ pub use revocation::{
 pub use revocation::{RedisStore, RedisStoreError};
 pub use session::{Session, SessionId, UserId};
 pub use streams::EndReason;
+#[cfg(feature = "server")]
+pub(crate) use tenant::is_loopback;
 pub use tenant::{PlainHttp, Tenant, TenantError};
 pub use webhook::{Event, EventKind, Receipt, WebhookError, WebhookStatus};

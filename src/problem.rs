@@ -1,26 +1,35 @@
-//! Problem details for HTTP APIs (RFC 9457): how every error of the service looks.
+//! Problem details for HTTP APIs (RFC 9457): the format of every error response.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 #[cfg(feature = "server")]
 use poem::{Endpoint, EndpointExt, RouteMethod, error::MethodNotAllowedError};
 use poem::{
-    Response,
+    IntoResponse, Response,
     http::{
-        HeaderValue, StatusCode,
-        header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
+        HeaderName, HeaderValue, StatusCode,
+        header::{ALLOW, CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE},
     },
 };
 use poem_openapi::{
     ApiResponse, Object,
+    error::{ParseMultipartError, ParseParamError, ParsePathError, ParseRequestPayloadError},
     registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry},
     types::{ToJSON, Type},
+};
+
+use crate::{
+    clock::SystemClock,
+    sampling::{Line, Sampler},
 };
 
 /// The media type of a problem (RFC 9457 section 3).
 pub const CONTENT_TYPE_PROBLEM: &str = "application/problem+json";
 
-/// What can go wrong. Each is a stable `type` that the README documents.
+/// The kinds of problem. Each has a stable `type`, which the README lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ProblemType {
@@ -34,11 +43,11 @@ pub enum ProblemType {
     CrossSiteRequest,
     /// 503: what is needed to authenticate is unavailable.
     AuthenticationUnavailable,
-    /// 400: the request cannot be read.
+    /// 400: the request is malformed, or does not match the document.
     BadRequest,
-    /// 404: nothing is there.
+    /// 404: no route has this path.
     NotFound,
-    /// 405: not with this method.
+    /// 405: the path has no operation with this method.
     MethodNotAllowed,
     /// 413: the body is too large.
     ContentTooLarge,
@@ -52,7 +61,7 @@ pub enum ProblemType {
     HandlerTimeout,
     /// 503: the service has no room for another request.
     Overloaded,
-    /// 500: anything unforeseen.
+    /// 500: any unexpected error.
     InternalError,
 }
 
@@ -76,7 +85,7 @@ impl ProblemType {
         Self::InternalError,
     ];
 
-    /// Status, end of the type URI, and title.
+    /// Returns the status, the last segment of the type URI, and the title.
     const fn parts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::MissingCredentials => (
@@ -145,36 +154,37 @@ impl ProblemType {
         }
     }
 
-    /// The HTTP status.
+    /// Returns the HTTP status.
     pub const fn status(self) -> StatusCode {
         self.parts().0
     }
 
-    /// The last segment of the type URI.
+    /// Returns the last segment of the type URI.
     pub const fn slug(self) -> &'static str {
         self.parts().1
     }
 
-    /// A short summary of the kind of problem.
+    /// Returns a short summary of the kind of problem.
     pub const fn title(self) -> &'static str {
         self.parts().2
     }
 
-    /// The problem type for an error of the framework.
-    pub fn of_status(status: StatusCode) -> Self {
+    /// Returns the problem type that says no more than this status, if there is one.
+    pub fn of_status(status: StatusCode) -> Option<Self> {
         match status {
-            StatusCode::NOT_FOUND => Self::NotFound,
-            StatusCode::METHOD_NOT_ALLOWED => Self::MethodNotAllowed,
-            StatusCode::PAYLOAD_TOO_LARGE => Self::ContentTooLarge,
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::UnsupportedMediaType,
-            StatusCode::REQUEST_TIMEOUT => Self::RequestTimeout,
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Self::HeaderFieldsTooLarge,
-            status if status.is_client_error() => Self::BadRequest,
-            _ => Self::InternalError,
+            StatusCode::BAD_REQUEST => Some(Self::BadRequest),
+            StatusCode::NOT_FOUND => Some(Self::NotFound),
+            StatusCode::METHOD_NOT_ALLOWED => Some(Self::MethodNotAllowed),
+            StatusCode::PAYLOAD_TOO_LARGE => Some(Self::ContentTooLarge),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => Some(Self::UnsupportedMediaType),
+            StatusCode::REQUEST_TIMEOUT => Some(Self::RequestTimeout),
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Some(Self::HeaderFieldsTooLarge),
+            StatusCode::INTERNAL_SERVER_ERROR => Some(Self::InternalError),
+            _ => None,
         }
     }
 
-    /// What the `detail` of this type says where nothing more particular is known.
+    /// Returns the `detail` of this type if nothing more specific is known.
     pub const fn default_detail(self) -> &'static str {
         match self {
             Self::MissingCredentials => {
@@ -205,7 +215,7 @@ impl ProblemType {
 }
 
 impl ProblemType {
-    /// How an operation documents that it may answer with this problem.
+    /// Returns how an operation documents this problem.
     pub(crate) fn meta(self) -> MetaResponse {
         let header = |name: &str, required, description: &str, schema| MetaHeader {
             name: name.to_owned(),
@@ -258,6 +268,7 @@ impl ProblemType {
     }
 }
 
+// The comment is the description of the schema in the document.
 /// A problem (RFC 9457 section 3.1). It holds nothing of the request and nothing internal.
 #[derive(Clone, Debug, Object)]
 pub struct Problem {
@@ -286,14 +297,61 @@ impl From<ProblemType> for Problem {
 }
 
 impl Problem {
-    /// Says more particularly what went wrong.
+    /// Creates a problem of an application's own type. `kind` is a URI reference that identifies the type and never changes.
+    ///
+    /// `status` is 400 to 599; any other becomes 500.
+    ///
+    /// As an error of a handler, it is the only one whose text clients see:
+    ///
+    /// ```
+    /// # use poem::http::StatusCode;
+    /// use poem_hanko::problem::Problem;
+    ///
+    /// fn reserve(seats: u32) -> poem::Result<()> {
+    ///     if seats > 8 {
+    ///         let full = Problem::new(StatusCode::CONFLICT, "/problems/full", "Not enough seats");
+    ///         return Err(full.with_detail("Only 8 seats are left.").into());
+    ///     }
+    ///     Ok(())
+    /// }
+    /// # assert_eq!(reserve(9).unwrap_err().status(), 409);
+    /// ```
+    pub fn new(status: StatusCode, kind: impl Into<String>, title: impl Into<String>) -> Self {
+        let status = if status.is_client_error() || status.is_server_error() {
+            status
+        } else {
+            StatusCode::INTERNAL_SERVER_ERROR
+        };
+        let title = title.into();
+        Self {
+            kind: kind.into(),
+            detail: title.clone(),
+            title,
+            status: status.as_u16(),
+        }
+    }
+
+    /// Creates a problem that says no more than its status. Its type is `about:blank`, unless a [`ProblemType`] says the same.
+    pub fn from_status(status: StatusCode) -> Self {
+        if let Some(problem_type) = ProblemType::of_status(status) {
+            return problem_type.into();
+        }
+        let title = status.canonical_reason().unwrap_or("Error");
+        Self::new(status, "about:blank", title).with_detail(if status.is_server_error() {
+            "The request could not be served."
+        } else {
+            "The request was rejected."
+        })
+    }
+
+    /// Sets what went wrong this time.
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = detail.into();
         self
     }
 
-    /// The response that carries the problem.
+    /// Returns the response that carries the problem.
     pub fn into_response(self) -> Response {
         Response::builder()
             .status(StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
@@ -301,9 +359,32 @@ impl Problem {
             .body(self.to_json_string())
     }
 
-    /// Makes the schema known to a document.
+    /// Adds the schema to a document.
     pub(crate) fn register_schema(registry: &mut Registry) {
         <Self as Type>::register(registry);
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        Self::into_response(self)
+    }
+}
+
+impl From<Problem> for poem::Error {
+    fn from(problem: Problem) -> Self {
+        Self::from_response(problem.into_response())
+    }
+}
+
+/// Documents no response by itself, since the status is known only when the problem is created.
+impl ApiResponse for Problem {
+    fn meta() -> MetaResponses {
+        MetaResponses { responses: vec![] }
+    }
+
+    fn register(registry: &mut Registry) {
+        Self::register_schema(registry);
     }
 }
 
@@ -312,12 +393,12 @@ impl Problem {
 pub struct Unavailable {
     /// Sent as `Retry-After`, in whole seconds and at least one (RFC 9110 section 10.2.3).
     pub retry_after: Duration,
-    /// What is unavailable, in words that anybody may read.
+    /// What is unavailable, in words that clients may read.
     pub detail: &'static str,
 }
 
 impl From<Duration> for Unavailable {
-    /// With nothing more particular to say than `retry_after`.
+    /// Returns one without a specific detail.
     fn from(retry_after: Duration) -> Self {
         Self {
             retry_after,
@@ -327,7 +408,7 @@ impl From<Duration> for Unavailable {
 }
 
 impl Unavailable {
-    /// The response that says so.
+    /// Returns the response.
     pub fn into_response(self) -> Response {
         let mut response = Problem::from(ProblemType::AuthenticationUnavailable)
             .with_detail(self.detail)
@@ -359,14 +440,14 @@ impl ApiResponse for Unavailable {
     }
 }
 
-/// 405 with the methods that the path does support (RFC 9110 section 15.5.6).
+/// Returns a 405 with the methods that the path supports (RFC 9110 section 15.5.6).
 pub fn method_not_allowed(allow: &HeaderValue) -> Response {
     let mut response = Problem::from(ProblemType::MethodNotAllowed).into_response();
     response.headers_mut().insert(ALLOW, allow.clone());
     response
 }
 
-/// A route that answers 405 with `allow` to the methods that it lacks.
+/// Returns the route with a 405 with `allow` for the methods that it lacks.
 #[cfg(feature = "server")]
 pub(crate) fn allowing(allow: &'static str, route: RouteMethod) -> impl Endpoint {
     let allow = HeaderValue::from_static(allow);
@@ -374,25 +455,151 @@ pub(crate) fn allowing(allow: &'static str, route: RouteMethod) -> impl Endpoint
         .catch_error(move |_: MethodNotAllowedError| std::future::ready(method_not_allowed(&allow)))
 }
 
-/// Turns any error of the framework into a problem. A response that an error carries with it, such as that of a refusal,
-/// goes out unchanged.
+/// Makes a problem of any error, with the status that the handler or the framework chose.
+///
+/// A response that the error carries goes out unchanged, such as that of a [`Problem`]. Otherwise only the status goes out, and
+/// what poem-openapi says about a request that does not match the document: the parameter or member at fault if its error
+/// names it, otherwise the schema, never the value. The text of an error never goes out, because the text of a handler cannot
+/// be told from that of a database; a handler that wants its text to be read returns a [`Problem`].
+///
+/// A status without a problem type of its own has the type `about:blank` (RFC 9457 section 4.2.1).
 pub fn from_error(error: poem::Error) -> Response {
+    static FAILED: LazyLock<Sampler> = LazyLock::new(|| Sampler::new(Arc::new(SystemClock::new())));
     if error.is_from_response() {
         return error.into_response();
     }
-    let message = error.to_string();
+    let status = error.status();
+    let detail = describe(&error);
+    let message = status.is_server_error().then(|| error.to_string());
     let response = error.into_response();
     if response.content_type() == Some(CONTENT_TYPE_PROBLEM) {
         return response;
     }
-    let problem_type = ProblemType::of_status(response.status());
-    if problem_type == ProblemType::InternalError {
-        tracing::error!(error = message, "a handler failed");
+    if let Some(message) = message {
+        FAILED.log(Line::FailedHandler, &message);
     }
-    Problem::from(problem_type).into_response()
+    if !status.is_client_error() && !status.is_server_error() {
+        let mut bare = Response::builder().status(status).finish();
+        bare.headers_mut().extend(
+            response
+                .headers()
+                .get(LOCATION)
+                .map(|value| (LOCATION, value.clone())),
+        );
+        return bare;
+    }
+    let mut problem = Problem::from_status(status);
+    if let Some(detail) = detail {
+        problem = problem.with_detail(detail);
+    }
+    let mut with_problem = problem.into_response();
+    for name in KEPT_HEADERS {
+        for value in response.headers().get_all(&name) {
+            with_problem.headers_mut().append(&name, value.clone());
+        }
+    }
+    with_problem
 }
 
-/// Turns a panic into a problem. What it said was printed by the panic hook and goes no further.
+/// Headers of an error's own response that belong to its status, and stay.
+const KEPT_HEADERS: [HeaderName; 3] = [ALLOW, RETRY_AFTER, WWW_AUTHENTICATE];
+
+/// Names what does not match the document, if the error says so, and never quotes it.
+fn describe(error: &poem::Error) -> Option<String> {
+    if let Some(error) = error.downcast_ref::<ParseParamError>() {
+        return Some(parameter_detail(error.name));
+    }
+    if let Some(error) = error.downcast_ref::<ParsePathError>() {
+        // Only the path that was declared has the name.
+        return Some(match path_parameter_position(error.name) {
+            Some(position) => format!(
+                "Parameter {} of the path does not match the document.",
+                position + 1
+            ),
+            None => parameter_detail(error.name),
+        });
+    }
+    if let Some(error) = error.downcast_ref::<ParseRequestPayloadError>() {
+        return Some(payload_detail(&error.reason));
+    }
+    if let Some(error) = error.downcast_ref::<ParseMultipartError>() {
+        return Some(payload_detail(&error.reason));
+    }
+    None
+}
+
+/// Says that a parameter is at fault. Its name is that of the document.
+pub(crate) fn parameter_detail(name: &str) -> String {
+    format!("The parameter `{name}` is missing or does not match the document.")
+}
+
+/// Returns the position of a path parameter, counted from zero: poem-openapi calls them `param0`, `param1` and so on.
+pub(crate) fn path_parameter_position(name: &str) -> Option<usize> {
+    name.strip_prefix("param")?.parse().ok()
+}
+
+/// Says what of a body is at fault.
+///
+/// poem-openapi has only a text, which may quote what the client sent. Names are taken only from the places where the
+/// framework alone writes (`poem_openapi::types::ParseError`), and only if they have the form of a name:
+/// - `failed to parse "SCHEMA": field `MEMBER` verification failed. …`
+/// - `failed to parse "SCHEMA": …`, where a member of any name may have been quoted in the rest
+/// - `Type "SCHEMA" expects an input value.`, perhaps with ` (occurred while parsing "OUTER SCHEMA")`
+/// - `Expected input type "SCHEMA", found VALUE.`, perhaps with the same: the end is the framework's, because a full stop
+///   follows the value
+/// - `field `MEMBER` verification failed. …`, of a form
+fn payload_detail(reason: &str) -> String {
+    let (schema, member) = if let Some(rest) = reason.strip_prefix("failed to parse \"") {
+        let (schema, message) = rest.split_once("\": ").unwrap_or((rest, ""));
+        (name(schema), failed_member(message))
+    } else if let Some(rest) = reason
+        .strip_prefix("Expected input type \"")
+        .or(reason.strip_prefix("Type \""))
+    {
+        let outer = reason
+            .strip_suffix("\")")
+            .and_then(|rest| rest.rsplit_once("(occurred while parsing \""))
+            .map(|(_, schema)| schema);
+        // The outermost schema is the one of the body.
+        let expected = rest.split('"').next();
+        (outer.or(expected).and_then(name), None)
+    } else {
+        (None, failed_member(reason))
+    };
+    match (member, schema) {
+        (Some(member), Some(schema)) => {
+            format!(
+                "The member `{member}` of the request body does not match the schema `{schema}`."
+            )
+        }
+        (Some(member), None) => {
+            format!("The member `{member}` of the request body does not match the document.")
+        }
+        (None, Some(schema)) => format!("The request body does not match the schema `{schema}`."),
+        (None, None) => {
+            "The request body cannot be parsed, or does not match the document.".to_owned()
+        }
+    }
+}
+
+/// Returns the member that a validator rejected.
+fn failed_member(message: &str) -> Option<&str> {
+    let (member, rest) = message.strip_prefix("field `")?.split_once('`')?;
+    rest.starts_with(" verification failed. ")
+        .then(|| name(member))
+        .flatten()
+}
+
+/// Returns the text if it has the form of a name in a document.
+fn name(text: &str) -> Option<&str> {
+    let is_name = (1..=64).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    is_name.then_some(text)
+}
+
+/// Makes a problem of a panic. The panic hook has reported its message, which goes no further.
 pub fn from_panic() -> Response {
     Problem::from(ProblemType::InternalError).into_response()
 }

@@ -22,7 +22,7 @@ use operations::Operations;
 use tokio::net::TcpListener;
 
 use crate::{
-    api::{self, Document, WEBHOOK_PATH},
+    api::{self, Document, RouteConflict, WEBHOOK_PATH},
     clock::{Clock, SystemClock},
     config::Config,
     dev, docs,
@@ -46,6 +46,9 @@ pub enum StartError {
     /// Sessions cannot be verified.
     #[error(transparent)]
     Hanko(#[from] BuildError),
+    /// Two operations have the same route.
+    #[error(transparent)]
+    Routes(#[from] RouteConflict),
     /// `REVOCATION_STORE_URL` is not that of a store.
     #[error("REVOCATION_STORE_URL is {0}")]
     RevocationStore(#[from] RedisStoreError),
@@ -57,9 +60,9 @@ pub enum StartError {
 /// An API that listens and is not served yet.
 pub struct Server {
     listener: TcpListener,
+    edge: Edge,
     address: SocketAddr,
     public_url: String,
-    trusted_origins: Vec<String>,
     config: Config,
     hanko: Hanko,
     local_hanko: Option<Arc<LocalHanko>>,
@@ -117,22 +120,23 @@ impl Server {
         let listener = listen::listen(address).map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
         let public_url = config.http.public_url(address.port());
-        let trusted_origins = config.http.trusted_origins(&public_url);
         let mut builder = config
             .hanko
             .builder(tenant)
-            .trusted_origins(trusted_origins.clone())
+            .trusted_origins(config.http.trusted_origins(&public_url))
+            .trust_loopback_origins(local_hanko.is_some())
             .clock(Arc::clone(&clock));
         if let Some(url) = &config.revocation.store_url {
             let store = RedisStore::start(url, Arc::clone(&clock))?;
             builder = builder.revocation_store(Arc::new(store));
         }
         let hanko = builder.build()?;
+        let edge = edge(hanko.clone(), &public_url, local_hanko.clone())?;
         Ok(Self {
             listener,
+            edge,
             address,
             public_url,
-            trusted_origins,
             config,
             hanko,
             local_hanko,
@@ -148,6 +152,11 @@ impl Server {
     /// By which URL clients reach it.
     pub fn public_url(&self) -> &str {
         &self.public_url
+    }
+
+    /// The configuration that it was bound with.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// What authenticates its requests.
@@ -169,30 +178,26 @@ impl Server {
             hanko = %self.hanko.tenant(),
             "listening"
         );
-        let edge = edge(self.hanko, &self.public_url, self.local_hanko);
         let config = &self.config.http;
         let max_connections = listen::max_connections(config.max_connections);
         let limits = Limits::new(config, max_connections, self.clock);
-        listen::serve(
-            self.listener,
-            edge,
-            &self.trusted_origins,
-            Arc::new(limits),
-            config,
-            shutdown,
-        )
-        .await;
+        listen::serve(self.listener, self.edge, Arc::new(limits), config, shutdown).await;
         tracing::info!("stopped");
     }
 }
 
 /// The API and the pages beside it. `local_hanko` adds the sign-in page of `dev`.
-fn edge(hanko: Hanko, public_url: &str, local_hanko: Option<Arc<LocalHanko>>) -> Edge {
+fn edge(
+    hanko: Hanko,
+    public_url: &str,
+    local_hanko: Option<Arc<LocalHanko>>,
+) -> Result<Edge, RouteConflict> {
     let service = api::service(api::operations(), public_url);
     let document = Document::new(&service, hanko.cookie_name());
     let mut pages = docs::add_pages(Pages::default(), &document, api::TITLE, public_url);
     if let Some(local_hanko) = local_hanko {
         pages = dev::add_pages(pages, local_hanko);
     }
-    Edge::new(hanko, Operations::new(api::operations(), service), pages)
+    let operations = Operations::new(api::operations(), service)?;
+    Ok(Edge::new(hanko, operations, pages))
 }

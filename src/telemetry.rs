@@ -1,27 +1,159 @@
-//! Installs the log. Everybody else only emits events.
+//! Installs the log. All other modules only emit events.
 
-use std::io;
+mod writer;
 
-use tracing::{Metadata, level_filters::LevelFilter};
-use tracing_subscriber::{
-    EnvFilter, Layer, filter::FilterFn, fmt::MakeWriter, layer::SubscriberExt, registry::LookupSpan,
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    fmt::Display,
+    io::{self, Write as _},
+    panic,
+    sync::{Arc, LazyLock, OnceLock},
+    thread,
+    time::Duration,
 };
 
-use crate::config::{LogFormat, TelemetryConfig};
+use serde_json::json;
+use tracing::{Metadata, level_filters::LevelFilter};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::FilterFn,
+    fmt::{
+        MakeWriter,
+        format::Writer,
+        time::{FormatTime, SystemTime},
+    },
+    layer::SubscriberExt,
+    registry::LookupSpan,
+};
+use writer::LogWriter;
 
-/// Libraries that print what they read from the wire, session tokens included, below this level.
+use crate::{
+    clock::SystemClock,
+    config::{LogFormat, TelemetryConfig},
+    sampling::{Line, Sampler},
+};
+
+/// Libraries that log what they read from the wire, including session tokens, below this level.
 const WIRE_TARGETS: [&str; 4] = ["h2", "hyper", "hyper_util", "reqwest"];
 const WIRE_LEVEL: LevelFilter = LevelFilter::INFO;
+/// A client makes these log a warning per connection. `RUST_LOG` can name them to see the warnings.
+const QUIET_TARGETS: &str = "h2=error,hyper=error,hyper_util=error";
+/// How long the end of the process may be delayed by whoever reads the log.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Installs the log of this process: to standard error, as configured.
-///
-/// # Errors
-/// Where a log is installed already.
-pub fn install(config: &TelemetryConfig) -> Result<(), tracing::dispatcher::SetGlobalDefaultError> {
-    tracing::subscriber::set_global_default(subscriber(config, io::stderr))
+/// The format of what this process writes to standard error, once it is known.
+static FORMAT: OnceLock<LogFormat> = OnceLock::new();
+/// What writes to standard error, once it is installed.
+static WRITER: OnceLock<LogWriter> = OnceLock::new();
+
+/// Why the log cannot be installed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InstallError {
+    /// The process has a log already.
+    #[error("a log is installed already")]
+    AlreadyInstalled,
+    /// There can be no thread that writes it.
+    #[error("the log cannot be written: {0}")]
+    Thread(#[from] io::Error),
 }
 
-/// The log, written to `writer`.
+/// Installs the log of this process, to standard error, as configured. Panics are logged too.
+///
+/// Log output never blocks: if nobody reads standard error, lines are dropped, and their count is logged when there is room
+/// again.
+///
+/// # Errors
+/// [`InstallError`]
+pub fn install(config: &TelemetryConfig) -> Result<(), InstallError> {
+    let writer = LogWriter::start(io::stderr())?;
+    tracing::subscriber::set_global_default(subscriber(config, writer.clone()))
+        .map_err(|_| InstallError::AlreadyInstalled)?;
+    set_format(config.format);
+    // The subscriber of this process was set just now, for the first time.
+    let _ = WRITER.set(writer);
+    panic::set_hook(Box::new(report_panic));
+    Ok(())
+}
+
+/// Sets the format of [`report`] before the log is installed.
+pub(crate) fn set_format(format: LogFormat) {
+    let _ = FORMAT.set(format);
+}
+
+/// Writes an error to standard error in the format of the log, whatever `RUST_LOG` says. A closed standard error is ignored.
+pub(crate) fn report(error: impl Display) {
+    let line = match FORMAT.get() {
+        Some(LogFormat::Json) => {
+            let mut timestamp = String::new();
+            let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
+            let line = json!({
+                "timestamp": timestamp,
+                "level": "ERROR",
+                "message": error.to_string(),
+                "target": env!("CARGO_CRATE_NAME"),
+            });
+            format!("{line}\n")
+        }
+        _ => format!("error: {error}\n"),
+    };
+    let _ = match WRITER.get() {
+        Some(writer) => writer.clone().write_all(line.as_bytes()),
+        None => io::stderr().write_all(line.as_bytes()),
+    };
+}
+
+/// Waits until the installed log has been written, at most a second. Call it before the process ends.
+pub fn flush() {
+    if let Some(writer) = WRITER.get() {
+        writer.flush(FLUSH_TIMEOUT);
+    }
+}
+
+/// Reports a panic in the format of the log. A client may be able to cause it again and again.
+fn report_panic(info: &panic::PanicHookInfo<'_>) {
+    static PANICS: LazyLock<Sampler> = LazyLock::new(|| Sampler::new(Arc::new(SystemClock::new())));
+    let message = info
+        .payload_as_str()
+        .map_or_else(|| "no message".to_owned(), without_tokens);
+    let location = info
+        .location()
+        .map_or_else(String::new, |location| format!(" at {location}"));
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        let text = format_args!("panicked{location}: {message}\n{backtrace}");
+        PANICS.log(Line::Panic, &text);
+    } else {
+        PANICS.log(Line::Panic, &format_args!("panicked{location}: {message}"));
+    }
+    // The process ends without another chance to flush.
+    if thread::current().name() == Some("main") {
+        flush();
+    }
+}
+
+/// Replaces whatever looks like a token: a panic may quote what a client sent. The header of a JWT is a JSON object, which
+/// begins with `eyJ` in base64url if nothing but a name follows its brace.
+fn without_tokens(text: &str) -> String {
+    const START: &str = "eyJ";
+    let mut shown = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find(START) {
+        shown.push_str(&rest[..start]);
+        shown.push_str("[token]");
+        let token = &rest[start..];
+        let end = token
+            .find(|character: char| {
+                !character.is_ascii_alphanumeric() && !"-_.".contains(character)
+            })
+            .unwrap_or(token.len());
+        rest = &token[end..];
+    }
+    shown.push_str(rest);
+    shown
+}
+
+/// Returns the log, written to `writer`.
 pub fn subscriber<W>(
     config: &TelemetryConfig,
     writer: W,
@@ -29,9 +161,11 @@ pub fn subscriber<W>(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
+    // A later directive for the same target replaces an earlier one.
+    let filter = EnvFilter::new(format!("{QUIET_TARGETS},{}", config.filter));
     tracing_subscriber::registry()
         .with(layer(config.format, writer).with_filter(FilterFn::new(never_shows_the_wire)))
-        .with(EnvFilter::new(&config.filter))
+        .with(filter)
 }
 
 fn layer<S, W>(format: LogFormat, writer: W) -> Box<dyn Layer<S> + Send + Sync>
@@ -39,7 +173,10 @@ where
     S: tracing::Subscriber + for<'a> LookupSpan<'a>,
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        // They would be written to standard error as text, and panic if it is closed.
+        .log_internal_errors(false);
     match format {
         LogFormat::Text => layer.with_ansi(false).boxed(),
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
@@ -49,4 +186,18 @@ where
 fn never_shows_the_wire(metadata: &Metadata<'_>) -> bool {
     let root = metadata.target().split("::").next().unwrap_or_default();
     !WIRE_TARGETS.contains(&root) || *metadata.level() <= WIRE_LEVEL
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_cut_out_of_panics() {
+        assert_eq!(
+            without_tokens("called `unwrap()`: \"eyJhbGciOiJSUzI1NiJ9.e30.c2ln\" and eyJh"),
+            "called `unwrap()`: \"[token]\" and [token]"
+        );
+        assert_eq!(without_tokens("eye of the storm"), "eye of the storm");
+    }
 }

@@ -9,10 +9,10 @@ use crate::{
 };
 use poem_openapi::types::ToJSON;
 
-/// The name of the header `X-Request-Id` among the components.
+/// The name of the component for the header `X-Request-Id`.
 const REQUEST_ID_COMPONENT: &str = "RequestId";
 
-/// How the document is written.
+/// The format of the document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DocumentFormat {
     /// `application/json`
@@ -26,24 +26,23 @@ pub enum DocumentFormat {
 /// Its style is the one that openapi-typescript, openapi-generator, openapi-python-client and progenitor all accept:
 /// OpenAPI 3.0 (progenitor reads no 3.1), one success type per operation, plain `application/json` (openapi-python-client
 /// and openapi-fetch look the media type up by its exact name), an explicit problem body for each error status, and neither
-/// `default` nor an error without a body (progenitor wants one error type per operation). `tests/clients/run` holds it to
-/// that. One thing is not bent to: errors are `application/problem+json`, as they go out, though progenitor gives types to
-/// `application/json` only and wants the one replaced by the other before it generates.
+/// `default` nor an error without a body (progenitor needs one error type per operation). `tests/clients/run` tests that.
+/// There is one exception: errors are `application/problem+json`, as they are sent, although progenitor supports
+/// `application/json` only, so that one must be replaced by the other before it generates.
 #[derive(Clone, Debug)]
 pub struct Document(Value);
 
 impl Document {
-    /// The document of `service`, whose session cookie is called `cookie_name`.
+    /// Creates the document of `service`, whose session cookie is called `cookie_name`.
     ///
     /// # Panics
-    /// Where Poem writes something other than JSON, which it does not.
+    /// If Poem writes something other than JSON, which it does not.
     pub fn new<A: OpenApi>(service: &OpenApiService<A, ()>, cookie_name: &str) -> Self {
         let mut document: Value =
             serde_json::from_str(&service.spec()).expect("Poem writes the document as JSON");
         document["components"]["securitySchemes"][COOKIE_SCHEME]["name"] = json!(cookie_name);
         for operation in operations_mut(&mut document) {
-            // Without a list of its own an operation takes the document's, and generators differ in what they make of
-            // neither having one.
+            // Generators disagree about an operation without a list of its own if the document has none either.
             operation
                 .entry("security")
                 .or_insert_with(|| Value::Array(Vec::new()));
@@ -61,10 +60,10 @@ impl Document {
         Self(document)
     }
 
-    /// The text of the document, ending in a line feed.
+    /// Returns the text of the document, which ends in a line feed.
     ///
     /// # Panics
-    /// Where JSON cannot be written to memory, which it can.
+    /// If JSON cannot be written to memory, which it can.
     pub fn to_text(&self, format: DocumentFormat) -> String {
         match format {
             DocumentFormat::Json => {
@@ -89,7 +88,7 @@ fn operations_mut(document: &mut Value) -> impl Iterator<Item = &mut Map<String,
         .filter_map(Value::as_object_mut)
 }
 
-/// Declares what every response has, and drops what Poem writes without need.
+/// Declares the headers that every response has, and removes empty members that Poem writes.
 fn tidy_responses(operation: &mut Map<String, Value>) {
     let responses = operation["responses"].as_object_mut();
     for response in responses.into_iter().flat_map(|map| map.values_mut()) {
@@ -114,12 +113,12 @@ fn tidy_responses(operation: &mut Map<String, Value>) {
     }
 }
 
-/// Writes what schemas mean in the way that generators read it.
+/// Rewrites schemas so that generators understand them.
 fn tidy_schemas(value: &mut Value) {
     match value {
         Value::Array(values) => values.iter_mut().for_each(tidy_schemas),
         Value::Object(schema) => {
-            // Poem bounds integers by floating point numbers.
+            // Poem writes the bounds of integers as floating point numbers.
             for bound in ["minimum", "maximum"] {
                 let number = schema.get(bound).and_then(Value::as_f64);
                 if let Some(number) = number.filter(|number| number.fract() == 0.0) {
@@ -127,8 +126,8 @@ fn tidy_schemas(value: &mut Value) {
                     schema.insert(bound.to_owned(), json!(number as i64));
                 }
             }
-            // Poem says the description of a reference twice: beside `allOf`, where it belongs, and as a second schema
-            // in it, of which generators make an intersection with an empty type.
+            // Poem writes the description of a reference beside `allOf`, where it belongs, and again as a second schema in
+            // it, from which generators make an intersection with an empty type.
             let description = schema.get("description").cloned();
             if let Some(all_of) = schema.get_mut("allOf").and_then(Value::as_array_mut) {
                 all_of.retain(|part| {
@@ -141,7 +140,7 @@ fn tidy_schemas(value: &mut Value) {
     }
 }
 
-/// Shows, at every error response, the problems that it may carry.
+/// Adds to every error response an example of each problem that it may contain.
 fn add_examples(operation: &mut Map<String, Value>) {
     let is_authenticated = operation["security"]
         .as_array()
@@ -153,7 +152,7 @@ fn add_examples(operation: &mut Map<String, Value>) {
     for (status, response) in responses {
         let content = &mut response["content"][CONTENT_TYPE_PROBLEM];
         if !content.is_object() {
-            // Indexing has put `null` there.
+            // Indexing has inserted `null`.
             if let Some(content) = response["content"].as_object_mut() {
                 content.remove(CONTENT_TYPE_PROBLEM);
             }

@@ -1,34 +1,20 @@
-//! What all operations have in common, said in one place.
+//! Documents the errors that all operations have in common.
 
 use std::collections::HashMap;
 
-use poem::{
-    EndpointExt,
-    endpoint::{BoxEndpoint, make_sync},
-    http::{HeaderValue, Method},
-};
+use poem::{endpoint::BoxEndpoint, http::Method};
 use poem_openapi::{
     OpenApi,
     registry::{MetaApi, MetaOperation, Registry},
 };
 
-use crate::problem::{self, Problem, ProblemType};
+use crate::problem::{Problem, ProblemType};
 
-/// The methods that a path is asked for in practice. `HEAD` is answered wherever `GET` is; `OPTIONS` belongs to CORS.
-const METHODS: [Method; 6] = [
-    Method::GET,
-    Method::POST,
-    Method::PUT,
-    Method::PATCH,
-    Method::DELETE,
-    Method::TRACE,
-];
-
-/// Wraps an API so that each of its operations documents the errors it can answer, and each of its paths answers 405 with
-/// `Allow` to methods that it lacks.
+/// Wraps an API so that each of its operations documents the errors of authentication and of reading the request. Routes are
+/// left as they are, so that wrapped APIs can be combined in any order.
 ///
-/// Poem documents only what a handler's return type names, and an extractor's errors are not in it. With this the
-/// handlers go on returning `Json<T>`.
+/// Poem documents only what a handler's return type names, which does not include the errors of an extractor. With this
+/// wrapper, handlers still return `Json<T>`.
 pub struct Documented<A>(A);
 
 impl<A: OpenApi> Documented<A> {
@@ -63,28 +49,8 @@ impl<A: OpenApi> OpenApi for Documented<A> {
     }
 
     fn add_routes(self, routes: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {
-        let mut own = HashMap::new();
-        self.0.add_routes(&mut own);
-        for (path, mut methods) in own {
-            let allow = allow(methods.keys());
-            for method in METHODS {
-                let allow = allow.clone();
-                methods.entry(method).or_insert_with(|| {
-                    make_sync(move |_| problem::method_not_allowed(&allow)).boxed()
-                });
-            }
-            routes.entry(path).or_default().extend(methods);
-        }
+        self.0.add_routes(routes);
     }
-}
-
-fn allow<'a>(methods: impl Iterator<Item = &'a Method>) -> HeaderValue {
-    let mut methods: Vec<&str> = methods.map(Method::as_str).collect();
-    if methods.contains(&"GET") && !methods.contains(&"HEAD") {
-        methods.push("HEAD");
-    }
-    methods.sort_unstable();
-    HeaderValue::try_from(methods.join(", ")).unwrap_or(HeaderValue::from_static(""))
 }
 
 fn problems_of(operation: &MetaOperation) -> Vec<ProblemType> {
@@ -117,7 +83,7 @@ fn problems_of(operation: &MetaOperation) -> Vec<ProblemType> {
     problems
 }
 
-/// Adds the response of a problem type, unless the operation has documented that status itself.
+/// Adds the response of a problem type, unless the operation documents that status itself.
 fn document(operation: &mut MetaOperation, problem_type: ProblemType) {
     let status = problem_type.status().as_u16();
     let responses = &mut operation.responses.responses;

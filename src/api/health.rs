@@ -213,7 +213,9 @@ struct ReadinessProblem {
     status: u16,
     /// What is missing.
     detail: String,
-    components: Components,
+    /// Absent if the service is too busy to check them.
+    #[oai(skip_serializing_if_is_none)]
+    components: Option<Components>,
 }
 
 /// The response of a service that cannot verify sessions.
@@ -232,7 +234,7 @@ impl From<NotReady> for poem::Error {
             title: ProblemType::AuthenticationUnavailable.title().to_owned(),
             status: StatusCode::SERVICE_UNAVAILABLE.as_u16(),
             detail,
-            components,
+            components: Some(components),
         };
         let mut response = Unavailable::from(READINESS_RETRY).into_response();
         response.set_body(problem.to_json_string());

@@ -42,11 +42,25 @@ impl Example for HankoWebhook {
 struct SignedBody(Bytes);
 
 impl SignedBody {
-    async fn read(body: Body) -> poem::Result<Self> {
+    async fn from_parts(request: &Request, body: &mut RequestBody) -> Result<Self, ProblemType> {
+        let is_json = request.content_type().is_some_and(|content_type| {
+            let essence = content_type.split(';').next().unwrap_or_default();
+            essence.trim().eq_ignore_ascii_case("application/json")
+        });
+        if !is_json {
+            return Err(ProblemType::UnsupportedMediaType);
+        }
+        let announced = request
+            .header(header::CONTENT_LENGTH)
+            .and_then(|length| length.parse::<usize>().ok());
+        if announced.is_some_and(|length| length > MAX_BODY_BYTES) {
+            return Err(ProblemType::ContentTooLarge);
+        }
+        let body: Body = body.take().map_err(|_| ProblemType::InternalError)?;
         match body.into_bytes_limit(MAX_BODY_BYTES).await {
             Ok(bytes) => Ok(Self(bytes)),
-            Err(ReadBodyError::PayloadTooLarge) => Err(problem(ProblemType::ContentTooLarge)),
-            Err(_) => Err(problem(ProblemType::BadRequest)),
+            Err(ReadBodyError::PayloadTooLarge) => Err(ProblemType::ContentTooLarge),
+            Err(_) => Err(ProblemType::BadRequest),
         }
     }
 }
@@ -77,20 +91,11 @@ impl<'a> ApiExtractor<'a> for SignedBody {
         body: &mut RequestBody,
         _options: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        let is_json = request.content_type().is_some_and(|content_type| {
-            let essence = content_type.split(';').next().unwrap_or_default();
-            essence.trim().eq_ignore_ascii_case("application/json")
-        });
-        if !is_json {
-            return Err(problem(ProblemType::UnsupportedMediaType));
+        let outcome = Self::from_parts(request, body).await;
+        if let (Err(problem_type), Some(hanko)) = (&outcome, request.data::<Hanko>()) {
+            hanko.reject_webhook_body(problem_type.title());
         }
-        let announced = request
-            .header(header::CONTENT_LENGTH)
-            .and_then(|length| length.parse::<usize>().ok());
-        if announced.is_some_and(|length| length > MAX_BODY_BYTES) {
-            return Err(problem(ProblemType::ContentTooLarge));
-        }
-        Self::read(body.take()?).await
+        outcome.map_err(problem)
     }
 }
 

@@ -4,23 +4,23 @@ use poem::http::HeaderValue;
 
 use crate::jose::TokenError;
 
-/// What the client is told about the credentials it sent, or did not send.
+/// What the client is told about its credentials.
 ///
-/// Nothing of the request enters a challenge, so that none can be injected into.
+/// A challenge contains nothing of the request, so nothing can be injected into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Challenge {
-    /// No credentials were sent: no error code is due (RFC 6750 section 3.1).
+    /// No credentials were sent: there is no error code (RFC 6750 section 3.1).
     Bearer,
-    /// The request cannot be read as one with credentials.
+    /// The credentials of the request are ambiguous.
     InvalidRequest,
     /// The token is not valid.
     InvalidToken(TokenError),
-    /// The token is of a session that has ended.
+    /// The session of the token has ended.
     SessionEnded,
 }
 
 impl Challenge {
-    /// The value of the header.
+    /// Returns the value of the header.
     pub fn header_value(self) -> HeaderValue {
         match self {
             Self::Bearer => HeaderValue::from_static("Bearer"),
@@ -31,7 +31,7 @@ impl Challenge {
                 r#"Bearer error="invalid_token", error_description="the session has ended""#,
             ),
             Self::InvalidToken(error) => {
-                // `"` and `\` may not be in an `error_description` (RFC 6750 section 3), and are in none.
+                // No message of a token error contains `"` or `\`, which RFC 6750 section 3 excludes here.
                 HeaderValue::try_from(format!(
                     r#"Bearer error="invalid_token", error_description="{error}""#
                 ))

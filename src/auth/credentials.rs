@@ -1,4 +1,4 @@
-//! The session token that a request carries, if it is clear which one is meant.
+//! The session token of a request.
 
 use poem::http::{
     HeaderMap, HeaderValue, Method,
@@ -8,12 +8,11 @@ use poem::http::{
 use super::rejection::Rejection;
 use crate::hanko::Hanko;
 
-/// A session token as it was sent. Nothing is known of it yet.
+/// A session token as it was sent, not verified.
 pub(super) struct Credentials<'a>(&'a [u8]);
 
 impl<'a> Credentials<'a> {
-    /// Takes the token out of a request: that of a Bearer header if there is one, only else that of the cookie. `None`
-    /// where the request carries neither.
+    /// Extracts the token of a Bearer header if there is one, otherwise that of the cookie. Returns `None` if there is neither.
     pub(super) fn from_request(
         method: &Method,
         headers: &'a HeaderMap,
@@ -37,48 +36,48 @@ impl<'a> Credentials<'a> {
     }
 }
 
-/// The token of an `Authorization: Bearer` header (RFC 6750 section 2.1). Another scheme is no concern of ours.
+/// Returns the token of an `Authorization: Bearer` header (RFC 6750 section 2.1). Other schemes are ignored.
 fn bearer_token(headers: &HeaderMap) -> Result<Option<&[u8]>, Rejection> {
     let Some(value) = single(headers.get_all(AUTHORIZATION).iter())? else {
         return Ok(None);
     };
-    // HTTP/1 parsers take the white space around a value away; HTTP/2 leaves it (RFC 9110 section 5.5).
+    // HTTP/1 parsers remove white space around a value, HTTP/2 does not (RFC 9110 section 5.5).
     let value = value.as_bytes().trim_ascii();
     let scheme_length = value
         .iter()
-        .position(|octet| !is_token_octet(*octet))
+        .position(|byte| !is_token_byte(*byte))
         .unwrap_or(value.len());
     let (scheme, token) = value.split_at(scheme_length);
     if !scheme.eq_ignore_ascii_case(b"Bearer") {
         return Ok(None);
     }
-    // `1*SP` stands between scheme and token (RFC 9110 section 11.4).
-    let spaces = token.iter().take_while(|octet| **octet == b' ').count();
+    // Scheme and token are separated by `1*SP` (RFC 9110 section 11.4).
+    let spaces = token.iter().take_while(|byte| **byte == b' ').count();
     Ok(Some(&token[spaces..]))
 }
 
-/// `tchar` (RFC 9110 section 5.6.2), of which the name of a scheme is made.
-fn is_token_octet(octet: u8) -> bool {
-    octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet)
+/// Whether this is a `tchar` (RFC 9110 section 5.6.2), of which the name of a scheme consists.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// The value of the cookie called `name` (RFC 6265 section 4.2.1), over all `Cookie` headers: HTTP/2 may split it
-/// (RFC 9113 section 8.2.3).
+/// Returns the value of the cookie called `name` (RFC 6265 section 4.2.1) in all `Cookie` headers: HTTP/2 may split the
+/// header (RFC 9113 section 8.2.3).
 fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, Rejection> {
     let values = headers
         .get_all(COOKIE)
         .iter()
-        .flat_map(|header| header.as_bytes().split(|octet| *octet == b';'))
+        .flat_map(|header| header.as_bytes().split(|byte| *byte == b';'))
         .filter_map(|pair| {
             let pair = pair.trim_ascii();
-            let equals = pair.iter().position(|octet| *octet == b'=')?;
+            let equals = pair.iter().position(|byte| *byte == b'=')?;
             let (cookie_name, value) = (&pair[..equals], &pair[equals + 1..]);
             (cookie_name.trim_ascii() == name.as_bytes()).then(|| value.trim_ascii())
         });
     let Some(value) = single(values)? else {
         return Ok(None);
     };
-    // A cookie that was deleted by setting it empty is as good as none.
+    // Some frontends delete a cookie by setting it to nothing.
     if value.is_empty() {
         return Ok(None);
     }
@@ -88,7 +87,7 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, Re
     }))
 }
 
-/// The only item, none, or a refusal where there are several: which one is meant cannot be known.
+/// Returns the only item, or rejects several: it is unknown which one is meant.
 fn single<T>(mut items: impl Iterator<Item = T>) -> Result<Option<T>, Rejection> {
     let first = items.next();
     if items.next().is_some() {
@@ -97,13 +96,13 @@ fn single<T>(mut items: impl Iterator<Item = T>) -> Result<Option<T>, Rejection>
     Ok(first)
 }
 
-/// Whether a page that may act for the user sent this request. A browser attaches the cookie to anybody's form; it also
-/// says, out of reach of scripts, whose form it was (W3C Fetch Metadata, RFC 6454 section 7).
+/// Returns whether a page that may act for the user sent this request. A browser sends the cookie with the forms of any site,
+/// and names that site in headers that scripts cannot set (W3C Fetch Metadata, RFC 6454 section 7).
 pub(crate) fn comes_from_trusted_page(headers: &HeaderMap, hanko: &Hanko) -> bool {
     let sites: Vec<&HeaderValue> = headers.get_all("sec-fetch-site").iter().collect();
     let origins: Vec<&HeaderValue> = headers.get_all(ORIGIN).iter().collect();
     if sites.is_empty() && origins.is_empty() {
-        // Not a browser: nobody else's page can have made it send the cookie.
+        // Not a browser, so no page made it send the cookie.
         return true;
     }
     let is_same_origin = matches!(sites[..], [site] if site == "same-origin" || site == "none");

@@ -1,6 +1,9 @@
 //! The security schemes as handler parameters.
 
-use std::ops::Deref;
+use std::{
+    ops::Deref,
+    sync::{Arc, LazyLock},
+};
 
 use poem::{Request, RequestBody};
 use poem_openapi::{
@@ -9,25 +12,29 @@ use poem_openapi::{
 };
 
 use super::{credentials::Credentials, rejection::Rejection};
-use crate::hanko::{DEFAULT_COOKIE_NAME, Hanko, Session};
+use crate::{
+    clock::SystemClock,
+    hanko::{DEFAULT_COOKIE_NAME, Hanko, Session},
+    sampling::{Line, Sampler},
+};
 
 /// The name of the Bearer scheme in the OpenAPI document.
 pub const BEARER_SCHEME: &str = "bearer";
 /// The name of the cookie scheme in the OpenAPI document.
 pub const COOKIE_SCHEME: &str = "cookie";
 
-/// Requires a session. Put it first among a handler's parameters, so that a request is authenticated before anything
-/// else of it is read.
+/// Requires a session. Make it the first parameter of a handler, so that a request is authenticated before anything else of
+/// it is read.
 ///
 /// The routes need a [`Hanko`] in their data: `.data(hanko)`.
 ///
 /// # Errors
-/// As a parameter it fails with a [`Rejection`].
+/// [`Rejection`]
 #[derive(Clone, Debug)]
 pub struct HankoAuth(Session);
 
 impl HankoAuth {
-    /// The session.
+    /// Returns the session.
     pub fn into_session(self) -> Session {
         self.0
     }
@@ -41,16 +48,16 @@ impl Deref for HankoAuth {
     }
 }
 
-/// Takes a session if there is one. A request **without any credential** is anonymous; one with a bad credential is
-/// refused, as with [`HankoAuth`].
+/// Accepts a session if there is one. A request **without any credential** is anonymous; one with an invalid credential is
+/// rejected, as with [`HankoAuth`].
 ///
 /// # Errors
-/// As a parameter it fails with a [`Rejection`].
+/// [`Rejection`]
 #[derive(Clone, Debug)]
 pub struct OptionalHankoAuth(Option<Session>);
 
 impl OptionalHankoAuth {
-    /// The session, or `None` for an anonymous request.
+    /// Returns the session, or `None` for an anonymous request.
     pub fn session(&self) -> Option<&Session> {
         self.0.as_ref()
     }
@@ -66,7 +73,7 @@ impl OptionalHankoAuth {
 pub struct LiveHankoAuth(Session);
 
 impl LiveHankoAuth {
-    /// The session.
+    /// Returns the session.
     pub fn into_session(self) -> Session {
         self.0
     }
@@ -80,13 +87,15 @@ impl Deref for LiveHankoAuth {
     }
 }
 
-/// Authenticates a request: what [`OptionalHankoAuth`] does, for handlers and middleware of plain Poem. `None` where the
-/// request carries no credential.
+/// Authenticates a request as [`OptionalHankoAuth`] does, for handlers and middleware of plain Poem. Returns `None` if the
+/// request has no credential.
 ///
 /// # Errors
-/// A [`Rejection`], which is also an error that Poem can answer with.
+/// [`Rejection`], which converts into a `poem::Error`.
 pub async fn authenticate(request: &Request) -> Result<Option<Session>, Rejection> {
-    logged(try_authenticate(request).await)
+    try_authenticate(request)
+        .await
+        .inspect_err(|rejection| log(request, rejection))
 }
 
 /// Authenticates a request as [`LiveHankoAuth`] does.
@@ -94,19 +103,19 @@ pub async fn authenticate(request: &Request) -> Result<Option<Session>, Rejectio
 /// # Errors
 /// A [`Rejection`].
 pub async fn authenticate_live(request: &Request) -> Result<Session, Rejection> {
-    logged(try_authenticate_live(request).await)
+    try_authenticate_live(request)
+        .await
+        .inspect_err(|rejection| log(request, rejection))
 }
 
-/// Logs a rejection.
-fn logged<T>(outcome: Result<T, Rejection>) -> Result<T, Rejection> {
-    if let Err(rejection) = &outcome {
-        if *rejection == Rejection::NotConfigured {
-            tracing::error!("{rejection}");
-        } else {
-            tracing::debug!(reason = %rejection, "refused a request");
-        }
+fn log(request: &Request, rejection: &Rejection) {
+    // An application without a `Hanko` has no clock either.
+    static MISCONFIGURED: LazyLock<Sampler> =
+        LazyLock::new(|| Sampler::new(Arc::new(SystemClock::new())));
+    match request.data::<Hanko>() {
+        Some(hanko) => hanko.sampler().log(Line::RejectedRequest, rejection),
+        None => MISCONFIGURED.log(Line::Misconfigured, rejection),
     }
-    outcome
 }
 
 async fn try_authenticate(request: &Request) -> Result<Option<Session>, Rejection> {
@@ -126,13 +135,15 @@ async fn try_authenticate_live(request: &Request) -> Result<Session, Rejection> 
 }
 
 async fn require_session(request: &Request) -> Result<Session, Rejection> {
-    authenticate(request)
-        .await?
-        .ok_or(Rejection::MissingCredentials)
+    authenticate(request).await?.ok_or_else(|| {
+        let rejection = Rejection::MissingCredentials;
+        log(request, &rejection);
+        rejection
+    })
 }
 
-/// Lets a type be a handler parameter that documents both security schemes as alternatives. `derive(SecurityScheme)`
-/// would let a good cookie rescue a bad Bearer token, since it tries every scheme and falls through on any error.
+/// Makes a type a handler parameter that documents both security schemes as alternatives. `derive(SecurityScheme)` tries the
+/// next scheme after any error, so a valid cookie would be used instead of an invalid Bearer token.
 macro_rules! security_scheme {
     ($name:ident, optional: $optional:literal, $authenticate:path) => {
         impl<'a> ApiExtractor<'a> for $name {

@@ -1,4 +1,4 @@
-//! Why a request is refused, and how that is said over HTTP.
+//! Why a request is rejected, and the response to it.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     problem::{Problem, ProblemType, Unavailable},
 };
 
-/// Why a request was not let through. As an error of a handler it becomes a problem response.
+/// Why a request was rejected. As an error of a handler it becomes a problem response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejection {
@@ -25,7 +25,7 @@ pub enum Rejection {
     /// Several `Authorization` headers, or several cookies of the session's name.
     #[error("several credentials were sent")]
     AmbiguousCredentials,
-    /// A cookie came with an unsafe method from a page that is not trusted.
+    /// A page that is not trusted sent the cookie with an unsafe method.
     #[error("a session cookie was sent with a cross-site request")]
     CrossSiteRequest,
     /// The token is not valid.
@@ -34,13 +34,13 @@ pub enum Rejection {
     /// The session has ended, though its token has not expired.
     #[error("the session has ended")]
     SessionEnded,
-    /// Whether the token is valid cannot be known now.
+    /// It is unknown at the moment whether the token is valid.
     #[error("sessions cannot be verified now")]
     Unavailable {
         /// After this time it may be worth trying again.
         retry_after: Duration,
     },
-    /// The program did not put a [`Hanko`](crate::Hanko) into the data of its routes.
+    /// The application did not put a [`Hanko`](crate::Hanko) into the data of its routes.
     #[error("no `Hanko` in the request's data: add `.data(hanko)` to the routes")]
     NotConfigured,
 }

@@ -1,13 +1,13 @@
 use std::fmt;
 
-/// One mistake in the configuration: the variable, its value, what is wrong and how to mend it.
+/// One error in the configuration: the variable, its value, what is wrong and how to fix it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     /// The name of the environment variable.
     pub variable: &'static str,
-    /// Its value, with secrets masked; `None` where it is not set.
+    /// Its value, masked if it might contain a secret; `None` if it is unset.
     pub value: Option<String>,
-    /// What is wrong and how to mend it, to be read after the variable and its value.
+    /// What is wrong and how to fix it, to be read after the variable and its value.
     pub problem: String,
 }
 
@@ -20,7 +20,7 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// All mistakes in the configuration, a line each.
+/// All errors in the configuration, one per line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<ConfigError>);
 

@@ -6,9 +6,9 @@ use std::{
 use url::Url;
 
 use super::reader::{Reader, duration, list, origin, positive_count, positive_duration, size};
+use crate::hanko::is_loopback;
 
 pub(super) const DEFAULT_PORT: u16 = 8000;
-const DEFAULT_ORIGIN: &str = "http://localhost:3000";
 const DEFAULT_MAX_CONNECTIONS: usize = 16 * 1024;
 const DEFAULT_MAX_REQUESTS: usize = 4096;
 const DEFAULT_MAX_REQUEST_BODY: usize = 256 * 1024;
@@ -22,7 +22,7 @@ pub struct HttpConfig {
     pub host: IpAddr,
     /// `PORT`, default `8000`; 0 picks a free one
     pub port: u16,
-    /// `CORS_ALLOWED_ORIGINS`, default `http://localhost:3000`; empty: no cross-origin access
+    /// `CORS_ALLOWED_ORIGINS`, default none
     pub allowed_origins: Vec<String>,
     /// `PUBLIC_URL`, without a trailing slash; default `http://localhost:PORT`, or the address in `HOST` where that is not
     /// `localhost`
@@ -86,7 +86,21 @@ impl HttpConfig {
         })
     }
 
-    /// The origins that may call with credentials: those allowed, and that of `public_url`.
+    /// Returns the allowed origins on loopback, if the service itself is reached elsewhere: whatever listens on that port of
+    /// a user's machine may then act for the user.
+    pub fn stray_loopback_origins(&self, public_url: &str) -> Vec<&str> {
+        let is_local = |url: &str| Url::parse(url).is_ok_and(|url| is_loopback(&url));
+        if is_local(public_url) {
+            return Vec::new();
+        }
+        self.allowed_origins
+            .iter()
+            .map(String::as_str)
+            .filter(|origin| is_local(origin))
+            .collect()
+    }
+
+    /// Returns the origins that may call with credentials: those allowed, and that of `public_url`.
     pub fn trusted_origins(&self, public_url: &str) -> Vec<String> {
         let own = Url::parse(public_url)
             .ok()
@@ -97,12 +111,10 @@ impl HttpConfig {
     }
 }
 
-/// Here an empty value means something: no origin at all.
+/// Reads `CORS_ALLOWED_ORIGINS`. Empty means none, the same as unset.
 fn read_allowed_origins(reader: &mut Reader<'_>) -> Vec<String> {
     const VARIABLE: &str = "CORS_ALLOWED_ORIGINS";
-    let Some(value) = reader.raw(VARIABLE) else {
-        return vec![DEFAULT_ORIGIN.to_owned()];
-    };
+    let value = reader.raw(VARIABLE).unwrap_or_default();
     let mut origins = Vec::new();
     for item in list(&value) {
         match origin(item) {

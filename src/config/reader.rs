@@ -1,10 +1,32 @@
-//! Reads variables one by one and remembers every mistake.
+//! Reads variables one by one and collects the errors.
 
 use std::time::Duration;
 
 use url::Url;
 
-use super::error::{ConfigError, ConfigErrors};
+use super::{
+    error::{ConfigError, ConfigErrors},
+    secret::{mask, mask_url},
+};
+
+/// Variables whose empty value is an error, because the default that it would stand for may be weaker than what was meant:
+/// a check that is off, a longer time in which something withdrawn is accepted, or another origin that is trusted.
+///
+/// For all others an empty value means that the variable is unset. Their defaults weaken nothing: `HOST` is loopback,
+/// `HANKO_ALLOW_HTTP` is false. An empty `CORS_ALLOWED_ORIGINS` allows no origin.
+const NEVER_EMPTY: [&str; 11] = [
+    "HANKO_AUDIENCE",
+    "HANKO_ISSUER",
+    "HANKO_COOKIE_NAME",
+    "HANKO_SESSION_MODE",
+    "SESSION_CACHE_TTL",
+    "SESSION_MAX_STALE",
+    "JWT_LEEWAY",
+    "JWKS_CACHE_MAX_AGE",
+    "JWKS_MAX_STALE",
+    "REVOCATION_STORE_URL",
+    "PUBLIC_URL",
+];
 
 /// Returns the value of a variable that is set.
 pub type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
@@ -22,23 +44,34 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The value of a variable, without surrounding white space, even if it is empty.
+    /// Returns the value of a variable, without surrounding white space, even if it is empty.
     pub(super) fn raw(&self, variable: &str) -> Option<String> {
         (self.lookup)(variable).map(|value| value.trim().to_owned())
     }
 
-    /// Reads a variable with `parse`. `None` where it is unset, empty, or wrong: then the mistake is remembered.
+    /// Reads a variable with `parse`. Returns `None` if it is unset or empty, or if there is an error, which is collected.
     pub(super) fn optional<T>(
         &mut self,
         variable: &'static str,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
-        let value = self.raw(variable).filter(|value| !value.is_empty())?;
+        let value = self.raw(variable)?;
+        if value.is_empty() {
+            if NEVER_EMPTY.contains(&variable) {
+                self.wrong(
+                    variable,
+                    "",
+                    "must not be empty, because its default may weaken a check: give it a value or remove it",
+                );
+            }
+            return None;
+        }
         parse(&value)
             .map_err(|problem| self.wrong(variable, &value, problem))
             .ok()
     }
 
+    /// The same, with a default.
     pub(super) fn or<T>(
         &mut self,
         variable: &'static str,
@@ -48,14 +81,15 @@ impl<'a> Reader<'a> {
         self.optional(variable, parse).unwrap_or(default)
     }
 
-    /// A variable with its value, or with its default where that holds.
+    /// Returns a variable with its value, or with its default if it is unset.
     pub(super) fn described(&self, variable: &str, default: &str) -> String {
         match self.raw(variable).filter(|value| !value.is_empty()) {
-            Some(value) => format!("{variable}={value}"),
+            Some(value) => format!("{variable}={}", shown(variable, &value)),
             None => format!("{variable} (default {default})"),
         }
     }
 
+    /// Collects the error that a variable has a wrong value.
     pub(super) fn wrong(
         &mut self,
         variable: &'static str,
@@ -64,11 +98,12 @@ impl<'a> Reader<'a> {
     ) {
         self.errors.push(ConfigError {
             variable,
-            value: Some(mask(value)),
+            value: Some(shown(variable, value)),
             problem: problem.into(),
         });
     }
 
+    /// Collects the error that a variable is unset.
     pub(super) fn missing(&mut self, variable: &'static str, problem: impl Into<String>) {
         self.errors.push(ConfigError {
             variable,
@@ -77,6 +112,7 @@ impl<'a> Reader<'a> {
         });
     }
 
+    /// Returns `config`, or all errors that were collected.
     pub(super) fn finish<T>(self, config: T) -> Result<T, ConfigErrors> {
         if self.errors.is_empty() {
             Ok(config)
@@ -86,16 +122,12 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Hides what stands before the host of a URL: a user name and a password.
-pub(super) fn mask(value: &str) -> String {
-    let (scheme, rest) = match value.split_once("://") {
-        Some((scheme, rest)) => (format!("{scheme}://"), rest),
-        None => (String::new(), value),
-    };
-    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    match rest[..authority_end].rfind('@') {
-        Some(at) => format!("{scheme}***{}", &rest[at..]),
-        None => value.to_owned(),
+/// Returns the value of a variable as an error may show it.
+fn shown(variable: &str, value: &str) -> String {
+    if variable.ends_with("_URL") && !value.is_empty() {
+        mask_url(value)
+    } else {
+        mask(value)
     }
 }
 
@@ -144,7 +176,7 @@ pub(super) fn size(value: &str) -> Result<usize, String> {
     amount.checked_mul(unit).ok_or_else(problem)
 }
 
-/// Reads a number of things that must not be zero.
+/// Reads a whole number that must not be zero.
 pub(super) fn positive_count(value: &str) -> Result<usize, String> {
     match count(value)? {
         0 => Err("must be more than zero".to_owned()),
@@ -152,7 +184,7 @@ pub(super) fn positive_count(value: &str) -> Result<usize, String> {
     }
 }
 
-/// Reads a number of things.
+/// Reads a whole number.
 pub(super) fn count(value: &str) -> Result<usize, String> {
     value
         .parse()
@@ -168,7 +200,7 @@ pub(super) fn boolean(value: &str) -> Result<bool, String> {
     }
 }
 
-/// Splits at commas and leaves out what is empty.
+/// Splits at commas and skips empty items.
 pub(super) fn list(value: &str) -> impl Iterator<Item = &str> {
     value
         .split(',')
@@ -176,24 +208,29 @@ pub(super) fn list(value: &str) -> impl Iterator<Item = &str> {
         .filter(|item| !item.is_empty())
 }
 
-/// Reads an exact origin: scheme, host and perhaps port (RFC 6454 section 6.2).
+/// Reads an exact origin: scheme, host and optional port (RFC 6454 section 6.2).
 pub(super) fn origin(value: &str) -> Result<String, String> {
     if value == "*" {
         return Err(
-            "allows every origin, and credentials with it; list the exact origins of your frontends"
+            "allows every origin with credentials; list the exact origins of your frontends"
                 .to_owned(),
         );
     }
-    let problem = || format!("holds {value:?}, which is not an origin such as https://app.example");
+    let shown = mask(value);
+    let problem =
+        || format!("contains {shown:?}, which is not an origin such as https://app.example");
     let url = Url::parse(value).map_err(|_| problem())?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(problem());
     }
     let origin = url.origin().ascii_serialization();
     if origin != value {
-        return Err(format!(
-            "holds {value:?}, which is not an exact origin; {origin} is"
-        ));
+        // The parsed host may be a part of a password that is masked in the value.
+        return Err(if shown == value {
+            format!("contains {shown:?}, which is not an exact origin; {origin} is")
+        } else {
+            problem()
+        });
     }
     Ok(origin)
 }
@@ -246,15 +283,6 @@ mod tests {
         }
         assert!(positive_count("0").is_err());
         assert_eq!(positive_count("7"), Ok(7));
-    }
-
-    #[test]
-    fn user_info_is_masked() {
-        assert_eq!(mask("https://u:p@h/x"), "https://***@h/x");
-        assert_eq!(mask("https://u:p@q@h/x"), "https://***@h/x");
-        assert_eq!(mask("u:p@h"), "***@h");
-        assert_eq!(mask("https://h/a@b"), "https://h/a@b");
-        assert_eq!(mask("plain"), "plain");
     }
 
     #[test]

@@ -2,21 +2,21 @@ use std::fmt;
 
 use redis::IntoConnectionInfo;
 
-use super::reader::{Reader, mask};
+use super::{reader::Reader, secret::mask_url};
 
 /// Where revocations are kept.
 #[derive(Clone, Default)]
 pub struct RevocationConfig {
-    /// `REVOCATION_STORE_URL`, default none: in this process
+    /// `REVOCATION_STORE_URL`, default unset: in this process
     pub store_url: Option<String>,
 }
 
 impl fmt::Debug for RevocationConfig {
-    /// Leaves the password out.
+    /// Masks the password.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("RevocationConfig")
-            .field("store_url", &self.store_url.as_deref().map(mask))
+            .field("store_url", &self.store_url.as_deref().map(mask_url))
             .finish()
     }
 }
@@ -25,17 +25,16 @@ impl RevocationConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         Self {
             store_url: reader.optional("REVOCATION_STORE_URL", |value| {
-                let problem =
-                    "is not a URL such as redis://localhost:6379 or rediss://redis.example:6380/1";
                 let is_redis = url::Url::parse(value).is_ok_and(|url| {
                     matches!(url.scheme(), "redis" | "rediss") && url.host().is_some()
-                });
-                if !is_redis {
-                    return Err(problem.to_owned());
-                }
-                match value.into_connection_info() {
-                    Ok(_) => Ok(value.to_owned()),
-                    Err(error) => Err(format!("{problem}: {error}")),
+                }) && value.into_connection_info().is_ok();
+                // The message of the Redis client is not repeated: it may contain the password.
+                if is_redis {
+                    Ok(value.to_owned())
+                } else {
+                    Err("is not a URL such as redis://localhost:6379 or rediss://redis.example:6380/1; \
+                         percent-encode a password (/ is %2F, # is %23, ? is %3F, @ is %40)"
+                        .to_owned())
                 }
             }),
         }

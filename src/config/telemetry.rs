@@ -4,17 +4,17 @@ use super::reader::Reader;
 
 const DEFAULT_FILTER: &str = "info";
 
-/// How a log line looks.
+/// The format of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
     #[default]
     Text,
-    /// One JSON object a line, for machines.
+    /// One JSON object per line, for machines.
     Json,
 }
 
-/// What is logged.
+/// What is logged, and in which format.
 #[derive(Clone, Debug)]
 pub struct TelemetryConfig {
     /// `LOG_FORMAT`, default `text`

@@ -9,10 +9,12 @@ use std::{
 
 use super::{
     claims::SessionClaims,
+    http_client::{HttpClientError, http_client},
     liveness::{
         Liveness, SessionMode, SessionPolicy, SessionPolicyError, Status, ValidationError,
         ValidationStatus,
     },
+    origin::is_loopback_origin,
     revocation::{MemoryStore, RevocationStore, StoreStatus},
     session::{Authenticated, Session},
     streams::{EndReason, Streams},
@@ -100,6 +102,7 @@ pub(super) struct Inner {
     pub(super) clock: Arc<dyn Clock>,
     cookie_name: String,
     trusted_origins: Vec<String>,
+    trusts_loopback_origins: bool,
     sampler: Sampler,
 }
 
@@ -130,6 +133,7 @@ impl Hanko {
             clock: Arc::new(SystemClock::new()),
             cookie_name: DEFAULT_COOKIE_NAME.to_owned(),
             trusted_origins: Vec::new(),
+            trusts_loopback_origins: false,
         }
     }
 
@@ -260,6 +264,11 @@ impl Hanko {
         webhook::receive(&self.0, body, Some(client)).await
     }
 
+    /// Counts and logs a webhook whose body cannot be read.
+    pub(crate) fn reject_webhook_body(&self, reason: &'static str) {
+        self.0.webhooks.reject(&reason);
+    }
+
     /// How the webhooks so far have gone.
     pub fn webhook_status(&self) -> WebhookStatus {
         self.0.webhooks.status()
@@ -326,6 +335,7 @@ impl Hanko {
             .trusted_origins
             .iter()
             .any(|trusted| trusted == origin)
+            || (self.0.trusts_loopback_origins && is_loopback_origin(origin))
     }
 }
 
@@ -387,9 +397,9 @@ impl Inner {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// The TLS backend cannot be initialised.
-    #[error("no HTTP client: {0}")]
-    Client(#[from] reqwest::Error),
+    /// There is no HTTP client to call Hanko with.
+    #[error(transparent)]
+    Client(#[from] HttpClientError),
     /// The session policy contradicts itself.
     #[error(transparent)]
     SessionPolicy(#[from] SessionPolicyError),
@@ -409,6 +419,7 @@ pub struct HankoBuilder {
     clock: Arc<dyn Clock>,
     cookie_name: String,
     trusted_origins: Vec<String>,
+    trusts_loopback_origins: bool,
 }
 
 impl HankoBuilder {
@@ -489,6 +500,13 @@ impl HankoBuilder {
         self
     }
 
+    /// Trusts pages of every `http` origin on this machine as well (`localhost`, `127.0.0.1`, `[::1]`, any port), for
+    /// development. Default: false.
+    pub fn trust_loopback_origins(mut self, trust: bool) -> Self {
+        self.trusts_loopback_origins = trust;
+        self
+    }
+
     /// Where the time comes from. Default: [`SystemClock`].
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -555,20 +573,8 @@ impl HankoBuilder {
             clock,
             cookie_name: self.cookie_name,
             trusted_origins: self.trusted_origins,
+            trusts_loopback_origins: self.trusts_loopback_origins,
             sampler,
         })))
     }
-}
-
-fn http_client(tenant: &Tenant) -> Result<reqwest::Client, reqwest::Error> {
-    let builder = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .user_agent(concat!("poem-hanko/", env!("CARGO_PKG_VERSION")));
-    // A proxy is somewhere else, and has another loopback.
-    let builder = if tenant.is_loopback() {
-        builder.no_proxy()
-    } else {
-        builder
-    };
-    builder.build()
 }

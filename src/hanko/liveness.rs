@@ -269,7 +269,6 @@ impl Question {
 }
 
 impl Liveness {
-    #[expect(clippy::too_many_arguments, reason = "called once, by the builder")]
     pub(super) fn new(
         policy: SessionPolicy,
         url: Url,

@@ -1,4 +1,4 @@
-//! Which sessions have ended before their tokens expire.
+//! Sessions that ended before their tokens expire.
 
 mod memory;
 mod mirror;
@@ -22,7 +22,7 @@ use crate::jose::NumericDate;
 pub struct Revocation {
     /// What has ended.
     pub target: Target,
-    /// From when on it need not be remembered, since no token of it is valid any more.
+    /// When the last of its tokens has expired, so that the revocation can be dropped.
     pub until: NumericDate,
 }
 
@@ -31,11 +31,11 @@ pub struct Revocation {
 pub enum Target {
     /// One session.
     Session(SessionId),
-    /// Every session of a user that was issued up to a moment.
+    /// Every session of a user whose token was issued up to a moment.
     User {
-        /// Whose.
+        /// The user.
         id: UserId,
-        /// The moment.
+        /// The moment, compared with `iat` in whole seconds.
         issued_until: NumericDate,
     },
 }
@@ -53,7 +53,7 @@ pub enum StoreStatus {
     Unshared,
 }
 
-/// The store cannot take or replicate a revocation now.
+/// The store cannot keep or replicate a revocation now.
 #[derive(Debug, thiserror::Error)]
 #[error("the revocation store is unavailable: {0}")]
 pub struct StoreUnavailable(pub String);
@@ -61,25 +61,26 @@ pub struct StoreUnavailable(pub String);
 /// The outcome of [`RevocationStore::revoke`].
 pub type Revoking<'a> = Pin<Box<dyn Future<Output = Result<(), StoreUnavailable>> + Send + 'a>>;
 
-/// Remembers revocations until their tokens have expired, and never drops one before.
+/// Keeps revocations until their tokens have expired, and never drops one earlier.
 pub trait RevocationStore: fmt::Debug + Send + Sync + 'static {
-    /// Whether a session of this user, issued then, was revoked. Must not wait: every request asks.
+    /// Returns whether a session of this user, issued at this time, was revoked. Called for every request, so it must not
+    /// wait.
     fn is_revoked(&self, session: SessionId, user: UserId, issued_at: Option<NumericDate>) -> bool;
 
-    /// Remembers a revocation. When this is done, [`is_revoked`](Self::is_revoked) says so here, and every replica that
-    /// shares the store has been told.
+    /// Keeps a revocation. Once this completes, [`is_revoked`](Self::is_revoked) returns true for it here, and every replica
+    /// that shares the store has been sent it.
     fn revoke(&self, revocation: Revocation) -> Revoking<'_>;
 
     /// Returns a receiver of every revocation that is new here, wherever it was made. One that lags behind looks at all its
     /// sessions again.
     fn subscribe(&self) -> broadcast::Receiver<Revocation>;
 
-    /// Whether it knows all revocations made so far. While it does not, no session is let in.
+    /// Returns whether it holds all revocations made so far. Until then no session is accepted.
     fn is_ready(&self) -> bool {
         true
     }
 
-    /// Whether it works, for readiness and metrics.
+    /// Returns whether it works, for readiness and metrics.
     fn status(&self) -> StoreStatus {
         if self.is_ready() {
             StoreStatus::Ok
@@ -88,10 +89,10 @@ pub trait RevocationStore: fmt::Debug + Send + Sync + 'static {
         }
     }
 
-    /// How many revocations are remembered.
+    /// Returns the number of revocations it keeps.
     fn len(&self) -> usize;
 
-    /// Whether there is none.
+    /// Returns whether it keeps none.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }

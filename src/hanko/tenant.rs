@@ -108,7 +108,8 @@ impl fmt::Display for Tenant {
     }
 }
 
-fn is_loopback(url: &Url) -> bool {
+/// Returns whether this machine is the host of the URL.
+pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(domain)) => domain == "localhost" || domain.ends_with(".localhost"),
         Some(Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),

@@ -8,6 +8,7 @@ mod held;
 mod listener;
 
 use std::{
+    fmt::Display,
     net::IpAddr,
     sync::{
         Arc, Weak,
@@ -152,9 +153,9 @@ impl Webhooks {
         }
     }
 
-    fn reject(&self, error: &WebhookError) {
+    pub(super) fn reject(&self, reason: &dyn Display) {
         self.counters.add(Counter::Rejected);
-        self.sampler.log(Line::RejectedWebhook, error);
+        self.sampler.log(Line::RejectedWebhook, reason);
     }
 
     fn drop_held(&self, count: usize) {
@@ -337,7 +338,7 @@ async fn conclude(inner: &Inner, webhook: &HeldWebhook) {
         Ok(Some(event)) => {
             accept(inner, event).await;
         }
-        Ok(None) => inner.webhooks.reject(&TokenError::UnknownKey.into()),
+        Ok(None) => inner.webhooks.reject(&TokenError::UnknownKey),
         Err(error) => inner.webhooks.reject(&error),
     }
 }

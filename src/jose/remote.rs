@@ -398,7 +398,7 @@ impl Shared {
                     self.fetch_requested.notify_one();
                     break progress.fetches_begun + 1;
                 }
-                next - now
+                next.saturating_sub(now)
             };
             self.clock.sleep(wait).await;
         };

@@ -82,12 +82,7 @@ where
 }
 
 impl Protocols {
-    pub(super) fn new(
-        edge: Edge,
-        allowed_origins: &[String],
-        limits: Arc<Limits>,
-        tasks: TaskTracker,
-    ) -> Self {
+    pub(super) fn new(edge: Edge, limits: Arc<Limits>, tasks: TaskTracker) -> Self {
         let mut http1 = http1::Builder::new();
         http1
             // `Connections::sweep` bounds the time of heads.
@@ -110,8 +105,8 @@ impl Protocols {
         Self {
             http1,
             http2,
+            cors: cors::layer(edge.hanko().clone()),
             edge: Arc::new(edge),
-            cors: cors::layer(allowed_origins),
             limits,
         }
     }

@@ -6,16 +6,19 @@ use poem::http::{HeaderMap, HeaderValue, Method, header};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 
 use super::edge::REQUEST_ID;
+use crate::hanko::Hanko;
 
 /// How long a browser may remember the response to a preflight request.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_mins(10);
 
-pub(super) fn layer(allowed_origins: &[String]) -> CorsLayer {
-    let origins = allowed_origins
-        .iter()
-        .filter_map(|origin| origin.parse().ok());
+/// Allows the origins that `hanko` trusts.
+pub(super) fn layer(hanko: Hanko) -> CorsLayer {
     CorsLayer::new()
-        .allow_origin(AllowOrigin::list(origins))
+        .allow_origin(AllowOrigin::predicate(move |origin, _| {
+            origin
+                .to_str()
+                .is_ok_and(|origin| hanko.trusts_origin(origin))
+        }))
         .allow_credentials(true)
         .allow_methods(AllowMethods::list([
             Method::GET,

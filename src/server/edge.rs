@@ -1,4 +1,4 @@
-//! Where requests come in and responses go out: what every response has, whatever made it.
+//! The edge of the service: finds what serves a request, and completes every response.
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
@@ -26,7 +26,7 @@ use crate::{
     problem::{self, Problem, ProblemType},
 };
 
-/// The id of a request in logs, ours and those of a proxy in front.
+/// Identifies a request in our log and in those of proxies.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A longer id than this is replaced by one of ours.
@@ -35,8 +35,8 @@ const MAX_REQUEST_ID_BYTES: usize = 64;
 /// When a client may try again after a rejection for lack of room or time.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
-/// Responds to every request: finds its handler, turns errors and panics into problems, and adds the headers that every
-/// response has.
+/// Serves every request: passes it to a page or an operation, makes problems of errors and panics, and adds the headers that
+/// every response has.
 pub(super) struct Edge {
     hanko: Hanko,
     operations: Operations,
@@ -44,13 +44,18 @@ pub(super) struct Edge {
 }
 
 impl Edge {
-    /// Whatever is no page goes to `operations`. All find `hanko` in the data of the request.
+    /// Requests for anything but a page go to `operations`. All of them have `hanko` in their data.
     pub(super) fn new(hanko: Hanko, operations: Operations, pages: Pages) -> Self {
         Self {
             hanko,
             operations,
             pages,
         }
+    }
+
+    /// What authenticates its requests.
+    pub(super) fn hanko(&self) -> &Hanko {
+        &self.hanko
     }
 
     /// Responds to a request, with `rejection` if there is one.
@@ -65,10 +70,7 @@ impl Edge {
     ) -> impl Future<Output = Response> + Send + use<> {
         let request_id = request_id(request.headers());
         let method = request.method().clone();
-        let is_routable = is_routable(&method);
-        if !is_routable {
-            request.set_method(Method::TRACE);
-        }
+        let path = request.uri().path_and_query().cloned();
         request.set_data(self.hanko.clone());
         if exchange.is_draining() {
             request.set_data(Draining);
@@ -78,17 +80,20 @@ impl Edge {
             let mut response = match rejection {
                 Some(problem_type) => problem_response(problem_type),
                 None => {
-                    // Boxed, for the same reason.
+                    // Each boxed, for the same reason.
                     let outcome = match self.pages.get(request.uri().path()) {
                         Some(page) => DynEndpoint::call(page, request),
                         None => self.operations.call(request),
                     };
                     let outcome = AssertUnwindSafe(outcome).catch_unwind();
                     let outcome = exchange.limit(outcome).instrument(span.clone()).await;
-                    let _entered = span.enter();
                     let response = match outcome {
                         Ok(Ok(Ok(response))) => response,
-                        Ok(Ok(Err(error))) => problem::from_error(error),
+                        Ok(Ok(Err(error))) => {
+                            Box::pin(self.operations.failed(path, error))
+                                .instrument(span.clone())
+                                .await
+                        }
                         Ok(Err(_panic)) => problem::from_panic(),
                         Err(error) => problem_response(error.problem_type()),
                     };
@@ -96,12 +101,8 @@ impl Edge {
                 }
             };
             let _entered = span.enter();
-            // Never the path, nor a method of the client's own: a client may have put a token there.
-            let method = if is_routable {
-                method.as_str()
-            } else {
-                "other"
-            };
+            // Never the path, nor an unknown method: either may contain a token.
+            let method = known(&method).unwrap_or("other");
             tracing::debug!(method, status = response.status().as_u16(), "answered");
             let headers = response.headers_mut();
             headers.insert(REQUEST_ID, request_id);
@@ -109,7 +110,7 @@ impl Edge {
                 header::X_CONTENT_TYPE_OPTIONS,
                 HeaderValue::from_static("nosniff"),
             );
-            // A response that depends on a session must not be stored; one that does not says so itself.
+            // A response may depend on a session unless it says otherwise.
             match headers.entry(header::CACHE_CONTROL) {
                 Entry::Vacant(entry) => {
                     entry.insert(HeaderValue::from_static("no-store"));
@@ -165,10 +166,9 @@ pub(super) fn reject_stream(headers: HeaderMap) -> Response {
     response
 }
 
-/// Whether Poem can route the method. If it cannot, its 405 lacks the `Allow` that RFC 9110 section 15.5.6 requires, so such
-/// a request is routed as `TRACE`, which no path supports and each rejects with its `Allow`.
-fn is_routable(method: &Method) -> bool {
-    matches!(
+/// Returns the name of the method if it is a well-known one.
+fn known(method: &Method) -> Option<&str> {
+    let is_known = matches!(
         *method,
         Method::GET
             | Method::HEAD
@@ -178,10 +178,11 @@ fn is_routable(method: &Method) -> bool {
             | Method::DELETE
             | Method::OPTIONS
             | Method::TRACE
-    )
+    );
+    is_known.then_some(method.as_str())
 }
 
-/// The id that came with the request if it is harmless, otherwise a new one.
+/// Returns the id that came with the request if it is well-formed, otherwise a new one.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let is_harmless = |value: &&HeaderValue| {
         let bytes = value.as_bytes();

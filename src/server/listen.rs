@@ -95,13 +95,12 @@ fn raise_descriptor_limit() -> Option<u64> {
 pub(super) async fn serve(
     listener: TcpListener,
     edge: Edge,
-    allowed_origins: &[String],
     limits: Arc<Limits>,
     config: &HttpConfig,
     shutdown: impl Future<Output = ()>,
 ) {
     let tasks = TaskTracker::new();
-    let protocols = Protocols::new(edge, allowed_origins, Arc::clone(&limits), tasks.clone());
+    let protocols = Protocols::new(edge, Arc::clone(&limits), tasks.clone());
     let protocols = Arc::new(protocols);
     let clock = &limits.clock;
     let serving = async {

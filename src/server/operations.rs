@@ -1,4 +1,4 @@
-//! The way from a request to the operation that answers it.
+//! Passes a request to its operation.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -6,31 +6,41 @@ use futures_util::future::BoxFuture;
 use poem::{
     IntoEndpoint, PathPattern, Request, Response,
     endpoint::{BoxEndpoint, DynEndpoint},
-    http::Method,
+    http::{Method, Uri, uri::PathAndQuery},
 };
 use poem_openapi::{__private::UrlQuery, OpenApi, OpenApiService};
 
+use crate::api::{RouteConflict, RouteTable};
+
 /// The operations of an API.
 ///
-/// Poem's router hands a request through three more boxed futures than the operation itself needs, each of which holds it
-/// several times over: for a small answer that costs as much as the operation. So a request that needs nothing of the
-/// router, since its path has no parameters and it has no query, is looked up by path and method and is given what the
-/// router would have put into it: no query, and the path's pattern. poem-openapi's feature `cookie`, which is off, would
-/// have to be given its jar, too. All other requests are routed by Poem.
+/// Poem's router passes a request through three more boxed futures than the operation needs, each of which holds several
+/// copies of it: for a small response that costs as much as the operation. A request without a query whose path has no
+/// parameters needs nothing of the router. It is looked up by path and method, and gets what the router would have added: an
+/// empty query, and the pattern of the path. With poem-openapi's feature `cookie`, which is off, it would also need the cookie
+/// jar. All other requests are routed by Poem.
 pub(super) struct Operations {
     direct: HashMap<String, Direct>,
     routed: BoxEndpoint<'static>,
+    routes: RouteTable,
 }
 
-/// What answers on one path.
+/// The operations of one path.
 struct Direct {
     pattern: PathPattern,
     methods: Vec<(Method, BoxEndpoint<'static>)>,
 }
 
 impl Operations {
-    /// The operations that `service` is made of, and the service itself.
-    pub(super) fn new<A: OpenApi + 'static>(operations: A, service: OpenApiService<A, ()>) -> Self {
+    /// Creates it from the operations of `service`, and the service itself.
+    ///
+    /// # Errors
+    /// [`RouteConflict`]
+    pub(super) fn new<A: OpenApi + 'static>(
+        operations: A,
+        service: OpenApiService<A, ()>,
+    ) -> Result<Self, RouteConflict> {
+        let routes = RouteTable::of(&operations)?;
         let mut endpoints = HashMap::new();
         operations.add_routes(&mut endpoints);
         let catch_alls: Vec<String> = endpoints
@@ -50,13 +60,21 @@ impl Operations {
                 (path, direct)
             })
             .collect();
-        Self {
+        Ok(Self {
             direct,
             routed: service.into_endpoint(),
-        }
+            routes,
+        })
     }
 
-    /// Passes a request on to what answers it.
+    /// Returns the response to a request for `path` that failed with `error`.
+    pub(super) async fn failed(&self, path: Option<PathAndQuery>, error: poem::Error) -> Response {
+        self.routes
+            .response(&path.map(Uri::from).unwrap_or_default(), error)
+            .await
+    }
+
+    /// Passes a request to its operation.
     pub(super) fn call(&self, mut request: Request) -> BoxFuture<'_, poem::Result<Response>> {
         let Some((pattern, endpoint)) = self.direct(&request) else {
             return DynEndpoint::call(&*self.routed, request);
@@ -79,7 +97,7 @@ impl Operations {
     }
 }
 
-/// Whether a path of Poem's router stands for itself alone.
+/// Returns whether a path of Poem's router matches only itself.
 fn is_fixed(path: &str) -> bool {
     path.starts_with('/') && !path.contains("//") && !path.contains([':', '*', '<'])
 }
@@ -151,7 +169,7 @@ mod tests {
     #[tokio::test]
     async fn the_direct_way_leads_where_the_router_leads() {
         let service = || OpenApiService::new(Api, "test", "1");
-        let operations = Operations::new(Api, service());
+        let operations = Operations::new(Api, service()).expect("no conflict");
         for (method, uri, is_direct, expected) in [
             (Method::GET, "/pattern", true, Some("/pattern")),
             (Method::GET, "/pattern?a=b", false, Some("/pattern")),
@@ -209,7 +227,7 @@ mod tests {
     #[tokio::test]
     async fn a_catch_all_takes_the_path_it_begins_at_as_with_the_router() {
         let service = || OpenApiService::new(CatchAll, "test", "1");
-        let operations = Operations::new(CatchAll, service());
+        let operations = Operations::new(CatchAll, service()).expect("no conflict");
         for path in ["/", "/a", "/a/b"] {
             let request = || {
                 Request::builder()

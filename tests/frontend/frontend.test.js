@@ -9,18 +9,20 @@ import { launchOptions } from "../chromium.mjs";
 
 // The API and its local Hanko, and where the screenshots go: `run` sets them, and has built the page for them.
 const { API: api, HANKO: hanko, SCREENSHOTS: screenshots } = process.env;
-/** Allowed by default. */
+/** `dev` allows every http origin on loopback. */
 const ALLOWED = "http://localhost:3000";
-const NOT_ALLOWED = "http://localhost:3001";
+const OTHER_PORT = "http://localhost:3001";
+/** Another name of this machine, which is not one of those that `dev` knows. */
+const NOT_ALLOWED = "http://app.localhost:3001";
 
 let browser;
 const sites = [];
 
 before(async () => {
-  for (const origin of [ALLOWED, NOT_ALLOWED]) {
+  for (const origin of [ALLOWED, OTHER_PORT]) {
     const { hostname: host, port } = new URL(origin);
     const root = fileURLToPath(new URL(".", import.meta.url));
-    sites.push(await preview({ root, preview: { host, port: Number(port), strictPort: true } }));
+    sites.push(await preview({ root, preview: { host, port: Number(port), strictPort: true, allowedHosts: [".localhost"] } }));
   }
   browser = await chromium.launch(launchOptions);
 });
@@ -42,7 +44,7 @@ async function open() {
   });
   page.on("request", (request) => {
     const { protocol, origin } = new URL(request.url());
-    if (protocol !== "data:" && ![ALLOWED, NOT_ALLOWED, api, hanko].includes(origin)) {
+    if (protocol !== "data:" && ![ALLOWED, OTHER_PORT, NOT_ALLOWED, api, hanko].includes(origin)) {
       page.faults.push(`request to ${request.url()}`);
     }
   });
@@ -92,15 +94,27 @@ test("signed in, the API's greeting is shown, until the SDK signs out", async ()
   await page.context().close();
 });
 
-test("from an origin that is not allowed, the browser blocks the API's answers", async () => {
+test("from any port of localhost, the API's greeting is shown", async () => {
   const page = await open();
   await page.goto(`${api}/dev/sign-in`);
   await signIn(page);
-  await page.goto(NOT_ALLOWED);
+  await page.goto(OTHER_PORT);
   assert.equal(await shown(page, "hanko"), "Signed in as grace@example.com");
-  const blocked = `The browser blocked it: the API does not allow ${NOT_ALLOWED}`;
-  assert.equal(await shown(page, "greeting"), blocked);
-  assert.equal(await shown(page, "me"), blocked);
+  assert.equal(await shown(page, "greeting"), "Hello from protected route!");
+  assert.equal(await shown(page, "me"), "Signed in as grace@example.com");
+  assert.deepEqual(page.faults, []);
+  await page.context().close();
+});
+
+test("from an origin that is not allowed, the browser blocks the API's responses", async () => {
+  const page = await open();
+  await page.goto(NOT_ALLOWED);
+  await page.getByRole("alert").waitFor();
+  page.faults = [];
+  const isBlocked = (path, options) =>
+    page.evaluate(([url, options]) => fetch(url, options).then(() => false, () => true), [api + path, options]);
+  assert.ok(await isBlocked("/protected", { credentials: "include" }));
+  assert.ok(await isBlocked("/me", { headers: { Authorization: "Bearer any" } }));
   await page.screenshot({ path: join(screenshots, "not-allowed.png") });
   const faults = page.faults.filter((fault) => fault !== "Failed to load resource: net::ERR_FAILED");
   assert.equal(faults.length, 2, faults.join("\n"));

@@ -4,9 +4,12 @@ use std::{
     io::{self, BufRead, BufReader},
     path::Path,
     process::{Child, Command, Output, Stdio},
+    time::Duration,
 };
 
-use crate::support::{ada, client, local_hanko};
+use serde_json::Value;
+
+use crate::support::{ada, client, local_hanko, within};
 use poem_hanko::clock::{Clock, ManualClock, SystemClock};
 
 /// The program in an empty folder, with these variables and no others.
@@ -101,6 +104,129 @@ fn configuration_errors_are_told_all_at_once_with_exit_code_2() {
         assert!(message.contains(variable), "{message}");
     }
     assert!(!message.contains("hunter2"), "{message}");
+}
+
+#[test]
+fn empty_variable_does_not_turn_a_check_off() {
+    let folder = tempfile::tempdir().unwrap();
+    // A program that accepts the configuration ends too, since its port is taken.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().port().to_string();
+    let run = |file: &str, variables: &[(&str, &str)]| {
+        std::fs::write(folder.path().join(".env"), file).unwrap();
+        let output = program(folder.path(), variables)
+            .env("HANKO_API_URL", "http://127.0.0.1:1")
+            .env("PORT", &taken)
+            .output()
+            .unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    for variable in ["HANKO_AUDIENCE", "HANKO_ISSUER"] {
+        for (file, environment) in [
+            (format!("{variable}=\n"), None),
+            (format!("{variable}=app.example\n"), Some((variable, ""))),
+        ] {
+            let (code, message) = run(&file, environment.as_slice());
+            assert_eq!(code, Some(2), "{message}");
+            assert!(
+                message.contains(&format!("{variable}=\"\" must not be empty")),
+                "{message}"
+            );
+        }
+    }
+}
+
+#[test]
+fn missing_ca_roots_are_named() {
+    let without_roots = [
+        ("SSL_CERT_FILE", "/dev/null"),
+        ("SSL_CERT_DIR", "/nonexistent"),
+        ("PORT", "0"),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let mut serve = program(folder.path(), &without_roots);
+    let output = serve
+        .env("HANKO_API_URL", "https://hanko.example")
+        .output()
+        .unwrap();
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    for part in [
+        "no CA root certificates",
+        "ca-certificates",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+/// Whether this line says that the API listens. The local Hanko logs another such line.
+fn is_listening(line: &str) -> bool {
+    line.contains("listening") && line.contains("address")
+}
+
+/// Starts the program and returns it once it logs that it listens.
+fn listening(mut command: Command) -> (Running, impl Iterator<Item = String>) {
+    let mut running = Running(command.stderr(Stdio::piped()).spawn().unwrap());
+    let log = BufReader::new(running.0.stderr.take().unwrap()).lines();
+    let mut log = log.map(Result::unwrap);
+    let mut before = Vec::new();
+    let found = log.by_ref().any(|line| {
+        before.push(line);
+        before.last().is_some_and(|line| is_listening(line))
+    });
+    assert!(found, "{before:?}");
+    (running, before.into_iter().chain(log))
+}
+
+// Hanko is served while this test waits for a line.
+#[tokio::test(flavor = "multi_thread")]
+async fn http_on_loopback_needs_no_ca_roots() {
+    let folder = tempfile::tempdir().unwrap();
+    let hanko = local_hanko(&ManualClock::new(SystemClock::new().unix_time())).await;
+    for (argument, url) in [("serve", hanko.url()), ("dev", String::new())] {
+        let mut command = program(
+            folder.path(),
+            &[
+                ("SSL_CERT_FILE", "/dev/null"),
+                ("SSL_CERT_DIR", "/nonexistent"),
+                ("PORT", "0"),
+                ("HANKO_API_URL", &url),
+            ],
+        );
+        command.arg(argument).stdout(Stdio::null());
+        let (_running, mut log) = listening(command);
+        assert!(log.any(|line| line.contains("holding a new JWK Set")));
+    }
+}
+
+#[test]
+fn serve_warns_of_a_loopback_origin_behind_a_public_url() {
+    let folder = tempfile::tempdir().unwrap();
+    for (public_url, is_warned) in [
+        ("https://api.example", true),
+        ("http://localhost:8000", false),
+    ] {
+        let command = program(
+            folder.path(),
+            &[
+                ("PORT", "0"),
+                ("HANKO_API_URL", "http://127.0.0.1:1"),
+                ("PUBLIC_URL", public_url),
+                ("CORS_ALLOWED_ORIGINS", "http://localhost:3000"),
+            ],
+        );
+        let (running, log) = listening(command);
+        drop(running);
+        let log: Vec<String> = log.collect();
+        assert_eq!(
+            log.iter()
+                .any(|line| line.contains("WARN") && line.contains("CORS_ALLOWED_ORIGINS")),
+            is_warned,
+            "{log:?}"
+        );
+    }
 }
 
 #[test]
@@ -216,7 +342,12 @@ fn dev_prints_a_curl_line_that_works_as_pasted() {
         }
     }
     let banner = lines.join("\n");
-    for part in ["/docs", "/dev/sign-in", "Local Hanko"] {
+    for part in [
+        "/docs",
+        "/dev/sign-in",
+        "Local Hanko",
+        "every http origin on loopback",
+    ] {
         assert!(banner.contains(part), "{banner}");
     }
 
@@ -239,6 +370,165 @@ fn dev_prints_a_curl_line_that_works_as_pasted() {
     assert!(log.contains("PUBLIC_URL is not read"), "{log}");
     assert!(log.contains("address=127.0.0.1:"), "{log}");
     assert_eq!(log.matches("not for production").count(), 1, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_line_of_a_json_log_is_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = |variables: &[(&str, &str)], arguments: &[&str]| {
+        program(folder.path(), variables)
+            .env("LOG_FORMAT", "json")
+            .args(arguments)
+            .output()
+            .unwrap()
+    };
+    let assert_json = |log: &str| {
+        assert!(!log.is_empty());
+        for line in log.lines() {
+            let line: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
+            for member in ["timestamp", "level", "message", "target"] {
+                assert!(line[member].is_string(), "{member}: {line}");
+            }
+        }
+    };
+    // Errors of the configuration, and after it.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().port().to_string();
+    for (variables, code) in [
+        (&[("PORT", "x"), ("JWT_LEEWAY", "1d")][..], 2),
+        (
+            &[("HANKO_API_URL", "http://127.0.0.1:1"), ("PORT", &taken)],
+            1,
+        ),
+        (
+            &[
+                ("HANKO_API_URL", "https://hanko.example"),
+                ("SSL_CERT_FILE", "/dev/null"),
+            ],
+            1,
+        ),
+    ] {
+        let output = json(variables, &["serve"]);
+        let log = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{log}");
+        assert_json(&log);
+        assert!(log.contains("ERROR"), "{log}");
+    }
+    // A whole run, `dev` with its warning and `serve` with the URL of its pages.
+    for (argument, said) in [("dev", "not for production"), ("serve", "Swagger UI")] {
+        let mut command = program(
+            folder.path(),
+            &[
+                ("LOG_FORMAT", "json"),
+                ("PORT", "0"),
+                ("HANKO_API_URL", "http://127.0.0.1:1"),
+            ],
+        );
+        command.arg(argument).stdout(Stdio::null());
+        let (running, log) = listening(command);
+        drop(running);
+        let log = log.collect::<Vec<_>>().join("\n");
+        assert_json(&log);
+        assert!(log.contains(said), "{log}");
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn closed_standard_error_does_not_end_the_service() {
+    let folder = tempfile::tempdir().unwrap();
+    // A port of its own, since nobody can read which one was picked.
+    let vacant = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = vacant.local_addr().unwrap();
+    drop(vacant);
+    for argument in ["serve", "dev"] {
+        let mut running = Running(
+            program(
+                folder.path(),
+                &[
+                    ("PORT", &address.port().to_string()),
+                    ("HANKO_API_URL", "http://127.0.0.1:1"),
+                ],
+            )
+            .arg(argument)
+            .stdout(Stdio::null())
+            .stderr(closed_pipe())
+            .spawn()
+            .unwrap(),
+        );
+        until_alive(&mut running, &format!("http://{address}")).await;
+        terminate(&running);
+        assert_eq!(running.0.wait().unwrap().code(), Some(0), "{argument}");
+    }
+}
+
+/// Waits until the program responds, and fails if it ends.
+async fn until_alive(running: &mut Running, url: &str) {
+    let clock = SystemClock::new();
+    let client = client();
+    while client.get(format!("{url}/livez")).send().await.is_err() {
+        assert_eq!(running.0.try_wait().unwrap(), None, "it has ended");
+        clock.sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[cfg(unix)]
+fn terminate(running: &Running) {
+    let pid = running.0.id().to_string();
+    let status = Command::new("kill").args(["-TERM", &pid]).status();
+    assert!(status.unwrap().success());
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn unread_log_blocks_no_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let command = program(
+        folder.path(),
+        &[
+            ("PORT", "0"),
+            ("HANKO_API_URL", "http://127.0.0.1:1"),
+            ("RUST_LOG", "poem_hanko=debug"),
+        ],
+    );
+    let (mut running, log) = listening(command);
+    let (address, mut log) = address(log);
+    // Each request is a line, and the pipe and the queue hold some ten thousand.
+    let clients = (0..8).map(|_| {
+        let (client, url) = (client(), format!("http://{address}/livez"));
+        tokio::spawn(async move {
+            for _ in 0..2_500 {
+                let response = within(client.get(&url).send()).await.unwrap();
+                assert_eq!(response.status(), 200);
+            }
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.unwrap();
+    }
+    // There is room again as soon as somebody reads.
+    assert!(log.any(|line| line.contains("dropped log lines") && line.contains("lines=")));
+    terminate(&running);
+    assert!(log.any(|line| line.contains("stopped")));
+    assert_eq!(running.0.wait().unwrap().code(), Some(0));
+
+    // Nor does an unread log keep the program from its end.
+    let mut command = program(folder.path(), &[("PORT", "0"), ("RUST_LOG", "trace")]);
+    command.arg("dev").stdout(Stdio::null());
+    let (mut running, log) = listening(command);
+    let (address, _unread) = self::address(log);
+    until_alive(&mut running, &format!("http://{address}")).await;
+    terminate(&running);
+    assert_eq!(running.0.wait().unwrap().code(), Some(0));
+}
+
+/// The address that the log names, and the lines after it.
+fn address(log: impl Iterator<Item = String>) -> (String, impl Iterator<Item = String>) {
+    let mut log = log.skip_while(|line| !is_listening(line));
+    let line = log.next().unwrap();
+    let address = line.split("address=").nth(1).unwrap();
+    let address = address.split(' ').next().unwrap().to_owned();
+    (address, log)
 }
 
 /// A pipe that nobody reads from.

@@ -12,6 +12,13 @@ fn read(variables: &[(&str, &str)], choice: HankoChoice) -> Result<Config, Confi
 
 #[track_caller]
 fn refuses(variable: &str, value: &str, says: &str) {
+    let line = refuses_exactly(variable, value, says);
+    assert!(line.contains(value), "{line}");
+}
+
+/// The same, whether or not the value is shown.
+#[track_caller]
+fn refuses_exactly(variable: &str, value: &str, says: &str) -> String {
     let errors = read(&[(variable, value)], HankoChoice::Local)
         .unwrap_err()
         .0;
@@ -19,7 +26,7 @@ fn refuses(variable: &str, value: &str, says: &str) {
     assert_eq!(errors[0].variable, variable);
     let line = errors[0].to_string();
     assert!(line.contains(says), "{line}");
-    assert!(line.contains(value), "{line}");
+    line
 }
 
 #[test]
@@ -31,7 +38,7 @@ fn defaults_are_those_of_the_readme() {
     .unwrap();
     assert_eq!(config.http.host, IpAddr::from([127, 0, 0, 1]));
     assert_eq!(config.http.port, 8000);
-    assert_eq!(config.http.allowed_origins, ["http://localhost:3000"]);
+    assert!(config.http.allowed_origins.is_empty());
     assert_eq!(config.http.public_url(8000), "http://localhost:8000");
     assert_eq!(config.http.shutdown_grace, Duration::from_secs(10));
     assert_eq!(config.hanko.cookie_name, "hanko");
@@ -80,12 +87,23 @@ fn the_example_file_lists_every_variable_with_its_default() {
         HankoChoice::Configured,
     )
     .unwrap();
-    let without_public_url = |config: &Config| {
+    // Where the default is unset, the file has an example, commented out.
+    let without_examples = |config: &Config| {
         let mut config = config.clone();
         config.http.public_url = None;
+        config.http.allowed_origins.clear();
+        config.hanko.audiences.clear();
+        config.hanko.issuer = None;
+        config.revocation.store_url = None;
         format!("{config:?}")
     };
-    assert_eq!(without_public_url(&config), without_public_url(&defaults));
+    assert_eq!(without_examples(&config), without_examples(&defaults));
+    for line in example.lines().filter(|line| !line.is_empty()) {
+        assert!(
+            line.starts_with("# ") || line == "HANKO_API_URL=",
+            "{line} is not commented out"
+        );
+    }
 }
 
 #[test]
@@ -141,6 +159,94 @@ fn a_secret_in_a_url_is_masked() {
     let text = errors.to_string();
     assert!(text.contains("https://***@x.hanko.io"), "{text}");
     assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn no_error_prints_a_password() {
+    for (variable, url) in [
+        ("REVOCATION_STORE_URL", "redis://:hun/ter2@redis.example"),
+        ("REVOCATION_STORE_URL", "redis://:hun#ter2@redis.example"),
+        ("REVOCATION_STORE_URL", "redis://:hun?ter2@redis.example"),
+        ("REVOCATION_STORE_URL", "redis://:hun@ter2:x"),
+        ("REVOCATION_STORE_URL", "redis://:hunter2"),
+        ("REVOCATION_STORE_URL", "redis://:hunter2@redis.example/db"),
+        ("REVOCATION_STORE_URL", "redis:/:hunter2@redis.example"),
+        ("REVOCATION_STORE_URL", "user:hunter2@redis.example"),
+        ("REVOCATION_STORE_URL", "hunter2"),
+        ("HANKO_API_URL", "https:/user:hunter2@x.hanko.io"),
+        ("HANKO_API_URL", "https://user:hunter2@x.hanko.io"),
+        ("HANKO_API_URL", "user:hunter2@x.hanko.io"),
+        ("HANKO_API_URL", "https://x.hanko.io?key=hunter2"),
+        ("PUBLIC_URL", "https://user:hunter2@api.example"),
+        ("PUBLIC_URL", "https://api.example/#hunter2"),
+        ("CORS_ALLOWED_ORIGINS", "https://hun/ter2@app.example"),
+        ("CORS_ALLOWED_ORIGINS", "https://user:hunter2@app.example"),
+        ("PORT", "redis://:hunter2@redis.example"),
+    ] {
+        let errors = read(&[(variable, url)], HankoChoice::Configured).unwrap_err();
+        let text = errors.to_string();
+        assert!(text.contains(variable), "{url}: {text}");
+        assert!(
+            !text.contains("hun") && !text.contains("ter2"),
+            "{url}: {text}"
+        );
+    }
+}
+
+#[test]
+fn empty_value_that_would_weaken_a_check_is_an_error() {
+    for variable in [
+        "HANKO_AUDIENCE",
+        "HANKO_ISSUER",
+        "HANKO_COOKIE_NAME",
+        "HANKO_SESSION_MODE",
+        "SESSION_CACHE_TTL",
+        "JWT_LEEWAY",
+        "JWKS_CACHE_MAX_AGE",
+        "JWKS_MAX_STALE",
+        "REVOCATION_STORE_URL",
+        "PUBLIC_URL",
+    ] {
+        for value in ["", "  "] {
+            refuses_exactly(variable, value, "must not be empty");
+        }
+    }
+    // Here an empty value has the same meaning as none, and the default is as strict as any other value.
+    for variable in [
+        "HOST",
+        "PORT",
+        "HANKO_ALLOW_HTTP",
+        "CORS_ALLOWED_ORIGINS",
+        "JWKS_TIMEOUT",
+        "JWKS_COOLDOWN",
+        "TOKEN_CACHE_CAPACITY",
+        "LOG_FORMAT",
+        "RUST_LOG",
+        "SHUTDOWN_GRACE",
+    ] {
+        let config = read(&[(variable, "")], HankoChoice::Local).unwrap();
+        let defaults = read(&[], HankoChoice::Local).unwrap();
+        assert_eq!(format!("{config:?}"), format!("{defaults:?}"), "{variable}");
+    }
+}
+
+#[test]
+fn loopback_origins_of_a_public_service_are_found() {
+    let config = read(
+        &[(
+            "CORS_ALLOWED_ORIGINS",
+            "https://app.example, http://localhost:3000, https://127.0.0.1:3000",
+        )],
+        HankoChoice::Local,
+    )
+    .unwrap();
+    assert_eq!(
+        config.http.stray_loopback_origins("https://api.example"),
+        ["http://localhost:3000", "https://127.0.0.1:3000"]
+    );
+    for public_url in ["http://localhost:8000", "http://127.0.0.2:8000"] {
+        assert!(config.http.stray_loopback_origins(public_url).is_empty());
+    }
 }
 
 #[test]

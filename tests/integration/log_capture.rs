@@ -168,9 +168,9 @@ async fn assert_tokens_stay_out_of_the_log(format: LogFormat) {
         "everything is logged"
     );
     for message in [
-        "refused a request",
-        "refused a webhook",
-        "Hanko told of an event",
+        "rejected a request",
+        "rejected a webhook",
+        "received a webhook",
         "validating a session failed",
     ] {
         assert!(text.contains(message), "everything is logged: {message}");

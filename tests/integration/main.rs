@@ -13,6 +13,8 @@ mod faults;
 mod liveness;
 mod local_hanko;
 mod log_capture;
+mod logs;
+mod problems;
 mod recorded;
 mod revocations;
 mod routes;

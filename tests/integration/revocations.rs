@@ -87,12 +87,18 @@ impl Redis {
 
     /// Sends a command to the running server.
     fn tell(&self, command: &[&str]) {
+        self.ask(command);
+    }
+
+    /// The same, with the reply.
+    fn ask(&self, command: &[&str]) -> String {
         let output = Command::new("redis-cli")
             .args(["-e", "-p", &self.port.to_string()])
             .args(command)
             .output()
             .unwrap();
         assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
     fn url(&self) -> String {
@@ -387,6 +393,35 @@ async fn an_entry_that_cannot_be_read_keeps_nobody_from_the_others() {
     ]);
     redis.tell(&["set", "poem-hanko:revoked:session:x", ""]);
     assert_eq!(filled_store(&redis, &clock).await.len(), 1);
+}
+
+#[tokio::test]
+async fn published_end_in_the_far_future_is_written_back() {
+    let Some(redis) = Redis::start() else { return };
+    let clock = clock_not_behind();
+    let now = clock.unix_time();
+    let store = filled_store(&redis, &clock).await;
+    let (session, user, stranger) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
+    let last = u64::MAX;
+    for revocation in [
+        format!("session:{session}:{last}"),
+        format!("user:{user}:{last}:{last}"),
+    ] {
+        redis.tell(&[
+            "publish",
+            "poem-hanko:revoked",
+            &format!("poem-hanko:revoked:{revocation}"),
+        ]);
+    }
+    let holds_both = |store: &RedisStore| {
+        store.is_revoked(session.into(), stranger.into(), Some(now.into()))
+            && store.is_revoked(stranger.into(), user.into(), Some(now.into()))
+    };
+    until("the messages have arrived", async || holds_both(&store)).await;
+    // A replica compares itself with Redis when it subscribes again, and writes back what Redis does not hold.
+    redis.tell(&["client", "kill", "type", "pubsub"]);
+    until("Redis holds them", async || redis.ask(&["dbsize"]) == "2").await;
+    assert!(holds_both(&filled_store(&redis, &clock).await));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use poem_hanko::{
     clock::ManualClock,
     jose::TokenError,
     local_hanko::{LocalHanko, SESSION_LIFESPAN},
+    server::Server,
 };
 use reqwest::Method;
 use serde_json::{Map, Value, json};
@@ -13,7 +14,8 @@ use tokio::{
 };
 
 use crate::support::{
-    App, START, ada, assert_problem, header, local_hanko, send, start, start_with, within,
+    App, START, ada, assert_problem, client, config, header, local_hanko, send, start, start_with,
+    within,
 };
 
 #[tokio::test]
@@ -314,15 +316,64 @@ async fn listed_origins_may_call_with_credentials_and_others_may_not() {
 
 #[tokio::test]
 async fn without_origins_nobody_is_allowed() {
-    let (_local_hanko, app) = start_with(&[("CORS_ALLOWED_ORIGINS", "")]).await;
-    for origin in ["http://localhost:3000", "https://evil.example", "null"] {
-        let response = send(app.get("/").header("origin", origin)).await;
-        assert_eq!(
-            header(&response, "access-control-allow-origin"),
-            None,
-            "{origin}"
-        );
+    for variables in [&[][..], &[("CORS_ALLOWED_ORIGINS", "")]] {
+        let (local_hanko, app) = start_with(variables).await;
+        let token = local_hanko.sign_in(&ada()).token;
+        for origin in ["http://localhost:3000", "https://evil.example", "null"] {
+            let response = send(app.get("/").header("origin", origin)).await;
+            assert_eq!(
+                header(&response, "access-control-allow-origin"),
+                None,
+                "{origin}"
+            );
+            assert!(!app.hanko.trusts_origin(origin), "{origin}");
+        }
+        let own = format!("http://localhost:{}", app.address.port());
+        let response = send(
+            app.get("/protected")
+                .bearer_auth(token)
+                .header("origin", &own),
+        )
+        .await;
+        assert_eq!(header(&response, "access-control-allow-origin"), Some(own));
     }
+}
+
+#[tokio::test]
+async fn dev_accepts_every_http_origin_on_loopback() {
+    let server = Server::bind_dev(config(&[("CORS_ALLOWED_ORIGINS", "https://app.example")]))
+        .await
+        .unwrap();
+    let (hanko, url) = (server.hanko().clone(), server.public_url().to_owned());
+    let session = server.local_hanko().unwrap().sign_in(&ada());
+    hanko.wait_for_key_set_fetches(1).await;
+    let running = tokio::spawn(server.run(std::future::pending()));
+    for (origin, is_allowed) in [
+        ("http://localhost:3000", true),
+        ("http://127.0.0.1:5173", true),
+        ("http://[::1]:8080", true),
+        ("https://app.example", true),
+        ("https://localhost:3000", false),
+        ("http://app.localhost:3000", false),
+        ("http://evil.example", false),
+        ("null", false),
+    ] {
+        let request = client()
+            .get(format!("{url}/protected"))
+            .bearer_auth(&session.token)
+            .header("origin", origin);
+        let allowed = header(&send(request).await, "access-control-allow-origin");
+        assert_eq!(allowed.as_deref(), is_allowed.then_some(origin));
+        // The same origins may use the cookie for requests that change something.
+        let request = client()
+            .post(format!("{url}/dev/end-session"))
+            .header("cookie", format!("hanko={}", session.token))
+            .header("sec-fetch-site", "cross-site")
+            .header("origin", origin);
+        let is_rejected = send(request).await.status() == 403;
+        assert_eq!(is_rejected, !is_allowed, "{origin}");
+    }
+    running.abort();
 }
 
 #[tokio::test]

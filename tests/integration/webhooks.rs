@@ -11,7 +11,7 @@ use std::{
 
 use poem_hanko::{
     Hanko,
-    clock::ManualClock,
+    clock::{Clock, ManualClock},
     hanko::{
         Event, MemoryStore, Receipt, Revocation, RevocationStore, Revoking, SessionId,
         StoreUnavailable, UserId, WebhookError,
@@ -42,6 +42,11 @@ async fn forged(clock: &ManualClock) -> Value {
 async fn post(app: &App, body: &Value) -> u16 {
     let request = app.request(Method::POST, "/webhooks/hanko").json(body);
     send(request).await.status().as_u16()
+}
+
+/// The time that has passed since the test began.
+fn elapsed(clock: &ManualClock) -> Duration {
+    clock.unix_time().saturating_sub(START)
 }
 
 /// Lets a second pass whenever nothing else happens, until `future` is ready.
@@ -121,7 +126,7 @@ async fn forged_webhooks_cause_one_fetch_in_two_seconds() {
         let response = passing(&app.clock, response).await.unwrap();
         assert_eq!(response.status(), 401);
     }
-    let elapsed = poem_hanko::clock::Clock::unix_time(&app.clock) - START;
+    let elapsed = elapsed(&app.clock);
     let fetches = local_hanko.key_set_requests() - 2;
     assert!(
         (1..=elapsed.as_secs() / 2).contains(&fetches),
@@ -223,7 +228,7 @@ async fn a_webhook_is_held_when_the_keys_take_too_long() {
     let body = logout_body(&local_hanko, &session);
     let status = passing(&app.clock, post(&app, &body)).await;
     assert_eq!(status, 202);
-    let elapsed = poem_hanko::clock::Clock::unix_time(&app.clock) - START;
+    let elapsed = elapsed(&app.clock);
     assert!(elapsed <= Duration::from_secs(8), "{elapsed:?}");
     local_hanko.set_fault(Fault::None);
     let is_done = async {
@@ -232,6 +237,22 @@ async fn a_webhook_is_held_when_the_keys_take_too_long() {
         }
     };
     passing(&app.clock, is_done).await;
+}
+
+#[tokio::test]
+async fn a_body_that_cannot_be_read_is_counted() {
+    let (_local_hanko, app) = start().await;
+    let post = |content_type: &'static str, body: Vec<u8>| {
+        let request = app.request(Method::POST, "/webhooks/hanko");
+        send(request.header("content-type", content_type).body(body))
+    };
+    assert_eq!(post("text/plain", b"{}".to_vec()).await.status(), 415);
+    assert_eq!(app.hanko.webhook_status().rejected, 1);
+    let large = vec![b' '; 300 * 1024];
+    assert_eq!(post("application/json", large).await.status(), 413);
+    assert_eq!(app.hanko.webhook_status().rejected, 2);
+    assert_eq!(post("application/json", b"{}".to_vec()).await.status(), 400);
+    assert_eq!(app.hanko.webhook_status().rejected, 3);
 }
 
 #[tokio::test]
@@ -257,11 +278,11 @@ async fn a_flood_of_held_bodies_leaves_room_for_others() {
         .unwrap();
     hanko.wait_for_key_set_fetches(1).await;
     let stranger = crate::support::local_hanko(&clock).await;
-    let flood = stranger.webhook_body(LOGOUT, &json!({ "padding": "x".repeat(11_000) }));
-    let flood = flood.to_string();
+    let padding = json!({ "padding": "x".repeat(11_000) });
     let attacker = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     let mut refused = 0;
     for _ in 0..1200 {
+        let flood = stranger.webhook_body(LOGOUT, &padding).to_string();
         let receipt = passing(
             &clock,
             hanko.receive_webhook_from(flood.as_bytes(), attacker),
@@ -416,7 +437,7 @@ async fn an_event_is_given_up_after_ten_minutes() {
         }
     };
     passing(&clock, is_done).await;
-    let elapsed = poem_hanko::clock::Clock::unix_time(&clock) - START;
+    let elapsed = elapsed(&clock);
     assert!((540..=615).contains(&elapsed.as_secs()), "{elapsed:?}");
     assert!((10..=30).contains(&attempts.load(SeqCst)));
 }

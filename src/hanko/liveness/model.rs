@@ -35,6 +35,7 @@ fn policy(mode: SessionMode) -> SessionPolicy {
 }
 
 /// An open validation request.
+#[expect(clippy::struct_excessive_bools, reason = "each says what has happened")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Open {
     asked_at: u64,
@@ -59,6 +60,7 @@ enum Hanko {
     Down,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each says what has happened")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct State {
     now: u64,

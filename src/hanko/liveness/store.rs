@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn sessions_out_of_use_are_dropped_first() {
-        let store = Store::new(100, Duration::from_secs(600));
+        let store = Store::new(100, Duration::from_mins(10));
         for number in 0..100 {
             insert(&store, number, 0);
         }
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_full_store_drops_those_used_longest_ago() {
-        let store = Store::new(160, Duration::from_secs(600));
+        let store = Store::new(160, Duration::from_mins(10));
         for number in 0..160 {
             insert(&store, number, number as u64);
         }
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn sessions_of_the_same_second_do_not_all_go() {
-        let store = Store::new(160, Duration::from_secs(600));
+        let store = Store::new(160, Duration::from_mins(10));
         for number in 0..=160 {
             insert(&store, number, 7);
         }

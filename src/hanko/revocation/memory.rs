@@ -9,7 +9,7 @@ use crate::{
     jose::NumericDate,
 };
 
-/// Revocations in this process alone: enough for a single instance, and forgotten at its end.
+/// Keeps revocations in this process only: enough for a single instance, and lost when it ends.
 #[derive(Debug)]
 pub struct MemoryStore {
     mirror: Mirror,
@@ -17,7 +17,7 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// An empty store.
+    /// Creates an empty store.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             mirror: Mirror::default(),

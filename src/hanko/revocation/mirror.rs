@@ -19,12 +19,12 @@ use crate::{
     jose::NumericDate,
 };
 
-/// A set of revocations that readers look up without a lock, in the order of their end for whoever clears it up.
+/// The revocations that are in force. Readers take no lock; `ends` orders them so that those that are over can be dropped.
 #[derive(Debug)]
 pub(crate) struct Mirror {
     sessions: HashMap<SessionId, NumericDate>,
     users: HashMap<UserId, UserRevocation>,
-    /// So that services that have revoked nothing, which are most, pay nothing.
+    /// Lets a service without any revocation skip both lookups.
     len: AtomicUsize,
     ends: Mutex<BinaryHeap<Reverse<(NumericDate, Uuid)>>>,
     news: broadcast::Sender<Revocation>,
@@ -52,6 +52,10 @@ struct UserRevocation {
 }
 
 impl Mirror {
+    /// Returns whether this session was revoked, by itself or with all sessions of its user.
+    ///
+    /// Times of issue are compared in whole seconds, rounded down: Hanko signs the deletion of a user with the second in
+    /// which it happened, so a token with a fraction of that second may be older than the deletion.
     pub(crate) fn is_revoked(
         &self,
         session: SessionId,
@@ -65,14 +69,20 @@ impl Mirror {
             return true;
         }
         self.users.pin().get(&user).is_some_and(|revocation| {
-            // A token that does not say when it was issued may be older.
-            issued_at.is_none_or(|issued_at| issued_at <= revocation.issued_until)
+            // A token without `iat` may be older.
+            issued_at.is_none_or(|issued_at| {
+                issued_at.since_epoch().as_secs() <= revocation.issued_until.since_epoch().as_secs()
+            })
         })
     }
 
-    /// Adds a revocation and drops those that have come to their end at `now`.
+    /// Adds a revocation and drops those that are over at `now`.
+    ///
+    /// An end after [`NumericDate::LAST`] is replaced by it. No token is valid that long, and no store can write such an end
+    /// back: a replica that tried would fail each time.
     pub(crate) fn insert(&self, revocation: Revocation, now: NumericDate) {
         let Revocation { target, until } = revocation;
+        let until = until.min(NumericDate::LAST);
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         let (id, is_longer) = match target {
             Target::Session(id) => {
@@ -116,7 +126,7 @@ impl Mirror {
         self.news.subscribe()
     }
 
-    /// An entry of the heap whose revocation was prolonged since is only an old reminder.
+    /// Drops what is over at `now`. A revocation that was prolonged has a later entry in the heap as well.
     fn drop_ended(&self, ends: &mut BinaryHeap<Reverse<(NumericDate, Uuid)>>, now: NumericDate) {
         let sessions = self.sessions.pin();
         let users = self.users.pin();
@@ -138,18 +148,21 @@ impl Mirror {
         }
     }
 
-    /// Whether it says no less than this revocation.
+    /// Returns whether it holds this revocation, or a longer one of the same target.
     #[cfg(feature = "redis")]
     pub(crate) fn covers(&self, revocation: &Revocation) -> bool {
+        let until = revocation.until.min(NumericDate::LAST);
         match revocation.target {
             Target::Session(id) => self
                 .sessions
                 .pin()
                 .get(&id)
-                .is_some_and(|until| *until >= revocation.until),
-            Target::User { id, issued_until } => self.users.pin().get(&id).is_some_and(|known| {
-                known.until >= revocation.until && known.issued_until >= issued_until
-            }),
+                .is_some_and(|known| *known >= until),
+            Target::User { id, issued_until } => self
+                .users
+                .pin()
+                .get(&id)
+                .is_some_and(|known| known.until >= until && known.issued_until >= issued_until),
         }
     }
 
@@ -157,7 +170,7 @@ impl Mirror {
         self.len.load(Ordering::Acquire)
     }
 
-    /// All revocations, for a store to be filled up with.
+    /// Returns all revocations, to be compared with those of a store.
     #[cfg(feature = "redis")]
     pub(crate) fn all(&self) -> Vec<Revocation> {
         let sessions = self.sessions.pin();
@@ -174,5 +187,65 @@ impl Mirror {
             until: revocation.until,
         });
         of_sessions.chain(of_users).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn at(seconds: f64) -> NumericDate {
+        NumericDate::from(Duration::from_secs_f64(seconds))
+    }
+
+    #[test]
+    fn deletion_of_user_covers_whole_second() {
+        let (session, user) = (
+            SessionId::from(Uuid::new_v4()),
+            UserId::from(Uuid::new_v4()),
+        );
+        for deleted_at in [100.0, 100.5] {
+            let mirror = Mirror::default();
+            let target = Target::User {
+                id: user,
+                issued_until: at(deleted_at),
+            };
+            let until = NumericDate::LAST;
+            mirror.insert(Revocation { target, until }, at(0.0));
+            for issued_at in [99.0, 100.0, 100.2, 100.999] {
+                assert!(
+                    mirror.is_revoked(session, user, Some(at(issued_at))),
+                    "deleted at {deleted_at}, issued at {issued_at}"
+                );
+            }
+            assert!(mirror.is_revoked(session, user, None));
+            assert!(!mirror.is_revoked(session, user, Some(at(101.0))));
+        }
+    }
+
+    #[test]
+    fn no_revocation_ends_after_last_date() {
+        let mirror = Mirror::default();
+        for target in [
+            Target::Session(SessionId::from(Uuid::new_v4())),
+            Target::User {
+                id: UserId::from(Uuid::new_v4()),
+                issued_until: at(1.0),
+            },
+        ] {
+            let until = NumericDate::from(Duration::MAX);
+            mirror.insert(Revocation { target, until }, at(0.0));
+        }
+        assert_eq!(mirror.len(), 2);
+        assert!(
+            mirror
+                .ends
+                .into_inner()
+                .expect("not poisoned")
+                .into_iter()
+                .all(|Reverse((until, _))| until == NumericDate::LAST)
+        );
     }
 }

@@ -1,11 +1,11 @@
 //! Revocations shared by all replicas, in Redis or any server that speaks its protocol.
 //!
-//! Every replica mirrors all of them, so that a request never waits for Redis. A revocation is written with its end as
-//! expiry and published in one transaction; whoever connects subscribes first and scans then, so that nothing falls in
-//! between. What a replica knows and Redis has lost, as after a restart without persistence, the replica writes back.
+//! Every replica mirrors all of them, so that a request never waits for Redis. One transaction writes a revocation, with its
+//! end as the expiry, and publishes it. A replica subscribes before it scans, so that it misses nothing in between. It writes
+//! back what Redis has lost, for example in a restart without persistence.
 //!
-//! All that a revocation says stands in its key. So no write can undo another, whichever comes last: two revocations of one
-//! target are two keys, and whoever reads both takes the longer.
+//! The key holds the whole revocation, so no write can undo another: two revocations of one target are two keys, and a
+//! reader of both takes the longer.
 
 use std::{
     fmt,
@@ -34,23 +34,25 @@ use crate::{
     jose::NumericDate,
 };
 
-/// Before every key, and the name of the channel.
+/// Prefix of every key, and the name of the channel.
 const PREFIX: &str = "poem-hanko:revoked";
-/// A webhook is answered within Hanko's 10 s even where Redis hangs.
+/// Bounds the response time of a webhook while Redis hangs: Hanko waits 10 s.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
-/// The pause before another attempt to subscribe.
+/// Pause before another attempt to subscribe.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
-/// How many keys are asked for at once.
+/// Number of keys requested at once.
 const SCAN_BATCH: usize = 1000;
-/// How often an idle subscription is asked whether it is alive: a broken network does not always say so.
+/// How often an idle subscription is pinged: a broken network may go unnoticed otherwise.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
-/// After so many of them Redis is given back what it has lost meanwhile, as by eviction.
+/// Number of pings after which Redis is compared with the mirror, because it may have evicted keys.
 const PINGS_BETWEEN_FILLS: u32 = 12;
 
-/// A store that cannot be made.
+/// The URL is not that of a Redis.
+///
+/// The message neither contains the URL nor repeats the message of the Redis client, which may contain the password.
 #[derive(Debug, thiserror::Error)]
-#[error("not a Redis URL such as redis://localhost:6379: {0}")]
-pub struct RedisStoreError(String);
+#[error("not a Redis URL such as redis://localhost:6379 or rediss://redis.example:6380/1")]
+pub struct RedisStoreError(());
 
 /// Revocations shared through Redis.
 pub struct RedisStore {
@@ -62,11 +64,11 @@ struct Shared {
     client: Client,
     manager: ConnectionManager,
     mirror: Mirror,
-    /// Whether the mirror was filled at least once.
+    /// Whether the mirror has been filled at least once.
     is_ready: AtomicBool,
     /// Whether new revocations are received.
     is_mirroring: AtomicBool,
-    /// A revocation is in the mirror alone.
+    /// Signals that the mirror holds a revocation that Redis does not.
     write_failed: Notify,
     clock: Arc<dyn Clock>,
 }
@@ -88,20 +90,20 @@ impl Drop for RedisStore {
 }
 
 impl RedisStore {
-    /// Sets out to connect to the Redis at `url`, without waiting for it. Must be called within a tokio runtime.
+    /// Starts to connect to the Redis at `url`, without waiting for it. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// Where `url` is not that of a Redis. A Redis that is away is no error: the store is not ready, that is all.
+    /// [`RedisStoreError`] if `url` is not that of a Redis. An unavailable Redis is not an error: the store is not ready
+    /// until Redis is available.
     pub fn start(url: &str, clock: Arc<dyn Clock>) -> Result<Self, RedisStoreError> {
-        let describe = |error: redis::RedisError| RedisStoreError(error.to_string());
-        let client =
-            Client::open(url.into_connection_info().map_err(describe)?).map_err(describe)?;
+        let hide = |_: redis::RedisError| RedisStoreError(());
+        let client = Client::open(url.into_connection_info().map_err(hide)?).map_err(hide)?;
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(COMMAND_TIMEOUT))
             .set_response_timeout(Some(COMMAND_TIMEOUT))
             .set_number_of_retries(1);
         let manager =
-            ConnectionManager::new_lazy_with_config(client.clone(), config).map_err(describe)?;
+            ConnectionManager::new_lazy_with_config(client.clone(), config).map_err(hide)?;
         let shared = Arc::new(Shared {
             client,
             manager,
@@ -121,8 +123,8 @@ impl RevocationStore for RedisStore {
         self.shared.mirror.is_revoked(session, user, issued_at)
     }
 
-    /// The mirror has it first, so that this replica refuses the session even where Redis then fails and the caller is
-    /// told to try again. Whether or not the caller does, it is written as soon as that works.
+    /// Adds it to the mirror first, so that this replica rejects the session even if Redis then fails. It is written again
+    /// until that succeeds, whether or not the caller tries again.
     fn revoke(&self, revocation: Revocation) -> Revoking<'_> {
         let shared = &self.shared;
         shared
@@ -163,8 +165,8 @@ impl RevocationStore for RedisStore {
     }
 }
 
-/// Writes and publishes revocations in one transaction. Twice where the first time fails: a connection that was idle may have
-/// been closed, which is found out only by using it, and a revocation that is written twice is the same.
+/// Writes and publishes revocations in one transaction. Tries a second time if the connection was closed while it was idle,
+/// which is noticed only when it is used. Writing a revocation twice does no harm.
 async fn write(connection: &mut ConnectionManager, revocations: &[Revocation]) -> RedisResult<()> {
     let mut transaction = redis::pipe();
     transaction.atomic();
@@ -199,7 +201,7 @@ async fn keep_mirroring(shared: Arc<Shared>) {
             tracing::error!(
                 error,
                 revocations = shared.mirror.len(),
-                "the revocation store is away: known revocations go on being enforced, webhooks are answered 503"
+                "the revocation store is unavailable: known revocations stay in force, webhooks get 503"
             );
             is_first_failure = false;
         }
@@ -250,7 +252,7 @@ async fn mirror(shared: &Shared, is_first_failure: &mut bool) -> RedisResult<()>
     }
 }
 
-/// Fails where Redis takes longer than it may.
+/// Fails if Redis takes longer than [`COMMAND_TIMEOUT`].
 async fn in_time<T>(
     shared: &Shared,
     answer: impl Future<Output = RedisResult<T>>,
@@ -263,7 +265,7 @@ async fn in_time<T>(
     }
 }
 
-/// Takes over all that Redis knows, and gives it what only the mirror does.
+/// Adds all revocations in Redis to the mirror, and writes those to Redis that only the mirror holds.
 async fn fill(shared: &Shared) -> RedisResult<()> {
     let mut connection = shared.manager.clone();
     let now = shared.clock.unix_time().into();
@@ -303,13 +305,13 @@ async fn fill(shared: &Shared) -> RedisResult<()> {
     if !lost.is_empty() {
         tracing::warn!(
             revocations = lost.len(),
-            "wrote revocations back that the store lacked"
+            "wrote revocations back that the store had lost"
         );
     }
     Ok(())
 }
 
-/// A revocation as it stands in Redis.
+/// Returns the key that holds this revocation.
 fn key(revocation: &Revocation) -> String {
     let until = whole_seconds(revocation.until);
     match revocation.target {
@@ -321,12 +323,14 @@ fn key(revocation: &Revocation) -> String {
     }
 }
 
-/// Rounded up, so that nothing is forgotten a fraction of a second early.
+/// Rounds up, so that no revocation is dropped a fraction of a second early. Redis rejects an expiry far beyond
+/// [`NumericDate::LAST`], which is what a later date becomes.
 fn whole_seconds(date: NumericDate) -> u64 {
-    let since_epoch = date.since_epoch();
+    let since_epoch = date.min(NumericDate::LAST).since_epoch();
     since_epoch.as_secs() + u64::from(since_epoch.subsec_nanos() > 0)
 }
 
+/// Reads a key or a published message, which anybody with access to the store may have written.
 fn parse(key: &[u8]) -> Option<Revocation> {
     let mut parts = std::str::from_utf8(key)
         .ok()?
@@ -336,7 +340,7 @@ fn parse(key: &[u8]) -> Option<Revocation> {
     let (kind, id): (&str, Uuid) = (parts.next()?, parts.next()?.parse().ok()?);
     let mut seconds = || {
         let seconds: u64 = parts.next()?.parse().ok()?;
-        Some(NumericDate::from(Duration::from_secs(seconds)))
+        Some(NumericDate::from(Duration::from_secs(seconds)).min(NumericDate::LAST))
     };
     let until = seconds()?;
     let target = match kind {

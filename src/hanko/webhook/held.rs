@@ -174,27 +174,30 @@ mod tests {
 
     const NOW: NumericDate = NumericDate::LAST;
 
-    fn client(number: u8) -> Option<IpAddr> {
-        Some(IpAddr::from([192, 0, 2, number]))
+    fn client(number: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, number])
     }
 
     #[test]
     fn a_full_store_drops_the_newest_of_whoever_holds_most() {
         let held = HeldWebhooks::default();
         let body = vec![b'x'; MAX_HELD_BODY_BYTES];
-        assert_eq!(held.hold(b"first", NOW, client(2)), Holding::Held);
+        assert_eq!(held.hold(b"first", NOW, Some(client(2))), Holding::Held);
         let mut number = 1;
-        while held.hold(&body, NOW, client(1)) == Holding::Held {
+        while held.hold(&body, NOW, Some(client(1))) == Holding::Held {
             number += 1;
         }
         assert!(held.state().bytes <= MAX_HELD_BYTES);
         assert_eq!(held.len(), number);
         // The flood does not make room for itself, but for others.
-        assert_eq!(held.hold(&body, NOW, client(1)), Holding::NoRoom);
-        assert_eq!(held.hold(&body, NOW, client(3)), Holding::HeldInstead(1));
+        assert_eq!(held.hold(&body, NOW, Some(client(1))), Holding::NoRoom);
+        assert_eq!(
+            held.hold(&body, NOW, Some(client(3))),
+            Holding::HeldInstead(1)
+        );
         assert_eq!(&*held.take(u64::MAX).unwrap().body, b"first");
         let newest = held.state().webhooks.back().unwrap().client;
-        assert_eq!(newest, client(3));
+        assert_eq!(newest, Some(client(3)));
     }
 
     #[test]
@@ -204,7 +207,7 @@ mod tests {
             held.hold(
                 &[number],
                 NumericDate::from(Duration::from_secs(number.into())),
-                client(number % 3),
+                Some(client(number % 3)),
             );
         }
         let last = held.last_number();

@@ -29,12 +29,11 @@ const MIN_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_mins(1);
 
 type Outcome = Result<(), String>;
+type Attempt = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 /// What the application does with an event.
 #[derive(Clone)]
-pub(in crate::hanko) struct Listener(
-    Arc<dyn Fn(Event) -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send + Sync>,
-);
+pub(in crate::hanko) struct Listener(Arc<dyn Fn(Event) -> Attempt + Send + Sync>);
 
 impl Listener {
     pub(in crate::hanko) fn new<F, Fut, E>(listener: F) -> Self

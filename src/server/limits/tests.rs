@@ -48,7 +48,11 @@ impl Scene {
             .build()
             .expect("a client");
         let service = api::service(api::operations(), "http://localhost");
-        let edge = Edge::new(hanko, Operations::new(api::operations(), service), pages());
+        let edge = Edge::new(
+            hanko,
+            Operations::new(api::operations(), service).unwrap(),
+            pages(),
+        );
         let listener = listen::listen(([127, 0, 0, 1], 0).into()).expect("a free port");
         let address = listener.local_addr().expect("an address");
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
@@ -64,7 +68,7 @@ impl Scene {
                 let stopped = async {
                     let _dropped = stopped.await;
                 };
-                listen::serve(listener, edge, &[], limits, &config.http, stopped).await;
+                listen::serve(listener, edge, limits, &config.http, stopped).await;
             }
         });
         Self {

@@ -89,7 +89,7 @@ async fn observe(mode: SessionMode, situation: Situation) -> Row {
         begin(&mut scene, situation, &session).await;
         scene.clock.advance(BEFORE_REFRESH);
         let at_once = see(&scene, &session).await;
-        scene.clock.advance(TTL - BEFORE_REFRESH);
+        scene.clock.advance(TTL.saturating_sub(BEFORE_REFRESH));
         let due = see(&scene, &session).await;
         scene.clock.advance(SECOND);
         (at_once, due, see(&scene, &session).await)
