@@ -247,6 +247,11 @@ impl RemoteKeySet {
         self.shared.fetch_again(reason).await
     }
 
+    /// Whether the last fetch has failed.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.shared.progress().last_error.is_some()
+    }
+
     /// The error of whoever needs keys and has none.
     pub(crate) fn unavailable(&self) -> KeySetError {
         self.shared.unavailable()
