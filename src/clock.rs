@@ -102,7 +102,7 @@ impl Clock for ManualClock {
 
     fn sleep(&self, duration: Duration) -> Sleep {
         let mut elapsed = self.elapsed.subscribe();
-        let deadline = self.monotonic() + duration;
+        let deadline = self.monotonic().saturating_add(duration);
         Box::pin(async move {
             // The sender is dropped only with the last clone of the clock: then time never moves again.
             if elapsed.wait_for(|now| *now >= deadline).await.is_err() {

@@ -159,6 +159,7 @@ fn summary(error: &ValidationError) -> &'static str {
         ValidationError::Unconfirmed => {
             "Hanko called a session invalid, but could not serve its keys."
         }
+        ValidationError::Postponed => "Hanko has postponed validation requests.",
         ValidationError::Overloaded => "Too many validation requests wait for Hanko.",
     }
 }

@@ -14,7 +14,7 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -26,7 +26,7 @@ pub use self::request::ValidationError;
 use self::{
     record::{Answer, Decision, Nanos, Record, nanos},
     request::{Renewal, Requester},
-    slots::{Slots, Ticket},
+    slots::{Slot, Slots, Ticket},
     store::Store,
 };
 use super::{
@@ -45,6 +45,8 @@ const VALIDATIONS_AT_ONCE: usize = 64;
 const MAX_QUEUE_TIME: Duration = Duration::from_secs(15);
 /// If it takes longer to confirm a negative answer, Hanko's database may have been down in between.
 const MAX_CONFIRMATION_TIME: Duration = Duration::from_millis(500);
+/// At most one failure of a validation request is logged above the level debug in this time.
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
 /// An end counts as found without a webhook if none follows within this time.
 const WEBHOOK_GRACE: Duration = Duration::from_secs(10);
 /// So many ends found without a webhook within [`WARNING_PERIOD`] mean that webhooks do not arrive.
@@ -122,7 +124,7 @@ impl SessionPolicy {
             if self.cache_ttl.is_zero() {
                 return Err(SessionPolicyError::ZeroCacheTtl);
             }
-            if self.max_stale < self.cache_ttl * 2 {
+            if self.max_stale < self.cache_ttl.saturating_mul(2) {
                 return Err(SessionPolicyError::ShortMaxStale);
             }
         }
@@ -201,6 +203,9 @@ struct Shared {
 struct Progress {
     validations: u64,
     last_error: Option<ValidationError>,
+    /// When a failure was last logged, and whether its end has not been.
+    last_log: Option<Duration>,
+    is_failure_logged: bool,
     found_ended: u64,
     /// Sessions found ended, oldest first, whose webhook may still come, and until when.
     awaiting_webhook: VecDeque<(Duration, Session)>,
@@ -222,16 +227,19 @@ struct Question {
     renewal: Renewal,
     /// On the monotonic clock.
     sent_at: Option<Duration>,
+    /// Its outcome is being stored, so that whoever asks now has a reason to ask again.
+    is_concluded: bool,
     outcome: watch::Receiver<Option<Outcome>>,
 }
 
 impl Question {
-    fn new(need: Need) -> (Self, watch::Sender<Option<Outcome>>) {
+    fn new(need: Need, now: Duration) -> (Self, watch::Sender<Option<Outcome>>) {
         let (sender, outcome) = watch::channel(None);
         let question = Self {
-            ticket: Arc::new(Ticket::new(need.is_urgent)),
+            ticket: Arc::new(Ticket::new(need.is_urgent.then_some(now))),
             renewal: need.renewal,
             sent_at: None,
+            is_concluded: false,
             outcome,
         };
         (question, sender)
@@ -244,6 +252,9 @@ impl Question {
         slots: &Slots,
         now: Duration,
     ) -> Option<watch::Receiver<Option<Outcome>>> {
+        if self.is_concluded {
+            return None;
+        }
         match self.sent_at {
             None => {
                 if need.renewal == Renewal::Renew {
@@ -264,7 +275,7 @@ impl Question {
             }
         }
         if need.is_urgent {
-            slots.make_urgent(&self.ticket);
+            slots.make_urgent(&self.ticket, now);
         }
         Some(self.outcome.clone())
     }
@@ -280,7 +291,7 @@ impl Liveness {
         streams: Arc<Streams>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let unused_after = policy.max_stale.max(policy.cache_ttl * 2);
+        let unused_after = policy.max_stale.max(policy.cache_ttl.saturating_mul(2));
         Self(Arc::new(Shared {
             requester: Requester {
                 url,
@@ -402,6 +413,11 @@ impl Liveness {
         &self.0.policy
     }
 
+    /// How long a validation request takes at most, apart from the confirmation of a negative answer.
+    pub(super) fn longest_validation(&self) -> Duration {
+        MAX_QUEUE_TIME.saturating_add(self.0.policy.validation_timeout)
+    }
+
     /// The pause before another attempt to validate a session in the background.
     pub(super) fn retry_pause(&self) -> Duration {
         record::retry_pause(&self.0.policy)
@@ -472,12 +488,12 @@ impl Shared {
             {
                 return outcome;
             }
-            let (question, sender) = Question::new(need);
+            let (question, sender) = Question::new(need, now);
             let outcome = question.outcome.clone();
             of_session.next = Some((question, sender, session.clone()));
             return outcome;
         }
-        let (question, sender) = Question::new(need);
+        let (question, sender) = Question::new(need, now);
         let outcome = question.outcome.clone();
         let ticket = Arc::clone(&question.ticket);
         in_flight.insert(
@@ -493,6 +509,7 @@ impl Shared {
             session: session.clone(),
             ticket,
             sender,
+            is_open: true,
         };
         tokio::spawn(asking.run());
         outcome
@@ -508,21 +525,44 @@ impl Shared {
         session: &Session,
         ticket: &Arc<Ticket>,
     ) -> Result<Answer, ValidationError> {
-        let was_failing = self.keys.is_failing();
-        let answer = self.send(session, ticket).await?;
-        if answer.is_alive {
-            return Ok(answer);
-        }
-        let was_failing = was_failing || self.keys.is_failing();
-        let answered_at = self.clock.monotonic();
-        if !self.keys.fetch_again(FetchReason::Confirmation).await {
-            return Err(ValidationError::Unconfirmed);
-        }
-        let took = self.clock.monotonic().saturating_sub(answered_at);
-        if was_failing || took >= MAX_CONFIRMATION_TIME {
-            return self.send(session, &Arc::new(Ticket::new(true))).await;
+        let mut was_failing = self.keys.is_failing();
+        let mut answer = self.send(session, ticket).await?;
+        for is_last in [false, true] {
+            if answer.is_alive {
+                return Ok(answer);
+            }
+            was_failing |= self.keys.is_failing();
+            let answered_at = self.clock.monotonic();
+            if !self.keys.fetch_again(FetchReason::Confirmation).await {
+                return Err(ValidationError::Unconfirmed);
+            }
+            let took = self.clock.monotonic().saturating_sub(answered_at);
+            if is_last || !(was_failing || took >= MAX_CONFIRMATION_TIME) {
+                break;
+            }
+            let urgent = Ticket::new(Some(self.clock.monotonic()));
+            answer = self.send(session, &Arc::new(urgent)).await?;
         }
         Ok(answer)
+    }
+
+    /// Waits for a place. Whoever waits for the response has the whole time for it, since when it began to wait.
+    async fn place(&self, ticket: &Arc<Ticket>) -> Result<Slot<'_>, ValidationError> {
+        let place = self.slots.acquire(ticket);
+        tokio::pin!(place);
+        let mut gives_up_at = self.clock.monotonic() + MAX_QUEUE_TIME;
+        loop {
+            let rest = gives_up_at.saturating_sub(self.clock.monotonic());
+            tokio::select! {
+                place = &mut place => return Ok(place),
+                () = self.clock.sleep(rest) => match ticket.urgent_since() {
+                    Some(since) if since + MAX_QUEUE_TIME > gives_up_at => {
+                        gives_up_at = since + MAX_QUEUE_TIME;
+                    }
+                    _ => return Err(ValidationError::Overloaded),
+                },
+            }
+        }
     }
 
     /// Waits for a place and sends one request.
@@ -531,10 +571,7 @@ impl Shared {
         session: &Session,
         ticket: &Arc<Ticket>,
     ) -> Result<Answer, ValidationError> {
-        let _slot = tokio::select! {
-            slot = self.slots.acquire(ticket) => slot,
-            () = self.clock.sleep(MAX_QUEUE_TIME) => return Err(ValidationError::Overloaded),
-        };
+        let _slot = self.place(ticket).await?;
         let renewal = {
             let mut in_flight = self.in_flight();
             let Some(of_session) = in_flight.get_mut(&session.id()) else {
@@ -548,7 +585,7 @@ impl Shared {
             of_session.current.renewal
         };
         if !ticket.is_urgent() && self.is_postponed() {
-            return Err(ValidationError::Overloaded);
+            return Err(ValidationError::Postponed);
         }
         self.requester
             .send(session.id(), session.token(), renewal, &*self.clock)
@@ -571,22 +608,30 @@ impl Shared {
     ) -> Outcome {
         let (policy, now) = (&self.policy, self.clock.monotonic());
         let jitter = fastrand::f64();
-        let changed = self
-            .store
-            .change(session.id(), now, |previous| match &outcome {
-                // Nothing is reused.
-                Ok(_) if policy.cache_ttl.is_zero() => None,
-                Ok(answer) => Some(Record::answered(previous, answer, policy, jitter)),
-                Err(_) => {
-                    previous.map(|record| record.failed(asked_at, nanos(now), policy, jitter))
-                }
-            });
-        self.count(outcome.as_ref().err());
+        let change = |previous: Option<&Record>| match &outcome {
+            // Without a record, a stateless request is accepted anyway.
+            Ok(answer)
+                if policy.mode == SessionMode::Stateless
+                    && answer.is_alive
+                    && previous.is_none() =>
+            {
+                None
+            }
+            Ok(answer) => Some(Record::answered(previous, answer, policy, jitter)),
+            Err(_) => previous.map(|record| record.failed(asked_at, nanos(now), policy, jitter)),
+        };
+        let changed = self.store.change(session.id(), now, change);
+        self.count(outcome.as_ref().err(), now);
         match outcome {
             Ok(answer) if answer.is_alive => {
                 let asked_at = Duration::from_nanos(answer.asked_at);
                 self.streams.confirmed(session.id(), asked_at);
                 Ok(Status::Active)
+            }
+            // Hanko allows no leeway. No webhook reports that a token has expired.
+            Ok(_) if self.clock.unix_time() >= session.expires_at().since_epoch() => {
+                self.streams.finish(session.id(), EndReason::Expired);
+                Ok(Status::Ended)
             }
             Ok(_) => {
                 self.streams.finish(session.id(), EndReason::FoundEnded);
@@ -598,19 +643,32 @@ impl Shared {
         }
     }
 
-    fn count(&self, error: Option<&ValidationError>) {
+    fn count(&self, error: Option<&ValidationError>, now: Duration) {
+        if error == Some(&ValidationError::Postponed) {
+            return;
+        }
         let mut progress = self.progress();
         progress.validations += 1;
         let was_failing = progress.last_error.is_some();
         if progress.last_error.as_ref() != error {
             progress.last_error = error.cloned();
         }
+        // An outage is logged when it begins and when it ends, however many sessions notice it. One that comes and goes
+        // does not fill the log.
+        let is_recent = |last: Duration| now.saturating_sub(last) < LOG_INTERVAL;
+        let is_logged = match error {
+            Some(_) => !was_failing && !progress.last_log.is_some_and(is_recent),
+            None => std::mem::take(&mut progress.is_failure_logged),
+        };
+        if is_logged && error.is_some() {
+            progress.last_log = Some(now);
+            progress.is_failure_logged = true;
+        }
         drop(progress);
-        // An outage is logged when it begins and when it ends, and not for every session.
         match error {
-            Some(error) if was_failing => tracing::debug!(%error, "validating a session failed"),
-            Some(error) => tracing::warn!(%error, "validating a session failed"),
-            None if was_failing => tracing::info!("Hanko validates sessions again"),
+            Some(error) if is_logged => tracing::warn!(%error, "validating a session failed"),
+            Some(error) => tracing::debug!(%error, "validating a session failed"),
+            None if is_logged => tracing::info!("Hanko validates sessions again"),
             None => {}
         }
     }
@@ -690,21 +748,20 @@ struct Asking {
     session: Session,
     ticket: Arc<Ticket>,
     sender: watch::Sender<Option<Outcome>>,
+    /// Whether the session has an entry in `in_flight`.
+    is_open: bool,
 }
 
 impl Asking {
     async fn run(mut self) {
         loop {
             let asked_at = nanos(self.shared.clock.monotonic());
-            let guard = Abandoned {
-                shared: &self.shared,
-                session: &self.session,
-                is_armed: AtomicBool::new(true),
-            };
             let outcome = self.shared.validate(&self.session, &self.ticket).await;
+            // Before its outcome is stored: a request that finds the new record due must not share this one.
+            if let Some(of_session) = self.shared.in_flight().get_mut(&self.session.id()) {
+                of_session.current.is_concluded = true;
+            }
             let outcome = self.shared.conclude(&self.session, asked_at, outcome);
-            guard.is_armed.store(false, Ordering::Relaxed);
-            drop(guard);
             let next = {
                 let mut in_flight = self.shared.in_flight();
                 let next = in_flight
@@ -717,6 +774,7 @@ impl Asking {
                     });
                 if next.is_none() {
                     in_flight.remove(&self.session.id());
+                    self.is_open = false;
                 }
                 next
             };
@@ -729,21 +787,16 @@ impl Asking {
     }
 }
 
-/// Leaves nothing open behind if the task of a validation request is dropped.
-struct Abandoned<'a> {
-    shared: &'a Arc<Shared>,
-    session: &'a Session,
-    is_armed: AtomicBool,
-}
-
-impl Drop for Abandoned<'_> {
+impl Drop for Asking {
+    /// Leaves nothing open behind if the task is dropped, even before it has run.
     fn drop(&mut self) {
-        if self.is_armed.load(Ordering::Relaxed) {
-            self.shared.in_flight().remove(&self.session.id());
-            let now = self.shared.clock.monotonic();
-            self.shared.store.change(self.session.id(), now, |record| {
-                record.map(|record| record.failed(nanos(now), nanos(now), &self.shared.policy, 0.0))
-            });
+        if !self.is_open {
+            return;
         }
+        self.shared.in_flight().remove(&self.session.id());
+        let now = self.shared.clock.monotonic();
+        self.shared.store.change(self.session.id(), now, |record| {
+            record.map(|record| record.failed(nanos(now), nanos(now), &self.shared.policy, 0.0))
+        });
     }
 }

@@ -139,7 +139,7 @@ impl Streams {
         let now = inner.clock.monotonic();
         let id = session.id();
         let mut registry = self.registry();
-        if registry.task.is_none() {
+        if registry.task.as_ref().is_none_or(AbortHandle::is_finished) {
             registry.task = Some(tokio::spawn(watch_over(inner)).abort_handle());
         }
         let watched = registry.sessions.entry(id).or_insert_with(|| Watched {
@@ -147,7 +147,8 @@ impl Streams {
             end: Arc::default(),
             streams: 0,
             due: now,
-            confirmed_at: now,
+            // The age of the answer goes on.
+            confirmed_at: inner.liveness.last_confirmed(id).unwrap_or(now),
         });
         watched.streams += 1;
         let is_first = watched.streams == 1;
@@ -236,6 +237,7 @@ fn watch_over(inner: &Arc<Inner>) -> impl Future<Output = ()> + Send + use<> {
     let streams = Arc::clone(&inner.streams);
     let inner = Arc::downgrade(inner);
     async move {
+        let mut is_subscribed = true;
         loop {
             let next = streams.registry().due.first().map(|(due, _)| *due);
             let is_due = async {
@@ -245,12 +247,12 @@ fn watch_over(inner: &Arc<Inner>) -> impl Future<Output = ()> + Send + use<> {
                 }
             };
             tokio::select! {
-                revocation = revocations.recv() => {
+                revocation = revocations.recv(), if is_subscribed => {
                     let Some(inner) = inner.upgrade() else { return };
                     match revocation {
                         Ok(revocation) => apply(&inner, &revocation),
                         Err(RecvError::Lagged(_)) => finish_ended(&inner),
-                        Err(RecvError::Closed) => return,
+                        Err(RecvError::Closed) => is_subscribed = false,
                     }
                 }
                 changed = key_sets.changed() => {
@@ -328,20 +330,25 @@ fn next_look(
     let expires_in = (session.expires_at().since_epoch() + inner.session_rules.leeway)
         .saturating_sub(inner.clock.unix_time());
     // At least a moment later, so that a clock that was set back does not make this loop spin.
-    let expires_at = now + expires_in.max(Duration::from_millis(1));
+    let expires_at = now.saturating_add(expires_in.max(Duration::from_millis(1)));
     let policy = inner.liveness.policy();
-    if policy.mode == SessionMode::Stateless {
+    // From `exp` on Hanko calls the session invalid, without the leeway that is allowed here.
+    let has_expired_at_hanko = inner.clock.unix_time() >= session.expires_at().since_epoch();
+    if policy.mode == SessionMode::Stateless || has_expired_at_hanko {
         return Ok(expires_at);
     }
     let confirmed_at = inner
         .liveness
         .last_confirmed(session.id())
         .map_or(confirmed_at, |at| at.max(confirmed_at));
-    let gives_up_at = confirmed_at + policy.max_stale.max(policy.cache_ttl);
+    let validate_at = confirmed_at.saturating_add(policy.cache_ttl.max(MIN_INTERVAL));
+    let gives_up_at = confirmed_at
+        .saturating_add(policy.max_stale)
+        // Not before a validation request has had its time.
+        .max(validate_at.saturating_add(inner.liveness.longest_validation()));
     if now >= gives_up_at {
         return Err(EndReason::Unverifiable);
     }
-    let validate_at = confirmed_at + policy.cache_ttl.max(MIN_INTERVAL);
     let next = if now >= validate_at {
         inner.liveness.observe(session);
         now + inner.liveness.retry_pause()

@@ -260,8 +260,7 @@ impl RemoteKeySet {
     /// Waits for the next fetch that begins after this call, without requesting one, and returns whether it succeeded.
     pub(crate) async fn next_fetch(&self) -> bool {
         let next = self.shared.progress().fetches_begun + 1;
-        self.shared.wait_for_fetches(next).await;
-        self.shared.progress().last_error.is_none()
+        self.shared.wait_for_fetches(next).await && self.shared.progress().last_error.is_none()
     }
 
     /// Returns a counter of the fetches that have ended, which changes with each of them.
@@ -336,13 +335,14 @@ impl Shared {
         }
     }
 
-    async fn wait_for_fetches(&self, fetches: u64) {
+    /// Returns whether so many have ended.
+    async fn wait_for_fetches(&self, fetches: u64) -> bool {
         // The task has the sender: if it ever died, nobody would wait for it.
-        let _ = self
-            .fetches_ended
+        self.fetches_ended
             .clone()
             .wait_for(|ended| *ended >= fetches)
-            .await;
+            .await
+            .is_ok()
     }
 
     /// Waits for the first fetch while it is under way. In an outage nobody waits for the attempts that follow.
@@ -409,9 +409,8 @@ impl Shared {
             };
             self.clock.sleep(wait).await;
         }
-        self.wait_for_fetches(fetch).await;
         // If another fetch has ended since, it began later still.
-        self.progress().last_error.is_none()
+        self.wait_for_fetches(fetch).await && self.progress().last_error.is_none()
     }
 
     async fn fetch(&self) -> Result<Fetched, FetchError> {

@@ -137,6 +137,12 @@ impl Record {
             SessionMode::Stateless => record,
             SessionMode::Stateful => {
                 let until = after(ttl.min(idle)).min(end);
+                // The idle timeout was not renewed, so the next request does it when it was due anyway.
+                let until = match previous {
+                    _ if answer.is_renewal => until,
+                    Some(previous) if previous.is_alive => until.min(previous.until),
+                    _ => answer.asked_at,
+                };
                 Self {
                     wait_at: until,
                     until,
@@ -161,8 +167,9 @@ impl Record {
 
     /// The record after a validation request that was to be sent at `asked_at` has failed at `now`.
     ///
-    /// An older positive answer stays in use without waiting until twice the cache TTL after `asked_at`: Hanko did not
-    /// answer then, and a session that has ended since is not accepted for longer than its mode guarantees.
+    /// An older positive answer stays in use without waiting until twice the cache TTL after `asked_at`, and at least until
+    /// a further attempt has had time: Hanko did not answer meanwhile, so that a session which has ended since is not
+    /// accepted for longer than its mode guarantees.
     pub(super) fn failed(
         &self,
         asked_at: Nanos,
@@ -171,7 +178,10 @@ impl Record {
         jitter: f64,
     ) -> Self {
         let pause = nanos(retry_pause(policy));
-        let grace = asked_at.saturating_add(nanos(policy.cache_ttl).saturating_mul(2));
+        let ttl = nanos(policy.cache_ttl);
+        let grace = asked_at
+            .saturating_add(ttl.saturating_mul(2))
+            .max(now.saturating_add(pause).saturating_add(ttl));
         Self {
             refresh_at: match (policy.mode, self.is_alive) {
                 (SessionMode::Hybrid, true) | (SessionMode::Stateless, false) => {

@@ -44,6 +44,9 @@ pub enum ValidationError {
     /// Too many validation requests are open already.
     #[error("too many validation requests wait for Hanko")]
     Overloaded,
+    /// Hanko has asked for fewer requests by `Retry-After`, and nobody waits for this one.
+    #[error("Hanko has postponed validation requests")]
+    Postponed,
 }
 
 /// A failed request, and for how long Hanko wants no further ones.

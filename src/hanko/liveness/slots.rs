@@ -1,11 +1,9 @@
 //! A bounded number of places, those who wait for a response before those in the background.
 
 use std::{
-    collections::VecDeque,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::sync::Notify;
@@ -17,32 +15,50 @@ pub(super) struct Slots(Mutex<State>);
 #[derive(Debug)]
 struct State {
     free: usize,
-    urgent: VecDeque<Arc<Ticket>>,
-    background: VecDeque<Arc<Ticket>>,
+    /// The tickets that wait, in the order of their numbers.
+    urgent: BTreeMap<u64, Arc<Ticket>>,
+    background: BTreeMap<u64, Arc<Ticket>>,
+    last_number: u64,
 }
 
 /// A validation request that waits for a place.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ticket {
-    /// Somebody waits for the response.
-    is_urgent: AtomicBool,
-    /// It is in a queue, or was. Changed only under the lock of [`Slots`], as is `is_settled`.
-    is_queued: AtomicBool,
-    /// It has a place, or does not want one any more.
-    is_settled: AtomicBool,
+    place: Mutex<Place>,
     granted: Notify,
 }
 
+/// Locked after [`Slots`], if both are.
+#[derive(Debug)]
+struct Place {
+    /// Since when somebody waits for the response.
+    urgent_since: Option<Duration>,
+    /// Its number in a queue, while it waits there.
+    number: Option<u64>,
+}
+
 impl Ticket {
-    pub(super) fn new(is_urgent: bool) -> Self {
+    /// A ticket of whoever waits for the response since `urgent_since`, or of a request in the background.
+    pub(super) fn new(urgent_since: Option<Duration>) -> Self {
         Self {
-            is_urgent: AtomicBool::new(is_urgent),
-            ..Self::default()
+            place: Mutex::new(Place {
+                urgent_since,
+                number: None,
+            }),
+            granted: Notify::new(),
         }
     }
 
+    fn place(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn urgent_since(&self) -> Option<Duration> {
+        self.place().urgent_since
+    }
+
     pub(super) fn is_urgent(&self) -> bool {
-        self.is_urgent.load(Ordering::Relaxed)
+        self.urgent_since().is_some()
     }
 }
 
@@ -50,12 +66,34 @@ impl Ticket {
 #[derive(Debug)]
 pub(super) struct Slot<'a>(&'a Slots);
 
+impl State {
+    fn enqueue(&mut self, ticket: &Arc<Ticket>) {
+        self.last_number += 1;
+        let mut place = ticket.place();
+        place.number = Some(self.last_number);
+        let queue = match place.urgent_since {
+            Some(_) => &mut self.urgent,
+            None => &mut self.background,
+        };
+        queue.insert(self.last_number, Arc::clone(ticket));
+    }
+
+    /// Whether the ticket was waiting.
+    fn remove(&mut self, ticket: &Ticket) -> bool {
+        let Some(number) = ticket.place().number.take() else {
+            return false;
+        };
+        self.urgent.remove(&number).is_some() || self.background.remove(&number).is_some()
+    }
+}
+
 impl Slots {
     pub(super) fn new(places: usize) -> Self {
         Self(Mutex::new(State {
             free: places,
-            urgent: VecDeque::new(),
-            background: VecDeque::new(),
+            urgent: BTreeMap::new(),
+            background: BTreeMap::new(),
+            last_number: 0,
         }))
     }
 
@@ -64,21 +102,14 @@ impl Slots {
     }
 
     /// Waits for a place. The future may be dropped at any time.
-    pub(super) async fn acquire(&self, ticket: &Arc<Ticket>) -> Slot<'_> {
+    pub(super) async fn acquire<'a>(&'a self, ticket: &Arc<Ticket>) -> Slot<'a> {
         {
             let mut state = self.state();
             if state.free > 0 {
                 state.free -= 1;
-                ticket.is_settled.store(true, Ordering::Relaxed);
                 return Slot(self);
             }
-            let queue = if ticket.is_urgent() {
-                &mut state.urgent
-            } else {
-                &mut state.background
-            };
-            queue.push_back(Arc::clone(ticket));
-            ticket.is_queued.store(true, Ordering::Relaxed);
+            state.enqueue(ticket);
         }
         let mut waiting = Waiting {
             slots: self,
@@ -89,31 +120,27 @@ impl Slots {
         Slot(self)
     }
 
-    /// Lets a ticket that waits go before those in the background: somebody waits for its response now.
-    pub(super) fn make_urgent(&self, ticket: &Arc<Ticket>) {
+    /// Lets a ticket go before those in the background: somebody waits for its response since `now`.
+    pub(super) fn make_urgent(&self, ticket: &Arc<Ticket>, now: Duration) {
         let mut state = self.state();
-        let was_urgent = ticket.is_urgent.swap(true, Ordering::Relaxed);
-        let is_waiting =
-            ticket.is_queued.load(Ordering::Relaxed) && !ticket.is_settled.load(Ordering::Relaxed);
-        if !was_urgent && is_waiting {
-            // Its entry in the other queue is skipped once it is settled.
-            state.urgent.push_back(Arc::clone(ticket));
+        if ticket.place().urgent_since.replace(now).is_none() && state.remove(ticket) {
+            state.enqueue(ticket);
         }
     }
 
     fn release(&self) {
         let mut state = self.state();
-        while let Some(ticket) = state
+        let next = state
             .urgent
-            .pop_front()
-            .or_else(|| state.background.pop_front())
-        {
-            if !ticket.is_settled.swap(true, Ordering::Relaxed) {
+            .pop_first()
+            .or_else(|| state.background.pop_first());
+        match next {
+            Some((_, ticket)) => {
+                ticket.place().number = None;
                 ticket.granted.notify_one();
-                return;
             }
+            None => state.free += 1,
         }
-        state.free += 1;
     }
 }
 
@@ -132,10 +159,9 @@ struct Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let Some(ticket) = self.ticket else { return };
-        let state = self.slots.state();
-        let was_granted = ticket.is_settled.swap(true, Ordering::Relaxed);
-        drop(state);
-        if was_granted {
+        let was_waiting = self.slots.state().remove(ticket);
+        if !was_waiting {
+            // It had been granted a place that it did not take.
             self.slots.release();
         }
     }
@@ -152,6 +178,12 @@ mod tests {
 
     type Acquiring<'a> = Pin<Box<dyn Future<Output = Slot<'a>> + 'a>>;
 
+    const NOW: Duration = Duration::ZERO;
+
+    fn background() -> Arc<Ticket> {
+        Arc::new(Ticket::new(None))
+    }
+
     fn poll<'a>(future: &mut Acquiring<'a>) -> Option<Slot<'a>> {
         match future
             .as_mut()
@@ -165,10 +197,10 @@ mod tests {
     #[test]
     fn urgent_tickets_go_first_and_each_queue_in_order() {
         let slots = Slots::new(1);
-        let tickets: [Arc<Ticket>; 4] = std::array::from_fn(|_| Arc::default());
-        let holder = Arc::default();
+        let tickets: [Arc<Ticket>; 4] = std::array::from_fn(|_| background());
+        let holder = background();
         let held = poll(&mut (Box::pin(slots.acquire(&holder)) as Acquiring<'_>));
-        slots.make_urgent(&tickets[2]);
+        slots.make_urgent(&tickets[2], NOW);
         let mut waiting: Vec<Acquiring<'_>> = Vec::new();
         for ticket in &tickets {
             let mut future: Acquiring<'_> = Box::pin(slots.acquire(ticket));
@@ -176,17 +208,16 @@ mod tests {
             waiting.push(future);
         }
         // The last one was in the background, and somebody has begun to wait for it.
-        slots.make_urgent(&tickets[3]);
+        slots.make_urgent(&tickets[3], NOW);
         drop(held);
-        let mut done = Vec::new();
         for expected in [2, 3, 0, 1] {
-            let ready: Vec<usize> = (0..tickets.len())
-                .filter(|index| !done.contains(index))
-                .filter(|index| tickets[*index].is_settled.load(Ordering::Relaxed))
-                .collect();
-            assert_eq!(ready, [expected]);
+            let state = slots.state();
+            let waits = |index: usize| tickets[index].place().number.is_some();
+            let still_waiting = (0..tickets.len()).filter(|index| waits(*index)).count();
+            assert_eq!(still_waiting, state.urgent.len() + state.background.len());
+            assert!(!waits(expected), "{expected}");
+            drop(state);
             drop(poll(&mut waiting[expected]).expect("a place"));
-            done.push(expected);
         }
         assert_eq!(slots.state().free, 1);
     }
@@ -194,9 +225,9 @@ mod tests {
     #[test]
     fn a_dropped_future_gives_its_place_back() {
         let slots = Slots::new(1);
-        let holder = Arc::default();
+        let holder = background();
         let held = poll(&mut (Box::pin(slots.acquire(&holder)) as Acquiring<'_>)).unwrap();
-        let (first, second) = (Arc::default(), Arc::default());
+        let (first, second) = (background(), background());
         let mut abandoned: Acquiring<'_> = Box::pin(slots.acquire(&first));
         let mut granted: Acquiring<'_> = Box::pin(slots.acquire(&second));
         assert!(poll(&mut abandoned).is_none());
@@ -207,5 +238,19 @@ mod tests {
         let slot = poll(&mut granted).expect("the place is passed on");
         drop(slot);
         assert_eq!(slots.state().free, 1);
+    }
+
+    #[test]
+    fn tickets_that_gave_up_leave_nothing_behind() {
+        let slots = Slots::new(1);
+        let holder = background();
+        let _held = poll(&mut (Box::pin(slots.acquire(&holder)) as Acquiring<'_>)).unwrap();
+        for _ in 0..100 {
+            let ticket = background();
+            let mut future: Acquiring<'_> = Box::pin(slots.acquire(&ticket));
+            assert!(poll(&mut future).is_none());
+            slots.make_urgent(&ticket, NOW);
+        }
+        assert!(slots.state().urgent.is_empty() && slots.state().background.is_empty());
     }
 }

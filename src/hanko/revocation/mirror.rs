@@ -84,14 +84,14 @@ impl Mirror {
         let Revocation { target, until } = revocation;
         let until = until.min(NumericDate::LAST);
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        let (id, is_longer) = match target {
+        let (id, is_longer, is_new) = match target {
             Target::Session(id) => {
                 let sessions = self.sessions.pin();
                 let is_longer = sessions.get(&id).is_none_or(|known| *known < until);
                 if is_longer {
                     sessions.insert(id, until);
                 }
-                (id.as_uuid(), is_longer)
+                (id.as_uuid(), is_longer, is_longer)
             }
             Target::User { id, issued_until } => {
                 let users = self.users.pin();
@@ -108,7 +108,8 @@ impl Mirror {
                     },
                 );
                 users.insert(id, merged);
-                (id.as_uuid(), is_longer)
+                let is_wider = known.is_none_or(|known| known.issued_until < issued_until);
+                (id.as_uuid(), is_longer, is_longer || is_wider)
             }
         };
         if is_longer {
@@ -117,8 +118,10 @@ impl Mirror {
         self.drop_ended(&mut ends, now);
         self.len
             .store(self.sessions.len() + self.users.len(), Ordering::Release);
-        // Nobody need listen.
-        let _ = self.news.send(revocation);
+        if is_new {
+            // It is no error if nobody listens.
+            let _ = self.news.send(revocation);
+        }
     }
 
     /// Returns a receiver of the revocations that are inserted from now on.

@@ -201,7 +201,7 @@ async fn keep_mirroring(shared: Arc<Shared>) {
             tracing::error!(
                 error,
                 revocations = shared.mirror.len(),
-                "the revocation store is unavailable: known revocations stay in force, webhooks get 503"
+                "the revocation store is unavailable: known revocations stay in force, and new ones take effect in this process alone until it is back"
             );
             is_first_failure = false;
         }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use poem_hanko::{
     hanko::{AuthenticateError, SessionMode, SessionPolicy, SessionPolicyError, ValidationError},
-    local_hanko::{Fault, Person},
+    local_hanko::{Fault, Person, SESSION_LIFESPAN},
 };
 
 use super::{SECOND, Scene, TTL};
@@ -494,5 +494,59 @@ async fn recovery_of_the_database_rejects_no_active_session() {
         scene.pass(SECOND).await;
         assert!(within(request).await.unwrap().is_ok(), "{mode:?}");
         assert_eq!(scene.status(&session).await, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_expires_is_no_end_without_a_webhook() {
+    let scene = Scene::new(SessionMode::Hybrid).await;
+    let session = scene.local_hanko.sign_in(&ada());
+    assert_eq!(scene.status(&session).await, 200);
+    // Within the leeway that is allowed here, but not at Hanko.
+    scene.clock.advance(SESSION_LIFESPAN + SECOND);
+    assert_eq!(scene.status(&session).await, 401);
+    scene.pass(Duration::from_mins(1)).await;
+    assert_eq!(scene.hanko.validation_status().found_ended, 0);
+}
+
+#[tokio::test]
+async fn an_end_is_counted_once_without_a_ttl() {
+    let policy = SessionPolicy {
+        mode: SessionMode::Stateful,
+        cache_ttl: Duration::ZERO,
+        ..SessionPolicy::default()
+    };
+    let scene = Scene::with_policy(policy, |builder| builder).await;
+    let session = scene.local_hanko.sign_in(&ada());
+    assert_eq!(scene.status(&session).await, 200);
+    scene
+        .local_hanko
+        .end_session(session.session_id)
+        .await
+        .unwrap();
+    for _ in 0..5 {
+        scene.clock.advance(2 * SECOND);
+        assert_eq!(scene.status(&session).await, 401);
+    }
+    scene.pass(Duration::from_mins(1)).await;
+    assert_eq!(scene.hanko.validation_status().found_ended, 1);
+}
+
+#[tokio::test]
+async fn known_sessions_do_not_wait_while_hanko_hangs() {
+    let policy = SessionPolicy {
+        mode: SessionMode::Hybrid,
+        cache_ttl: 2 * SECOND,
+        ..SessionPolicy::default()
+    };
+    let scene = Scene::with_policy(policy, |builder| builder).await;
+    let session = scene.local_hanko.sign_in(&ada());
+    assert_eq!(scene.status(&session).await, 200);
+    scene.local_hanko.set_fault(Fault::Hangs);
+    for second in 1..60 {
+        scene.pass(SECOND).await;
+        let request = scene.hanko.authenticate(&session.token);
+        let outcome = futures_util::FutureExt::now_or_never(request);
+        assert!(matches!(outcome, Some(Ok(_))), "after {second} s");
     }
 }

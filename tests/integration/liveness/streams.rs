@@ -299,3 +299,40 @@ async fn every_stream_sees_the_first_reason() {
         assert_eq!(reason(stream).await, EndReason::Revoked);
     }
 }
+
+#[tokio::test]
+async fn a_stream_continues_the_age_of_the_answer() {
+    for mode in [SessionMode::Stateful, SessionMode::Hybrid] {
+        let scene = Scene::new(mode).await;
+        let session = scene.local_hanko.sign_in(&ada());
+        assert_eq!(scene.status(&session).await, 200);
+        scene
+            .local_hanko
+            .end_session(session.session_id)
+            .await
+            .unwrap();
+        scene.pass(Duration::from_secs(26)).await;
+        let (_, stream) = open(&scene, &session).await;
+        let (reason, seconds) = passing(&scene, stream).await;
+        assert_eq!(reason, EndReason::FoundEnded);
+        assert!(seconds <= 6, "{mode:?}: {seconds} s");
+    }
+}
+
+#[tokio::test]
+async fn a_stateful_stream_is_validated_before_it_gives_up() {
+    let policy = SessionPolicy {
+        mode: SessionMode::Stateful,
+        cache_ttl: Duration::from_mins(10),
+        ..SessionPolicy::default()
+    };
+    let scene = Scene::with_policy(policy, |builder| builder).await;
+    let session = scene.local_hanko.sign_in(&ada());
+    let (_, stream) = open(&scene, &session).await;
+    for _ in 0..25 {
+        scene.pass(Duration::from_mins(1)).await;
+        scene.validations().await;
+    }
+    assert!(!stream.is_finished());
+    assert_eq!(scene.local_hanko.validate_requests_by_get(), 2);
+}
