@@ -43,6 +43,8 @@ use crate::{
 const VALIDATIONS_AT_ONCE: usize = 64;
 /// How long a validation request waits for one of these places.
 const MAX_QUEUE_TIME: Duration = Duration::from_secs(15);
+/// If it takes longer to confirm a negative answer, Hanko's database may have been down in between.
+const MAX_CONFIRMATION_TIME: Duration = Duration::from_millis(500);
 /// An end counts as found without a webhook if none follows within this time.
 const WEBHOOK_GRACE: Duration = Duration::from_secs(10);
 /// So many ends found without a webhook within [`WARNING_PERIOD`] mean that webhooks do not arrive.
@@ -496,13 +498,40 @@ impl Shared {
         outcome
     }
 
-    /// Waits for a place, sends the request, and has a negative answer confirmed.
+    /// Sends a validation request, and has a negative answer confirmed.
+    ///
+    /// With its database down, Hanko says of every session that it is not valid, and its keys cannot be fetched. So a
+    /// negative answer counts only if a fetch that began after it succeeds. If the database may have come back between
+    /// the two, the successful fetch says nothing about the answer, and Hanko is asked once more.
     async fn validate(
         &self,
         session: &Session,
         ticket: &Arc<Ticket>,
     ) -> Result<Answer, ValidationError> {
-        let slot = tokio::select! {
+        let was_failing = self.keys.is_failing();
+        let answer = self.send(session, ticket).await?;
+        if answer.is_alive {
+            return Ok(answer);
+        }
+        let was_failing = was_failing || self.keys.is_failing();
+        let answered_at = self.clock.monotonic();
+        if !self.keys.fetch_again(FetchReason::Confirmation).await {
+            return Err(ValidationError::Unconfirmed);
+        }
+        let took = self.clock.monotonic().saturating_sub(answered_at);
+        if was_failing || took >= MAX_CONFIRMATION_TIME {
+            return self.send(session, &Arc::new(Ticket::new(true))).await;
+        }
+        Ok(answer)
+    }
+
+    /// Waits for a place and sends one request.
+    async fn send(
+        &self,
+        session: &Session,
+        ticket: &Arc<Ticket>,
+    ) -> Result<Answer, ValidationError> {
+        let _slot = tokio::select! {
             slot = self.slots.acquire(ticket) => slot,
             () = self.clock.sleep(MAX_QUEUE_TIME) => return Err(ValidationError::Overloaded),
         };
@@ -511,33 +540,26 @@ impl Shared {
             let Some(of_session) = in_flight.get_mut(&session.id()) else {
                 return Err(ValidationError::Transport);
             };
-            of_session.current.sent_at = Some(self.clock.monotonic());
+            // A second request about the same question is no reason to share it with later callers.
+            of_session
+                .current
+                .sent_at
+                .get_or_insert_with(|| self.clock.monotonic());
             of_session.current.renewal
         };
         if !ticket.is_urgent() && self.is_postponed() {
             return Err(ValidationError::Overloaded);
         }
-        let outcome = self
-            .requester
+        self.requester
             .send(session.id(), session.token(), renewal, &*self.clock)
-            .await;
-        drop(slot);
-        match outcome {
-            // With its database down, Hanko says of every session that it is not valid, and its keys cannot be fetched.
-            Ok(answer)
-                if !answer.is_alive && !self.keys.fetch_again(FetchReason::Confirmation).await =>
-            {
-                Err(ValidationError::Unconfirmed)
-            }
-            Ok(answer) => Ok(answer),
-            Err(failure) => {
+            .await
+            .map_err(|failure| {
                 if let Some(pause) = failure.postponed_for {
                     let until = nanos(self.clock.monotonic() + pause);
                     self.postponed_until.fetch_max(until, Ordering::Relaxed);
                 }
-                Err(failure.error)
-            }
-        }
+                failure.error
+            })
     }
 
     /// Takes over what came of a validation request.

@@ -247,6 +247,11 @@ impl RemoteKeySet {
         self.shared.fetch_again(reason).await
     }
 
+    /// Whether the last fetch has failed.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.shared.progress().last_error.is_some()
+    }
+
     /// The error of whoever needs keys and has none.
     pub(crate) fn unavailable(&self) -> KeySetError {
         self.shared.unavailable()
@@ -382,13 +387,15 @@ impl Shared {
     }
 
     async fn fetch_again(&self, reason: FetchReason) -> bool {
-        let fetch = loop {
+        // The next one to begin, whoever requests it.
+        let fetch = self.progress().fetches_begun + 1;
+        loop {
             let wait = {
                 let now = self.clock.monotonic();
                 let mut progress = self.progress();
-                // A requested fetch has not begun, so it can be shared.
-                if progress.is_requested {
-                    break progress.fetches_begun + 1;
+                // It may have begun, and even ended, while this waited for its turn to request it.
+                if progress.is_requested || progress.fetches_begun >= fetch {
+                    break;
                 }
                 let last = &mut progress.last_requests[reason as usize];
                 let next = last.map_or(Duration::ZERO, |last| last + reason.interval());
@@ -396,12 +403,12 @@ impl Shared {
                     *last = Some(now);
                     progress.is_requested = true;
                     self.fetch_requested.notify_one();
-                    break progress.fetches_begun + 1;
+                    break;
                 }
                 next.saturating_sub(now)
             };
             self.clock.sleep(wait).await;
-        };
+        }
         self.wait_for_fetches(fetch).await;
         // If another fetch has ended since, it began later still.
         self.progress().last_error.is_none()
@@ -590,4 +597,39 @@ fn describe(error: &reqwest::Error) -> String {
 /// A `kid` comes from outside and may be of any length.
 fn loggable(kid: &str) -> String {
     kid.chars().take(100).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        task::{Context, Waker},
+    };
+
+    use super::*;
+    use crate::clock::ManualClock;
+
+    #[tokio::test]
+    async fn those_who_wait_for_a_turn_share_one_fetch() {
+        let clock = ManualClock::new(Duration::from_hours(498_732));
+        let keys = RemoteKeySet::start(
+            // Nobody listens there. A fetch that fails is one, too.
+            "http://127.0.0.1:1/".parse().unwrap(),
+            reqwest::Client::builder().no_proxy().build().unwrap(),
+            FetchPolicy::default(),
+            Arc::new(clock.clone()),
+        );
+        keys.wait_for_fetches(1).await;
+        // Uses up the budget of this second.
+        keys.fetch_again(FetchReason::Confirmation).await;
+        let mut first = pin!(keys.fetch_again(FetchReason::Confirmation));
+        let mut second = pin!(keys.fetch_again(FetchReason::Confirmation));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(first.as_mut().poll(&mut context).is_pending());
+        assert!(second.as_mut().poll(&mut context).is_pending());
+        clock.advance(FetchReason::Confirmation.interval());
+        // Its fetch has ended before the other one is polled.
+        first.await;
+        assert!(second.as_mut().poll(&mut context).is_ready());
+    }
 }

@@ -11,7 +11,7 @@ use poem_hanko::{
     Hanko, Session,
     clock::{Clock, ManualClock, Sleep, SystemClock},
     hanko::{
-        AuthenticateError, MemoryStore, RedisStore, Revocation, RevocationStore, Target,
+        AuthenticateError, EndReason, MemoryStore, RedisStore, Revocation, RevocationStore, Target,
         WebhookError,
     },
     local_hanko::LocalHanko,
@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::support::{
     START, ada, assert_problem, client, hanko_builder, local_hanko, report, send, start_with,
-    token_cache_capacity,
+    token_cache_capacity, within,
 };
 
 const LOGOUT: &str = "session.delete.explicit.logout";
@@ -631,4 +631,39 @@ async fn a_webhook_to_one_replica_is_enforced_in_all_and_survives_restarts() {
         refused as usize == ended.len()
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_webhook_at_one_replica_ends_streams_at_another() {
+    let Some(redis) = Redis::start() else { return };
+    let clock = clock_not_behind();
+    let shared_clock: Arc<dyn Clock> = Arc::new(clock.clone());
+    let local_hanko = local_hanko(&clock).await;
+    let [first, second] = [
+        filled_store(&redis, &clock).await,
+        filled_store(&redis, &clock).await,
+    ]
+    .map(|store| hanko(&local_hanko, &shared_clock, Arc::new(store)));
+
+    let person = ada();
+    let [ended, deleted, other] =
+        [&ada(), &person, &ada()].map(|person| local_hanko.sign_in(person));
+    let mut streams = Vec::new();
+    for session in [&ended, &deleted, &other] {
+        let session = authenticate(&second, &session.token).await.unwrap();
+        streams.push(tokio::spawn(session.ended()));
+    }
+    let [of_ended, of_deleted, of_other] = streams.try_into().unwrap();
+    // They wait when they have been polled.
+    tokio::task::yield_now().await;
+
+    log_out(&first, &local_hanko, ended.session_id)
+        .await
+        .unwrap();
+    assert_eq!(within(of_ended).await.unwrap(), EndReason::Revoked);
+    assert!(!of_deleted.is_finished());
+    let deletion = local_hanko.webhook_body("user.delete", &json!({ "id": person.id }));
+    tell(&first, &deletion).await.unwrap();
+    assert_eq!(within(of_deleted).await.unwrap(), EndReason::Revoked);
+    assert!(!of_other.is_finished());
 }

@@ -223,4 +223,58 @@ mod tests {
         }
         assert_eq!(store.len(), 150);
     }
+
+    /// What a session may cost in memory beside the token cache.
+    const MAX_BYTES_PER_SESSION: usize = 200;
+    /// The number of sessions for [`measure_memory`].
+    const MEASURED: &str = "POEM_HANKO_MEASURED_SESSIONS";
+
+    #[test]
+    fn a_session_takes_at_most_200_bytes() {
+        if resident_bytes().is_none() {
+            return;
+        }
+        // In a process of its own, where no other test allocates.
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "hanko::liveness::store::tests::measure_memory"])
+            .args(["--ignored", "--nocapture"])
+            .env(MEASURED, "200000")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+    }
+
+    /// Prints the memory of a session after its answer was replaced five times, as in use:
+    ///
+    /// ```sh
+    /// cargo test --lib measure_memory -- --ignored --nocapture
+    /// ```
+    #[test]
+    #[ignore = "a measurement"]
+    fn measure_memory() {
+        let sessions = std::env::var_os(MEASURED).map_or(1_000_000, |sessions| {
+            sessions.to_str().unwrap().parse().unwrap()
+        });
+        let Some(before) = resident_bytes() else {
+            return;
+        };
+        let store = Store::new(sessions, Duration::from_mins(10));
+        for round in 0..=5 {
+            for number in 0..sessions {
+                insert(&store, number, round);
+            }
+        }
+        assert_eq!(store.len(), sessions);
+        let bytes = (resident_bytes().unwrap() - before) / sessions;
+        println!("{bytes} bytes for each of {sessions} sessions");
+        assert!(bytes <= MAX_BYTES_PER_SESSION, "{bytes} bytes");
+    }
+
+    /// The resident set size; `None` on other systems than Linux.
+    fn resident_bytes() -> Option<usize> {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+        Some(line.split_whitespace().nth(1)?.parse::<usize>().ok()? * 1024)
+    }
 }

@@ -469,3 +469,30 @@ async fn readiness_tells_whether_hanko_answers() {
         (503, "unavailable".into())
     );
 }
+
+/// A negative answer from the time of the outage must not be confirmed by a fetch after it.
+#[tokio::test]
+async fn recovery_of_the_database_rejects_no_active_session() {
+    for mode in [SessionMode::Hybrid, SessionMode::Stateful] {
+        let scene = Scene::new(mode).await;
+        let session = scene.local_hanko.sign_in(&ada());
+        let other = scene.local_hanko.sign_in(&ada());
+        scene.local_hanko.set_fault(Fault::DatabaseDown);
+        // Uses up the second's fetch, which fails.
+        assert_eq!(scene.status(&other).await, 503);
+        let fetches = scene.local_hanko.key_set_requests();
+        let sent = scene.local_hanko.validate_requests();
+        let (hanko, token) = (scene.hanko.clone(), session.token.clone());
+        let request = tokio::spawn(async move { hanko.authenticate(token).await });
+        within(scene.local_hanko.wait_for_validate_requests(sent + 1)).await;
+        // The answer has arrived when its confirmation waits for the next second.
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(scene.local_hanko.key_set_requests(), fetches);
+        scene.local_hanko.set_fault(Fault::None);
+        scene.pass(SECOND).await;
+        assert!(within(request).await.unwrap().is_ok(), "{mode:?}");
+        assert_eq!(scene.status(&session).await, 200);
+    }
+}
