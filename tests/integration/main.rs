@@ -10,6 +10,7 @@ mod docs;
 mod document;
 mod embedding;
 mod faults;
+mod limits;
 mod liveness;
 mod local_hanko;
 mod log_capture;

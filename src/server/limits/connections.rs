@@ -104,7 +104,7 @@ pub(in crate::server) struct Connection {
     active_at: AtomicU64,
     /// When the first byte of the current head arrived.
     head_began_at: AtomicU64,
-    /// Whether it has received part of a head. A new connection has, so to speak, received none of its bytes.
+    /// Whether a head is incomplete, as it is on a new connection.
     is_receiving: AtomicBool,
     /// Requests whose response is not finished.
     requests: AtomicU32,
@@ -352,29 +352,25 @@ impl Connection {
         }
     }
 
+    /// Its rank, and since when it has it. `None` if a handler is running, and for streaming and upgraded connections.
     fn rank(&self) -> Option<(Rank, u64)> {
         if self.streaming.load(Ordering::Relaxed) > 0 {
             return None;
         }
         let requests = self.requests.load(Ordering::Relaxed);
         let waiting = self.waiting.load(Ordering::Relaxed);
-        let rank = if self.is_blocked.load(Ordering::Relaxed) {
-            Rank::Unread
-        } else if requests == 0 {
-            if self.is_receiving.load(Ordering::Relaxed) {
-                Rank::Incomplete
-            } else {
-                Rank::Idle
-            }
-        } else if requests == waiting {
-            Rank::Incomplete
-        } else if requests == waiting + self.responding.load(Ordering::Relaxed) {
-            Rank::Unread
-        } else {
+        let responding = self.responding.load(Ordering::Relaxed);
+        if requests > waiting + responding {
             return None;
+        }
+        let rank = if responding > 0 || self.is_blocked.load(Ordering::Relaxed) {
+            Rank::Unread
+        } else if waiting > 0 || self.is_receiving.load(Ordering::Relaxed) {
+            Rank::Incomplete
+        } else {
+            Rank::Idle
         };
-        let is_running = requests > waiting + self.responding.load(Ordering::Relaxed);
-        (!is_running).then(|| (rank, self.active_at.load(Ordering::Relaxed)))
+        Some((rank, self.active_at.load(Ordering::Relaxed)))
     }
 
     /// When it is to be closed, if it has no request.

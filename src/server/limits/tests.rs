@@ -598,6 +598,50 @@ async fn shutdown_closes_upgraded_connections_after_the_grace() {
 }
 
 #[tokio::test]
+async fn shutdown_drains_http_2_and_ends_its_streams() {
+    let mut scene = Scene::start(&[("SHUTDOWN_GRACE", "5s")]);
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .http2_prior_knowledge()
+        .build()
+        .expect("a client");
+    let url = |path: &str| format!("http://{}{path}", scene.address);
+    let quick = client.get(url("/quick")).send().await.expect("a response");
+    assert_eq!(quick.status(), StatusCode::OK);
+    let never = tokio::spawn(client.get(url("/never")).send());
+    until(|| scene.limits.requests.load(super::Ordering::Relaxed) == 1).await;
+    drop(scene.stop.take());
+    settle().await;
+    assert!(!scene.served.is_finished());
+    scene.clock.advance(Duration::from_secs(5));
+    assert!(never.await.expect("no panic").is_err());
+    scene.served.await.expect("no panic");
+    assert_eq!(scene.limits.requests.load(super::Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn idle_http_2_connection_ends_with_goaway_at_shutdown() {
+    const GOAWAY: u8 = 7;
+    let mut scene = Scene::start(&[]);
+    let mut client = scene.connect().await;
+    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    let empty_settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    client.0.write_all(&empty_settings).await.expect("open");
+    settle().await;
+    drop(scene.stop.take());
+    let mut kinds = Vec::new();
+    while !kinds.contains(&GOAWAY) {
+        let mut head = [0; 9];
+        client.0.read_exact(&mut head).await.expect("a frame");
+        let mut payload = vec![0; usize::from(head[2])];
+        client.0.read_exact(&mut payload).await.expect("a payload");
+        kinds.push(head[3]);
+    }
+    drop(client);
+    scene.served.await.expect("no panic");
+}
+
+#[tokio::test]
 async fn listener_stays_open_for_the_delay() {
     let mut scene = Scene::start(&[("SHUTDOWN_DELAY", "3s")]);
     let mut kept = scene.connect().await;
@@ -636,7 +680,6 @@ async fn unread_body_does_not_keep_a_request_in_flight() {
     until(|| scene.limits.requests.load(super::Ordering::Relaxed) == 0).await;
 }
 
-/// The fields of the responses of a table of requests, to be compared at once.
 #[tokio::test]
 async fn every_rejection_has_the_headers_of_a_response() {
     let scene = Scene::start(&[("MAX_REQUEST_BODY", "1B")]);
