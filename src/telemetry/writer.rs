@@ -31,6 +31,7 @@ struct Shared {
 struct State {
     queued: Vec<u8>,
     is_writing: bool,
+    /// Since the start.
     dropped_lines: u64,
 }
 
@@ -65,6 +66,7 @@ impl Shared {
 
     fn write_all_lines(&self, mut output: impl Write) -> ! {
         let mut lines = Vec::new();
+        let mut reported = 0;
         loop {
             let mut state = self.state();
             state.is_writing = false;
@@ -77,7 +79,8 @@ impl Shared {
             }
             mem::swap(&mut state.queued, &mut lines);
             state.is_writing = true;
-            let dropped_lines = mem::take(&mut state.dropped_lines);
+            let dropped_lines = state.dropped_lines - reported;
+            reported = state.dropped_lines;
             drop(state);
             if dropped_lines > 0 {
                 // Enqueued like any other line: there is room now.

@@ -102,8 +102,10 @@ pub(in crate::server) struct Connection {
     place: AtomicUsize,
     /// When it last received a byte or finished a response, in nanoseconds of the clock.
     active_at: AtomicU64,
-    /// When the first byte of the current head arrived.
+    /// When the first byte of the current head arrived, or the connection, if none has.
     head_began_at: AtomicU64,
+    /// Whether any byte has arrived.
+    has_received: AtomicBool,
     /// Whether a head is incomplete, as it is on a new connection.
     is_receiving: AtomicBool,
     /// Requests whose response is not finished.
@@ -337,6 +339,7 @@ impl Connection {
             place: AtomicUsize::new(0),
             active_at: AtomicU64::new(now),
             head_began_at: AtomicU64::new(now),
+            has_received: AtomicBool::new(false),
             is_receiving: AtomicBool::new(true),
             requests: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
@@ -430,6 +433,11 @@ impl Connection {
         }
         let now = nanoseconds(clock.monotonic());
         self.active_at.store(now, Ordering::Relaxed);
+        if !self.has_received.load(Ordering::Relaxed) {
+            // The time of the first request does not begin before the request does.
+            self.has_received.store(true, Ordering::Relaxed);
+            self.head_began_at.store(now, Ordering::Relaxed);
+        }
         if !has_request && !is_receiving {
             self.head_began_at.store(now, Ordering::Relaxed);
             self.is_receiving.store(true, Ordering::Relaxed);

@@ -349,6 +349,21 @@ async fn head_and_handler_share_one_time() {
 }
 
 #[tokio::test]
+async fn time_begins_with_the_request_and_not_before() {
+    let scene = Scene::start(&[("REQUEST_TIMEOUT", "5s")]);
+    let mut client = scene.join().await;
+    scene.clock.advance(Duration::from_secs(4));
+    client.send(&get("/never")).await;
+    until(|| scene.limits.requests.load(super::Ordering::Relaxed) == 1).await;
+    settle().await;
+    scene.clock.advance(Duration::from_secs(4));
+    settle().await;
+    assert_eq!(scene.limits.requests.load(super::Ordering::Relaxed), 1);
+    scene.clock.advance(Duration::from_secs(1));
+    assert_problem(&client.response().await, 503, "handler-timeout");
+}
+
+#[tokio::test]
 async fn http_1_1_needs_exactly_one_host() {
     let scene = Scene::start(&[]);
     for head in [
