@@ -21,6 +21,8 @@ pub(crate) enum Line {
     RejectedRequest,
     /// A webhook that was not accepted.
     RejectedWebhook,
+    /// A webhook that cannot be verified yet.
+    HeldWebhook,
     /// A webhook that was held, and dropped before it could be verified.
     DroppedWebhook,
     /// A revocation that the store has not taken, and that is enforced in this process alone.
@@ -44,7 +46,8 @@ impl Line {
             Self::RejectedRequest | Self::RejectedWebhook | Self::Misconfigured => {
                 reason.to_string()
             }
-            Self::DroppedWebhook
+            Self::HeldWebhook
+            | Self::DroppedWebhook
             | Self::UnstoredRevocation
             | Self::UndeliveredEvent
             | Self::FailedHandler => String::new(),
@@ -57,6 +60,9 @@ impl Line {
         match self {
             Self::RejectedRequest => tracing::info!(%reason, "rejected a request"),
             Self::RejectedWebhook => tracing::warn!(%reason, "rejected a webhook"),
+            Self::HeldWebhook => {
+                tracing::warn!(%reason, "holding a webhook that cannot be verified yet")
+            }
             Self::DroppedWebhook => tracing::warn!(%reason, "dropped a held webhook"),
             Self::UnstoredRevocation => tracing::error!(
                 error = %reason,
@@ -86,6 +92,9 @@ impl Line {
                     count,
                     "rejected more webhooks, not logged one by one"
                 );
+            }
+            Self::HeldWebhook => {
+                tracing::warn!(count, "holding more webhooks, not logged one by one");
             }
             Self::DroppedWebhook => {
                 tracing::warn!(count, "dropped more held webhooks, not logged one by one");

@@ -173,7 +173,15 @@ pub(super) async fn receive(
     body: &[u8],
     client: Option<IpAddr>,
 ) -> Result<Receipt, WebhookError> {
-    let outcome = try_receive(inner, body, client).await;
+    let outcome = if body.len() > MAX_HELD_BODY_BYTES {
+        try_receive(inner, body, client).await
+    } else {
+        // In a task of its own, so that a webhook that waits is not lost when its client gives up.
+        let (task_inner, body) = (Arc::clone(inner), body.to_vec());
+        tokio::spawn(async move { try_receive(&task_inner, &body, client).await })
+            .await
+            .unwrap_or_else(|_| Err(inner.keys.unavailable().into()))
+    };
     if let Err(error) = &outcome {
         inner.webhooks.reject(error);
     }
@@ -213,7 +221,10 @@ async fn try_receive(
     if inner.webhooks.held.begin_task() {
         tokio::spawn(verify_held(Arc::downgrade(inner)));
     }
-    tracing::warn!("a webhook cannot be verified yet and is held");
+    inner
+        .webhooks
+        .sampler
+        .log(Line::HeldWebhook, &"its key is not available");
     Ok(Receipt::Held)
 }
 
@@ -324,6 +335,8 @@ async fn verify_held(inner: Weak<Inner>) {
         if has_succeeded {
             while let Some(webhook) = inner.webhooks.held.take(last) {
                 conclude(&inner, &webhook).await;
+                // A signature takes long, and others wait for this thread.
+                tokio::task::yield_now().await;
             }
         }
         if inner.webhooks.held.end_task() {

@@ -256,6 +256,30 @@ async fn a_body_that_cannot_be_read_is_counted() {
 }
 
 #[tokio::test]
+async fn a_webhook_that_waits_survives_its_client() {
+    let clock = ManualClock::new(START);
+    let local_hanko = local_hanko(&clock).await;
+    let hanko = hanko_builder(local_hanko.tenant())
+        .clock(Arc::new(clock.clone()))
+        .build()
+        .unwrap();
+    hanko.wait_for_key_set_fetches(1).await;
+    let session = local_hanko.sign_in(&ada());
+    local_hanko.rotate_key().await.unwrap();
+    local_hanko.set_fault(Fault::Hangs);
+    let body = logout_body(&local_hanko, &session).to_string();
+    let waiting = tokio::spawn({
+        let hanko = hanko.clone();
+        async move { hanko.receive_webhook(body.as_bytes()).await.map(drop) }
+    });
+    until(|| local_hanko.key_set_requests() == 2).await;
+    waiting.abort();
+    assert!(waiting.await.is_err());
+    local_hanko.set_fault(Fault::None);
+    until(|| hanko.revocations() == 1).await;
+}
+
+#[tokio::test]
 async fn a_large_body_is_not_held() {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
