@@ -18,7 +18,7 @@ use poem_hanko::{
     Hanko,
     auth::{Rejection, authenticate},
     clock::ManualClock,
-    hanko::SessionClaims,
+    hanko::{SessionClaims, SessionMode},
     jose::{
         Claims, ClaimsRules, KeySet, KeySetDocument, MAX_TOKEN_BYTES, NumericDate, TokenError,
         UnverifiedToken, Verified,
@@ -55,7 +55,11 @@ impl World {
                 .start()
                 .await
                 .expect("a local Hanko");
-            let hanko = Hanko::builder(signer.tenant()).clock(clock).build();
+            // The tokens are signed without a session at the local Hanko.
+            let hanko = Hanko::builder(signer.tenant())
+                .session_mode(SessionMode::Stateless)
+                .clock(clock)
+                .build();
             let hanko = hanko.expect("a client");
             hanko.wait_for_key_set_fetches(1).await;
             (signer, hanko)
