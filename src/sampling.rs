@@ -61,7 +61,7 @@ impl Line {
             Self::RejectedRequest => tracing::info!(%reason, "rejected a request"),
             Self::RejectedWebhook => tracing::warn!(%reason, "rejected a webhook"),
             Self::HeldWebhook => {
-                tracing::warn!(%reason, "holding a webhook that cannot be verified yet")
+                tracing::warn!(%reason, "holding a webhook that cannot be verified yet");
             }
             Self::DroppedWebhook => tracing::warn!(%reason, "dropped a held webhook"),
             Self::UnstoredRevocation => tracing::error!(
