@@ -139,6 +139,8 @@ async fn start_server(program: &str, url: &str) -> Result<(Child, SocketAddr), F
     let mut server = Command::new(program)
         .arg("serve")
         .env_clear()
+        // The endpoint serves keys and validates no sessions.
+        .env("HANKO_SESSION_MODE", "stateless")
         .env("HANKO_API_URL", url)
         .env("PORT", "0")
         .env("JWKS_COOLDOWN", "100ms")
