@@ -8,14 +8,10 @@ use poem::{
     http::header::{AUTHORIZATION, COOKIE},
 };
 use poem_hanko::{
-    Hanko, auth,
-    clock::{Clock, ManualClock, SystemClock},
-    hanko::{MemoryStore, Revocation, RevocationStore, SessionClaims, SessionId, Target, UserId},
-    jose::{
-        ClaimsRules, FetchPolicy, KeySet, KeySetDocument, NumericDate, RemoteKeySet,
-        UnverifiedToken,
-    },
-    local_hanko::{LocalHanko, Person},
+    Clock, FetchPolicy, Hanko, ManualClock, MemoryStore, RemoteKeySet, Revocation, RevocationStore,
+    SessionClaims, SessionId, SystemClock, Target, UserId,
+    jose::{ClaimsRules, KeySet, KeySetDocument, NumericDate, UnverifiedToken},
+    testing::{LocalHanko, Person},
 };
 use tokio::runtime::{self, Runtime};
 use uuid::Uuid;
@@ -132,7 +128,7 @@ fn credentials(bencher: Bencher<'_, '_>, place: &str) {
     request.set_data(hanko);
     bencher.bench_local(|| {
         runtime
-            .block_on(auth::authenticate(black_box(&request)))
+            .block_on(poem_hanko::authenticate(black_box(&request)))
             .is_ok()
     });
 }

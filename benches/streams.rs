@@ -19,7 +19,7 @@ use std::{
 
 use poem_hanko::{
     Hanko, Session,
-    local_hanko::{LocalHanko, Person},
+    testing::{LocalHanko, Person},
 };
 
 const STREAMS: usize = 10_000;

@@ -34,11 +34,7 @@ use poem::{
         websocket::{BoxWebSocketUpgraded, CloseCode, Message, WebSocket, WebSocketStream},
     },
 };
-use poem_hanko::{
-    Hanko, HankoAuth, Session, Tenant,
-    api::Documented,
-    hanko::{EndReason, PlainHttp},
-};
+use poem_hanko::{EndReason, Hanko, HankoAuth, HankoUrl, PlainHttp, Session, WithProblems};
 use poem_openapi::{Object, OpenApi, OpenApiService, payload::EventStream, types::ToJSON};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -161,11 +157,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .map(|address| format!("http://{address}"))
         .ok_or("not a TCP listener")?;
 
-    let hanko = Hanko::builder(Tenant::parse(&url, PlainHttp::LoopbackOnly)?)
+    let hanko = Hanko::builder(HankoUrl::parse(&url, PlainHttp::LoopbackOnly)?)
         // The origins of your pages.
         .trusted_origins([address.clone()])
         .build()?;
-    let api = OpenApiService::new(Documented::new(Api), "Streams", "1.0");
+    let api = OpenApiService::new(WithProblems::new(Api), "Streams", "1.0");
     let app = Route::new()
         .at(
             "/webhooks/hanko",

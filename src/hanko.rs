@@ -8,8 +8,8 @@ mod origin;
 mod revocation;
 mod session;
 mod streams;
-mod tenant;
 mod token_cache;
+mod url;
 mod webhook;
 
 pub use authenticate::{
@@ -29,6 +29,6 @@ pub use revocation::{RedisStore, RedisStoreError};
 pub use session::{Session, SessionId, UserId};
 pub use streams::EndReason;
 #[cfg(feature = "server")]
-pub(crate) use tenant::is_loopback;
-pub use tenant::{PlainHttp, Tenant, TenantError};
+pub(crate) use url::is_loopback;
+pub use url::{HankoUrl, HankoUrlError, PlainHttp};
 pub use webhook::{Event, EventKind, Receipt, WebhookError, WebhookStatus};

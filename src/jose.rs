@@ -8,17 +8,14 @@ mod claims;
 mod error;
 mod json;
 mod key_set;
-mod remote;
 mod verifier;
 
 use std::sync::Once;
 
 pub use claims::{Claims, ClaimsRules, NumericDate, RegisteredClaims};
-pub use error::{FetchError, KeySetError, TokenError, UnusableKey};
+pub use error::{TokenError, UnusableKey};
 pub(crate) use json::parse_object;
 pub use key_set::{KeySet, KeySetDocument, KeyThumbprint, PassedOverKey, VerificationKey};
-pub(crate) use remote::FetchReason;
-pub use remote::{FetchPolicy, KeySetStatus, RemoteKeySet};
 pub use verifier::{MAX_TOKEN_BYTES, SignedPayload, UnverifiedToken, Verified};
 
 /// Makes sure that `jsonwebtoken` has a crypto provider.

@@ -1,28 +1,31 @@
 #![doc = include_str!("crate.md")]
 
-pub mod api;
-pub mod auth;
 #[cfg(feature = "server")]
-pub mod cli;
-pub mod clock;
-#[cfg(feature = "server")]
-pub mod config;
-#[cfg(feature = "server")]
-mod dev;
-#[cfg(feature = "server")]
-mod docs;
-pub mod hanko;
+mod app;
+mod auth;
+mod clock;
+mod hanko;
 pub mod jose;
-#[cfg(feature = "local-hanko")]
-pub mod local_hanko;
+mod keys;
+mod openapi;
+mod operations;
 #[cfg(feature = "server")]
 mod pages;
-pub mod problem;
+mod problem;
 mod sampling;
 #[cfg(feature = "server")]
-pub mod server;
-#[cfg(feature = "server")]
-pub mod telemetry;
+mod server;
+#[cfg(feature = "testing")]
+pub mod testing;
 
-pub use auth::{HankoAuth, LiveHankoAuth, OptionalHankoAuth};
-pub use hanko::{Hanko, Session, Tenant};
+#[cfg(feature = "server")]
+pub use app::*;
+pub use auth::*;
+pub use clock::*;
+pub use hanko::*;
+pub use keys::*;
+pub use openapi::*;
+pub use operations::*;
+pub use problem::*;
+#[cfg(feature = "server")]
+pub use server::*;

@@ -305,7 +305,7 @@ impl Problem {
     ///
     /// ```
     /// # use poem::http::StatusCode;
-    /// use poem_hanko::problem::Problem;
+    /// use poem_hanko::Problem;
     ///
     /// fn reserve(seats: u32) -> poem::Result<()> {
     ///     if seats > 8 {

@@ -22,13 +22,14 @@ use operations::Operations;
 use tokio::net::TcpListener;
 
 use crate::{
-    api::{self, Document, RouteConflict, WEBHOOK_PATH},
+    app::{config::Config, dev},
     clock::{Clock, SystemClock},
-    config::Config,
-    dev, docs,
-    hanko::{BuildError, Hanko, RedisStore, RedisStoreError, Tenant},
-    local_hanko::LocalHanko,
+    hanko::{BuildError, Hanko, HankoUrl, RedisStore, RedisStoreError},
+    openapi::{Document, RouteConflict, swagger_ui},
+    operations as api,
+    operations::WEBHOOK_PATH,
     pages::Pages,
+    testing::LocalHanko,
 };
 
 /// Why the server could not start.
@@ -74,7 +75,11 @@ impl Server {
     ///
     /// # Errors
     /// [`StartError`]
-    pub fn bind(config: Config, tenant: Tenant, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+    pub fn bind(
+        config: Config,
+        tenant: HankoUrl,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
         Self::bind_with(config, tenant, clock, None)
     }
 
@@ -111,7 +116,7 @@ impl Server {
 
     fn bind_with(
         config: Config,
-        tenant: Tenant,
+        tenant: HankoUrl,
         clock: Arc<dyn Clock>,
         local_hanko: Option<Arc<LocalHanko>>,
     ) -> Result<Self, StartError> {
@@ -194,7 +199,7 @@ fn edge(
 ) -> Result<Edge, RouteConflict> {
     let service = api::service(api::operations(), public_url);
     let document = Document::new(&service, hanko.cookie_name());
-    let mut pages = docs::add_pages(Pages::default(), &document, api::TITLE, public_url);
+    let mut pages = swagger_ui::add_pages(Pages::default(), &document, api::TITLE, public_url);
     if let Some(local_hanko) = local_hanko {
         pages = dev::add_pages(pages, local_hanko);
     }

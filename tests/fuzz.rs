@@ -15,15 +15,12 @@ use poem::{
     http::{HeaderName, HeaderValue, Method},
 };
 use poem_hanko::{
-    Hanko,
-    auth::{Rejection, authenticate},
-    clock::ManualClock,
-    hanko::{SessionClaims, SessionMode},
+    Hanko, ManualClock, Rejection, SessionClaims, SessionMode, authenticate,
     jose::{
         Claims, ClaimsRules, KeySet, KeySetDocument, MAX_TOKEN_BYTES, NumericDate, TokenError,
         UnverifiedToken, Verified,
     },
-    local_hanko::{LocalHanko, Person},
+    testing::{LocalHanko, Person},
 };
 use proptest::{prelude::*, sample::Index, test_runner::TestCaseResult};
 use serde_json::{Value, json};

@@ -14,8 +14,8 @@ use std::{
 };
 
 use poem_hanko::{
-    clock::{Clock, SystemClock},
-    local_hanko::{LocalHanko, Person},
+    Clock, SystemClock,
+    testing::{LocalHanko, Person},
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt},

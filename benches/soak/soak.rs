@@ -24,8 +24,8 @@ use std::{
 };
 
 use poem_hanko::{
-    clock::{Clock, SystemClock},
-    local_hanko::{Fault, LocalHanko, Person},
+    Clock, SystemClock,
+    testing::{Fault, LocalHanko, Person},
 };
 use reqwest::StatusCode;
 use tokio::task::JoinSet;

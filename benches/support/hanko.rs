@@ -5,7 +5,7 @@
 
 use std::{env, error::Error, fs, path::PathBuf, sync::Arc, thread};
 
-use poem_hanko::local_hanko::{LocalHanko, Person};
+use poem_hanko::testing::{LocalHanko, Person};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {

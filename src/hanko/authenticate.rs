@@ -18,16 +18,17 @@ use super::{
     revocation::{MemoryStore, RevocationStore, StoreStatus},
     session::{Authenticated, Session},
     streams::{EndReason, Streams},
-    tenant::Tenant,
     token_cache::TokenCache,
+    url::HankoUrl,
     webhook::{self, Event, Listener, Queue, Receipt, WebhookError, WebhookStatus, Webhooks},
 };
 use crate::{
     clock::{Clock, SystemClock},
     jose::{
-        ClaimsRules, FetchPolicy, KeySetError, KeySetStatus, MAX_TOKEN_BYTES, NumericDate,
-        RemoteKeySet, SignedPayload, TokenError, UnverifiedToken, Verified,
+        ClaimsRules, MAX_TOKEN_BYTES, NumericDate, SignedPayload, TokenError, UnverifiedToken,
+        Verified,
     },
+    keys::{FetchPolicy, KeySetError, KeySetStatus, RemoteKeySet},
     sampling::Sampler,
 };
 
@@ -78,9 +79,9 @@ impl AuthenticateError {
 ///
 /// ```no_run
 /// # async fn example(token: &str) -> Result<(), Box<dyn std::error::Error>> {
-/// use poem_hanko::{Hanko, Tenant};
+/// use poem_hanko::{Hanko, HankoUrl};
 ///
-/// let tenant = Tenant::parse("https://f4ee0000-0000-4000-8000-000000000000.hanko.io", Default::default())?;
+/// let tenant = HankoUrl::parse("https://f4ee0000-0000-4000-8000-000000000000.hanko.io", Default::default())?;
 /// let hanko = Hanko::builder(tenant).build()?;
 /// let session = hanko.authenticate(token).await?;
 /// println!("{} is here", session.user_id());
@@ -91,7 +92,7 @@ impl AuthenticateError {
 pub struct Hanko(Arc<Inner>);
 
 pub(super) struct Inner {
-    tenant: Tenant,
+    tenant: HankoUrl,
     pub(super) keys: Arc<RemoteKeySet>,
     pub(super) session_rules: ClaimsRules,
     verified: Option<TokenCache>,
@@ -118,7 +119,7 @@ impl fmt::Debug for Hanko {
 
 impl Hanko {
     /// Sets out to authenticate the sessions of `tenant`, with the defaults of the README's configuration table.
-    pub fn builder(tenant: Tenant) -> HankoBuilder {
+    pub fn builder(tenant: HankoUrl) -> HankoBuilder {
         HankoBuilder {
             tenant,
             rules: ClaimsRules {
@@ -295,7 +296,7 @@ impl Hanko {
     }
 
     /// Whose sessions are authenticated.
-    pub fn tenant(&self) -> &Tenant {
+    pub fn tenant(&self) -> &HankoUrl {
         &self.0.tenant
     }
 
@@ -409,7 +410,7 @@ pub enum BuildError {
 #[derive(Clone)]
 #[must_use]
 pub struct HankoBuilder {
-    tenant: Tenant,
+    tenant: HankoUrl,
     rules: ClaimsRules,
     fetch_policy: FetchPolicy,
     token_cache_capacity: usize,

@@ -1,6 +1,6 @@
 //! The HTTP client that calls Hanko.
 
-use super::tenant::Tenant;
+use super::url::HankoUrl;
 
 /// Why there is no HTTP client to call Hanko with.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,7 +20,7 @@ pub enum HttpClientError {
 /// Builds the client for the calls to this Hanko.
 ///
 /// It needs no root certificates if Hanko is called over `http` on loopback.
-pub(super) fn http_client(tenant: &Tenant) -> Result<reqwest::Client, HttpClientError> {
+pub(super) fn http_client(tenant: &HankoUrl) -> Result<reqwest::Client, HttpClientError> {
     let builder = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("poem-hanko/", env!("CARGO_PKG_VERSION")));

@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    jose::{FetchReason, RemoteKeySet},
+    keys::{FetchReason, RemoteKeySet},
 };
 
 /// How many validation requests are open at the same time.

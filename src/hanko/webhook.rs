@@ -27,9 +27,8 @@ use self::{
 };
 use super::authenticate::Inner;
 use crate::{
-    jose::{
-        ClaimsRules, FetchReason, KeySetError, NumericDate, TokenError, UnverifiedToken, Verified,
-    },
+    jose::{ClaimsRules, NumericDate, TokenError, UnverifiedToken, Verified},
+    keys::{FetchReason, KeySetError},
     sampling::{Line, Sampler},
 };
 

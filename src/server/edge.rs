@@ -20,8 +20,8 @@ use super::{
     operations::Operations,
 };
 use crate::{
-    api::Draining,
     hanko::Hanko,
+    operations::Draining,
     pages::Pages,
     problem::{self, Problem, ProblemType},
 };

@@ -14,7 +14,7 @@ use super::{
     limits::{Command, Limits, Need},
     transport::Transport,
 };
-use crate::config::HttpConfig;
+use crate::app::config::HttpConfig;
 
 /// How many connections may wait to be accepted. A client beyond them waits a second for its next attempt.
 const ACCEPT_BACKLOG: u32 = 4096;

@@ -10,7 +10,7 @@ use poem::{
 };
 use poem_openapi::{__private::UrlQuery, OpenApi, OpenApiService};
 
-use crate::api::{RouteConflict, RouteTable};
+use crate::openapi::{RouteConflict, RouteTable};
 
 /// The operations of an API.
 ///

@@ -197,8 +197,8 @@ mod tests {
 
     use super::*;
     use crate::{
+        app::config::{Config, HankoChoice},
         clock::ManualClock,
-        config::{Config, HankoChoice},
         server::limits::Limits,
     };
 

@@ -18,7 +18,7 @@ mod vectors;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use poem_hanko::clock::{Clock, ManualClock};
+use poem_hanko::{Clock, ManualClock};
 use serde_json::Value;
 
 use self::{

@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 
 use crate::support::{ada, client, local_hanko, within};
-use poem_hanko::clock::{Clock, ManualClock, SystemClock};
+use poem_hanko::{Clock, ManualClock, SystemClock};
 
 /// The program in an empty folder, with these variables and no others.
 fn program(folder: &Path, variables: &[(&str, &str)]) -> Command {

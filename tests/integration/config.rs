@@ -1,6 +1,6 @@
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 
-use poem_hanko::config::{Config, ConfigErrors, HankoChoice, LogFormat};
+use poem_hanko::{Config, ConfigErrors, HankoChoice, LogFormat};
 
 fn read(variables: &[(&str, &str)], choice: HankoChoice) -> Result<Config, ConfigErrors> {
     let variables: HashMap<&str, &str> = variables.iter().copied().collect();

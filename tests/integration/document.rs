@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use poem_hanko::api::{self, Document, DocumentFormat};
+use poem_hanko::{self as api, Document, DocumentFormat};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 

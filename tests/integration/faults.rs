@@ -12,7 +12,7 @@ mod warnings;
 use std::{sync::Arc, time::Duration};
 
 use key_endpoint::{Answer, KeyEndpoint};
-use poem_hanko::{clock::ManualClock, jose::FetchError, local_hanko::LocalHanko};
+use poem_hanko::{FetchError, ManualClock, testing::LocalHanko};
 use serde_json::Value;
 
 use crate::support::{App, START, ada, assert_problem, header, local_hanko, send, within};

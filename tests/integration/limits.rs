@@ -7,10 +7,7 @@ use std::{
     time::Duration,
 };
 
-use poem_hanko::{
-    clock::{Clock, SystemClock},
-    server::Server,
-};
+use poem_hanko::{Clock, Server, SystemClock};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

@@ -9,10 +9,8 @@ mod table;
 use std::{sync::Arc, time::Duration};
 
 use poem_hanko::{
-    Hanko,
-    clock::ManualClock,
-    hanko::{AuthenticateError, SessionMode, SessionPolicy},
-    local_hanko::{LocalHanko, LocalHankoBuilder, SignedIn},
+    AuthenticateError, Hanko, ManualClock, SessionMode, SessionPolicy,
+    testing::{LocalHanko, LocalHankoBuilder, SignedIn},
 };
 
 use crate::support::{START, hanko_builder, within};

@@ -9,8 +9,8 @@ mod webhooks;
 use std::sync::Arc;
 
 use poem_hanko::{
-    clock::{Clock, ManualClock},
-    local_hanko::{LocalHanko, LocalHankoBuilder},
+    Clock, ManualClock,
+    testing::{LocalHanko, LocalHankoBuilder},
 };
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};

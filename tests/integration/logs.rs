@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use poem_hanko::{
-    config::{LogFormat, TelemetryConfig},
-    telemetry,
-};
+use poem_hanko::{self as telemetry, LogFormat, TelemetryConfig, subscriber};
 use reqwest::Method;
 use serde_json::json;
 use tracing::subscriber::DefaultGuard;
@@ -19,7 +16,7 @@ fn log_at(filter: &str) -> (Log, DefaultGuard) {
         format: LogFormat::Text,
         filter: filter.to_owned(),
     };
-    let guard = listen(telemetry::subscriber(&config, log.clone()));
+    let guard = listen(subscriber(&config, log.clone()));
     (log, guard)
 }
 

@@ -10,10 +10,7 @@ use poem::{
     error::ResponseError,
     http::{Method, StatusCode},
 };
-use poem_hanko::{
-    api::{Documented, RouteTable},
-    problem::Problem,
-};
+use poem_hanko::{Problem, RouteTable, WithProblems};
 use poem_openapi::{
     Object, OpenApi, OpenApiService,
     param::{Header, Path, Query},
@@ -126,7 +123,11 @@ fn app<A: OpenApi + 'static>(api: A) -> impl Endpoint<Output = Response> {
 }
 
 fn all() -> impl Endpoint<Output = Response> {
-    app((Documented::new(Things), Documented::new(Additions), Failing))
+    app((
+        WithProblems::new(Things),
+        WithProblems::new(Additions),
+        Failing,
+    ))
 }
 
 fn get(uri: &str) -> Request {
@@ -158,10 +159,10 @@ async fn allowed(app: &impl Endpoint<Output = Response>, method: &str, uri: &str
 #[tokio::test]
 async fn apis_share_a_path_in_any_order() {
     for app in [
-        app((Documented::new(Things), Documented::new(Additions))).boxed(),
-        app((Documented::new(Additions), Documented::new(Things))).boxed(),
-        app(Documented::new((Things, Additions))).boxed(),
-        app(Documented::new((Additions, Documented::new(Things)))).boxed(),
+        app((WithProblems::new(Things), WithProblems::new(Additions))).boxed(),
+        app((WithProblems::new(Additions), WithProblems::new(Things))).boxed(),
+        app(WithProblems::new((Things, Additions))).boxed(),
+        app(WithProblems::new((Additions, WithProblems::new(Things)))).boxed(),
     ] {
         let response = app.get_response(get("/things?count=3")).await;
         assert_eq!(response.status(), StatusCode::OK);

@@ -7,12 +7,8 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use poem_hanko::{
-    Hanko, Tenant,
-    clock::ManualClock,
-    hanko::{
-        AuthenticateError, MemoryStore, PlainHttp, Receipt, Revocation, RevocationStore, SessionId,
-        SessionMode, Target, UserId, WebhookError,
-    },
+    AuthenticateError, Hanko, HankoUrl, ManualClock, MemoryStore, PlainHttp, Receipt, Revocation,
+    RevocationStore, SessionId, SessionMode, Target, UserId, WebhookError,
     jose::{NumericDate, TokenError},
 };
 use serde_json::{Map, Value, json};
@@ -92,7 +88,7 @@ impl Service {
         let url = serve_key_set(text(&key_set["body"]), &headers(&key_set["headers"]));
         let clock = ManualClock::new(moment);
         let store = Arc::new(MemoryStore::new(Arc::new(clock.clone())));
-        let tenant = Tenant::parse(&url, PlainHttp::LoopbackOnly).unwrap();
+        let tenant = HankoUrl::parse(&url, PlainHttp::LoopbackOnly).unwrap();
         let hanko = hanko_builder(tenant)
             .audiences([AUDIENCE.to_owned()])
             .issuer(ISSUER)

@@ -8,13 +8,8 @@ use std::{
 };
 
 use poem_hanko::{
-    Hanko, Session,
-    clock::{Clock, ManualClock, Sleep, SystemClock},
-    hanko::{
-        AuthenticateError, EndReason, MemoryStore, RedisStore, Revocation, RevocationStore, Target,
-        WebhookError,
-    },
-    local_hanko::LocalHanko,
+    AuthenticateError, Clock, EndReason, Hanko, ManualClock, MemoryStore, RedisStore, Revocation,
+    RevocationStore, Session, Sleep, SystemClock, Target, WebhookError, testing::LocalHanko,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;

@@ -1,10 +1,9 @@
 use std::time::Duration;
 
 use poem_hanko::{
-    clock::ManualClock,
+    ManualClock, Server,
     jose::TokenError,
-    local_hanko::{LocalHanko, SESSION_LIFESPAN},
-    server::Server,
+    testing::{LocalHanko, SESSION_LIFESPAN},
 };
 use reqwest::Method;
 use serde_json::{Map, Value, json};

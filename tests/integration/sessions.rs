@@ -6,13 +6,10 @@ use std::{
 };
 
 use poem_hanko::{
-    Hanko, Session, Tenant,
-    clock::ManualClock,
-    hanko::{
-        AuthenticateError, PlainHttp, SessionMode, SessionPolicy, ValidationError, WebhookError,
-    },
-    jose::{KeySetError, TokenError},
-    local_hanko::{LocalHanko, Person, SESSION_LIFESPAN, SignedIn},
+    AuthenticateError, Hanko, HankoUrl, KeySetError, ManualClock, PlainHttp, Session, SessionMode,
+    SessionPolicy, ValidationError, WebhookError,
+    jose::TokenError,
+    testing::{LocalHanko, Person, SESSION_LIFESPAN, SignedIn},
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -407,7 +404,7 @@ async fn no_revoked_session_is_let_in_and_no_live_one_refused_under_load() {
 }
 
 fn stateful(local_hanko_url: &str, clock: &ManualClock, time_to_live: Duration) -> Hanko {
-    let tenant = Tenant::parse(local_hanko_url, PlainHttp::LoopbackOnly);
+    let tenant = HankoUrl::parse(local_hanko_url, PlainHttp::LoopbackOnly);
     hanko_builder(tenant.unwrap())
         .clock(Arc::new(clock.clone()))
         .session_policy(SessionPolicy {
@@ -691,7 +688,7 @@ async fn while_the_answer_is_on_its_way(
 ) -> Result<Session, AuthenticateError> {
     let session = local_hanko.sign_in(&ada());
     let (url, script) = scripted::start(local_hanko);
-    let tenant = Tenant::parse(&url, PlainHttp::LoopbackOnly).unwrap();
+    let tenant = HankoUrl::parse(&url, PlainHttp::LoopbackOnly).unwrap();
     let hanko = hanko_builder(tenant)
         .clock(Arc::new(clock.clone()))
         .session_policy(SessionPolicy {

@@ -9,12 +9,9 @@ use std::{
 };
 
 use poem_hanko::{
-    Hanko,
-    clock::{Clock, ManualClock},
-    config::{Config, HankoChoice},
-    hanko::{HankoBuilder, PlainHttp, SessionMode, Tenant},
-    local_hanko::{LocalHanko, Person},
-    server::Server,
+    Clock, Config, Hanko, HankoBuilder, HankoChoice, HankoUrl, ManualClock, PlainHttp, Server,
+    SessionMode,
+    testing::{LocalHanko, Person},
 };
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
@@ -36,7 +33,7 @@ pub(crate) struct App {
 impl App {
     /// Serves the API for the Hanko at `hanko_url`, configured by `variables`.
     pub(crate) fn start(hanko_url: &str, clock: &ManualClock, variables: &[(&str, &str)]) -> Self {
-        let tenant = Tenant::parse(hanko_url, PlainHttp::LoopbackOnly).expect("a loopback URL");
+        let tenant = HankoUrl::parse(hanko_url, PlainHttp::LoopbackOnly).expect("a loopback URL");
         let server =
             Server::bind(config(variables), tenant, Arc::new(clock.clone())).expect("a free port");
         let (stop, stopped) = oneshot::channel::<()>();
@@ -90,7 +87,7 @@ pub(crate) fn token_cache_capacity() -> Option<usize> {
 
 /// What authenticates the sessions of `tenant`, not behind a server. In stateless mode: most tests are about tokens, which
 /// they sign without a session at the local Hanko.
-pub(crate) fn hanko_builder(tenant: Tenant) -> HankoBuilder {
+pub(crate) fn hanko_builder(tenant: HankoUrl) -> HankoBuilder {
     let builder = Hanko::builder(tenant).session_mode(SessionMode::Stateless);
     match token_cache_capacity() {
         Some(capacity) => builder.token_cache_capacity(capacity),

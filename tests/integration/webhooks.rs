@@ -10,14 +10,10 @@ use std::{
 };
 
 use poem_hanko::{
-    Hanko,
-    clock::{Clock, ManualClock},
-    hanko::{
-        Event, MemoryStore, Receipt, Revocation, RevocationStore, Revoking, SessionId,
-        StoreUnavailable, UserId, WebhookError,
-    },
+    Clock, Event, Hanko, ManualClock, MemoryStore, Receipt, Revocation, RevocationStore, Revoking,
+    SessionId, StoreUnavailable, UserId, WebhookError,
     jose::{NumericDate, TokenError},
-    local_hanko::{Fault, LocalHanko, SignedIn},
+    testing::{Fault, LocalHanko, SignedIn},
 };
 use reqwest::Method;
 use serde_json::{Value, json};

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use poem_hanko::local_hanko::{LocalHanko, Person};
+use poem_hanko::testing::{LocalHanko, Person};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,

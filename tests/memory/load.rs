@@ -17,7 +17,7 @@ use std::{
 };
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use poem_hanko::local_hanko::{LocalHanko, Person};
+use poem_hanko::testing::{LocalHanko, Person};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},

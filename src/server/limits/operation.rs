@@ -14,7 +14,7 @@ use super::exchange::with_current;
 /// use std::time::Duration;
 ///
 /// use poem::{Endpoint, EndpointExt};
-/// use poem_hanko::server::RequestLimits;
+/// use poem_hanko::RequestLimits;
 /// use poem_openapi::{OpenApi, payload::{Binary, PlainText}};
 ///
 /// struct Uploads;

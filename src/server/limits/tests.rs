@@ -17,10 +17,10 @@ use tokio::{
 
 use super::{Limits, RequestLimits, SMALL_BODY};
 use crate::{
-    api,
+    app::config::{Config, HankoChoice},
     clock::{Clock, ManualClock},
-    config::{Config, HankoChoice},
-    hanko::{Hanko, PlainHttp, Tenant},
+    hanko::{Hanko, HankoUrl, PlainHttp},
+    operations as api,
     pages::Pages,
     server::{edge::Edge, listen, operations::Operations},
 };
@@ -42,7 +42,7 @@ impl Scene {
         };
         let config = Config::from_lookup(&lookup, HankoChoice::Local).expect("a configuration");
         let clock = ManualClock::new(Duration::from_hours(500_000));
-        let tenant = Tenant::parse("http://127.0.0.1:9", PlainHttp::LoopbackOnly).expect("a URL");
+        let tenant = HankoUrl::parse("http://127.0.0.1:9", PlainHttp::LoopbackOnly).expect("a URL");
         let hanko = Hanko::builder(tenant)
             .clock(Arc::new(clock.clone()))
             .build()

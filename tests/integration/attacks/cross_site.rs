@@ -11,11 +11,7 @@ use poem::{
     EndpointExt, Route, Server,
     listener::{Acceptor, TcpAcceptor},
 };
-use poem_hanko::{
-    HankoAuth, OptionalHankoAuth,
-    clock::{Clock, ManualClock},
-    hanko::{PlainHttp, Tenant},
-};
+use poem_hanko::{Clock, HankoAuth, HankoUrl, ManualClock, OptionalHankoAuth, PlainHttp};
 use poem_openapi::{OpenApi, OpenApiService, payload::PlainText};
 
 use super::{
@@ -63,7 +59,7 @@ impl Api {
 
 /// Serves the app, with its keys fetched, until the runtime of the test ends.
 pub(super) async fn serve(issuer_url: &str, clock: Arc<dyn Clock>) -> SocketAddr {
-    let tenant = Tenant::parse(issuer_url, PlainHttp::LoopbackOnly).expect("a loopback URL");
+    let tenant = HankoUrl::parse(issuer_url, PlainHttp::LoopbackOnly).expect("a loopback URL");
     let hanko = hanko_builder(tenant)
         .trusted_origins([TRUSTED_ORIGIN.to_owned()])
         .clock(clock)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use poem_hanko::clock::{Clock, ManualClock};
+use poem_hanko::{Clock, ManualClock};
 
 use super::{
     Issuer,

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use poem_hanko::{
-    clock::ManualClock,
+    ManualClock,
     jose::{KeySetDocument, TokenError, UnverifiedToken},
 };
 use serde_json::{Value, json};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use poem_hanko::jose::FetchError;
+use poem_hanko::FetchError;
 use serde_json::{Value, json};
 
 use super::{
@@ -433,10 +433,7 @@ async fn the_first_request_waits_for_the_first_fetch_no_longer_than_the_timeout(
     scene.app.clock.advance(Duration::from_millis(1));
     let outcome = within(first).await.expect("no panic");
     assert!(
-        matches!(
-            outcome,
-            Err(poem_hanko::hanko::AuthenticateError::KeySet(_))
-        ),
+        matches!(outcome, Err(poem_hanko::AuthenticateError::KeySet(_))),
         "{outcome:?}"
     );
     // Nobody waits for the attempts after that.

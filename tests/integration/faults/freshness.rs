@@ -2,10 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use poem_hanko::{
-    hanko::{PlainHttp, Tenant},
-    jose::{FetchError, FetchPolicy},
-};
+use poem_hanko::{FetchError, FetchPolicy, HankoUrl, PlainHttp};
 use serde_json::Value;
 
 use super::{
@@ -117,7 +114,7 @@ async fn no_set_is_fresh_when_it_is_too_old_to_be_used() {
         ..FetchPolicy::default()
     };
     let scene = Scene::healthy().await;
-    let tenant = Tenant::parse(&scene.endpoint.url(), PlainHttp::LoopbackOnly);
+    let tenant = HankoUrl::parse(&scene.endpoint.url(), PlainHttp::LoopbackOnly);
     let hanko = hanko_builder(tenant.expect("a loopback URL"))
         .clock(Arc::new(scene.app.clock.clone()))
         .fetch_policy(policy)

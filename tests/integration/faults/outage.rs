@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use poem_hanko::jose::FetchError;
+use poem_hanko::FetchError;
 use serde_json::Value;
 
 use crate::support::send;

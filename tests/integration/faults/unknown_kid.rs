@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use poem_hanko::jose::FetchError;
+use poem_hanko::FetchError;
 use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 

@@ -1,7 +1,7 @@
 //! A bad key is worth one warning, not one for every request or refresh.
 
-use poem_hanko::config::TelemetryConfig;
-use poem_hanko::{config::LogFormat, telemetry};
+use poem_hanko::TelemetryConfig;
+use poem_hanko::{LogFormat, subscriber};
 use serde_json::{Value, json};
 use tracing::subscriber::DefaultGuard;
 
@@ -17,7 +17,7 @@ fn capture() -> (Log, DefaultGuard) {
         filter: "info".to_owned(),
     };
     let log = Log::default();
-    let guard = listen(telemetry::subscriber(&config, log.clone()));
+    let guard = listen(subscriber(&config, log.clone()));
     (log, guard)
 }
 

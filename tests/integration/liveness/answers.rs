@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use poem_hanko::{
-    hanko::{AuthenticateError, SessionMode, SessionPolicy, SessionPolicyError, ValidationError},
-    local_hanko::{Fault, Person, SESSION_LIFESPAN},
+    AuthenticateError, SessionMode, SessionPolicy, SessionPolicyError, ValidationError,
+    testing::{Fault, Person, SESSION_LIFESPAN},
 };
 
 use super::{SECOND, Scene, TTL};
@@ -417,7 +417,7 @@ async fn a_session_that_ended_before_the_start_is_not_counted() {
 
 #[tokio::test]
 async fn readiness_tells_whether_hanko_answers() {
-    use poem_hanko::clock::ManualClock;
+    use poem_hanko::ManualClock;
 
     use crate::support::{App, START, local_hanko, send};
 

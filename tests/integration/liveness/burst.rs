@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use poem_hanko::hanko::SessionMode;
+use poem_hanko::SessionMode;
 
 use super::Scene;
 use crate::support::{ada, report, within};

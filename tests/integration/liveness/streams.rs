@@ -3,9 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use poem_hanko::{
-    Session,
-    hanko::{EndReason, SessionMode, SessionPolicy},
-    local_hanko::{Fault, SESSION_LIFESPAN, SignedIn},
+    EndReason, Session, SessionMode, SessionPolicy,
+    testing::{Fault, SESSION_LIFESPAN, SignedIn},
 };
 use tokio::task::JoinHandle;
 

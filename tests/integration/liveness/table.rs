@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use poem_hanko::{
-    hanko::SessionMode::{self, Hybrid, Stateful, Stateless},
-    local_hanko::{Fault, SignedIn},
+    SessionMode::{self, Hybrid, Stateful, Stateless},
+    testing::{Fault, SignedIn},
 };
 
 use super::{BEFORE_REFRESH, SECOND, Scene, TTL};
@@ -169,7 +169,7 @@ const PATIENCE: Duration = Duration::from_hours(1);
 
 /// The situation "Hanko is slow": its responses are held back.
 async fn slow(mode: SessionMode) -> (Scene, SignedIn) {
-    let policy = poem_hanko::hanko::SessionPolicy {
+    let policy = poem_hanko::SessionPolicy {
         mode,
         validation_timeout: PATIENCE,
         ..Default::default()

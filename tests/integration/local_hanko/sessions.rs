@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use poem_hanko::local_hanko::{LocalHanko, Person, SESSION_LIFESPAN, SignedIn};
+use poem_hanko::testing::{LocalHanko, Person, SESSION_LIFESPAN, SignedIn};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use poem_hanko::local_hanko::{Fault, LocalHanko};
+use poem_hanko::testing::{Fault, LocalHanko};
 use reqwest::{RequestBuilder, Response};
 use serde_json::json;
 use tokio::task::JoinHandle;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use poem_hanko::local_hanko::{DeliveryError, LocalHanko, Person};
+use poem_hanko::testing::{DeliveryError, LocalHanko, Person};
 use serde_json::json;
 use uuid::Uuid;
 

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use poem_hanko::{
-    clock::{Clock, ManualClock},
-    local_hanko::{LocalHanko, Person},
+    Clock, ManualClock,
+    testing::{LocalHanko, Person},
 };
 use reqwest::Response;
 use serde_json::{Map, Value, json};

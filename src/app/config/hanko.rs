@@ -7,9 +7,9 @@ use super::{
 use crate::{
     hanko::{
         DEFAULT_COOKIE_NAME, DEFAULT_LEEWAY, DEFAULT_TOKEN_CACHE_CAPACITY, Hanko, HankoBuilder,
-        PlainHttp, SessionMode, SessionPolicy, SessionPolicyError, Tenant, TenantError,
+        HankoUrl, HankoUrlError, PlainHttp, SessionMode, SessionPolicy, SessionPolicyError,
     },
-    jose::FetchPolicy,
+    keys::FetchPolicy,
 };
 
 /// A longer allowance for clock skew would let expired tokens live on for no good reason.
@@ -23,7 +23,7 @@ const MAX_SESSION_CAPACITY: usize = 10_000_000;
 #[derive(Clone, Debug)]
 pub struct HankoConfig {
     /// `HANKO_API_URL`; `None` where the local Hanko is used.
-    pub tenant: Option<Tenant>,
+    pub tenant: Option<HankoUrl>,
     /// `HANKO_AUDIENCE`, default none
     pub audiences: Vec<String>,
     /// `HANKO_ISSUER`, default none
@@ -82,7 +82,7 @@ impl HankoConfig {
     }
 
     /// What sets out to authenticate the sessions of `tenant` in this way.
-    pub fn builder(&self, tenant: Tenant) -> HankoBuilder {
+    pub fn builder(&self, tenant: HankoUrl) -> HankoBuilder {
         let builder = Hanko::builder(tenant)
             .audiences(self.audiences.iter().cloned())
             .cookie_name(&self.cookie_name)
@@ -172,7 +172,7 @@ pub(super) fn read_cookie_name(reader: &mut Reader<'_>) -> String {
     )
 }
 
-fn read_tenant(reader: &mut Reader<'_>) -> Option<Tenant> {
+fn read_tenant(reader: &mut Reader<'_>) -> Option<HankoUrl> {
     let plain_http = if reader.or("HANKO_ALLOW_HTTP", false, boolean) {
         PlainHttp::Allowed
     } else {
@@ -187,8 +187,8 @@ fn read_tenant(reader: &mut Reader<'_>) -> Option<Tenant> {
         return None;
     }
     reader.optional("HANKO_API_URL", |url| {
-        Tenant::parse(url, plain_http).map_err(|error| match error {
-            TenantError::PlainHttp => format!(
+        HankoUrl::parse(url, plain_http).map_err(|error| match error {
+            HankoUrlError::PlainHttp => format!(
                 "{error}: use https, or set HANKO_ALLOW_HTTP=true where the network in between is trusted"
             ),
             error => error.to_string(),

@@ -41,13 +41,13 @@ pub struct RouteConflict {
 /// #     #[oai(path = "/hello", method = "get")]
 /// #     async fn hello(&self) -> PlainText<&'static str> { PlainText("hello") }
 /// # }
-/// use poem_hanko::api::{Documented, RouteTable};
+/// use poem_hanko::{RouteTable, WithProblems};
 ///
-/// let api = Documented::new(Api);
+/// let api = WithProblems::new(Api);
 /// let routes = RouteTable::of(&api)?;
 /// let service = OpenApiService::new(api, "hello", "1.0");
 /// let app = Route::new().nest("/api", service.into_endpoint().with(routes));
-/// # Ok::<(), poem_hanko::api::RouteConflict>(())
+/// # Ok::<(), poem_hanko::RouteConflict>(())
 /// ```
 #[derive(Clone)]
 pub struct RouteTable(Arc<Route>);

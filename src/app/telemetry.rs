@@ -28,8 +28,8 @@ use tracing_subscriber::{
 use writer::LogWriter;
 
 use crate::{
+    app::config::{LogFormat, TelemetryConfig},
     clock::SystemClock,
-    config::{LogFormat, TelemetryConfig},
     sampling::{Line, Sampler},
 };
 

@@ -7,10 +7,11 @@ use poem_openapi::{
     types::{Example, ToJSON, Type},
 };
 
-use super::{Tag, json::Json};
+use super::Tag;
+use crate::openapi::Json;
 use crate::{
     hanko::{Hanko, SessionMode, StoreStatus, ValidationError},
-    jose::FetchError,
+    keys::FetchError,
     problem::{CONTENT_TYPE_PROBLEM, ProblemType, Unavailable},
 };
 

@@ -1,7 +1,8 @@
 use poem_openapi::{Object, OpenApi, types::Example};
 
-use super::{Tag, json::Json};
+use super::Tag;
 use crate::auth::HankoAuth;
+use crate::openapi::Json;
 
 const PUBLIC_MESSAGE: &str = "Poem x Hanko!";
 const PROTECTED_MESSAGE: &str = "Hello from protected route!";

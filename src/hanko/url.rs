@@ -6,7 +6,7 @@ use url::{Host, Url};
 
 /// A Hanko API: Hanko Cloud's `https://….hanko.io`, or a self-hosted one, whose URL may end in a tenant id.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Tenant {
+pub struct HankoUrl {
     /// Always ends in a slash, so that joining keeps its path.
     base: Url,
 }
@@ -14,7 +14,7 @@ pub struct Tenant {
 /// Why a URL is not that of a Hanko API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum TenantError {
+pub enum HankoUrlError {
     /// Not an absolute URL with a host.
     #[error("is not an absolute URL such as https://example.hanko.io")]
     NotAUrl,
@@ -42,25 +42,25 @@ pub enum PlainHttp {
     Allowed,
 }
 
-impl Tenant {
+impl HankoUrl {
     /// Reads the base URL of a Hanko API. It may carry a path and end in a slash or not.
     ///
     /// # Errors
-    /// [`TenantError`], which never repeats the URL.
-    pub fn parse(url: &str, plain_http: PlainHttp) -> Result<Self, TenantError> {
-        let mut base = Url::parse(url.trim()).map_err(|_| TenantError::NotAUrl)?;
+    /// [`HankoUrlError`], which never repeats the URL.
+    pub fn parse(url: &str, plain_http: PlainHttp) -> Result<Self, HankoUrlError> {
+        let mut base = Url::parse(url.trim()).map_err(|_| HankoUrlError::NotAUrl)?;
         if !matches!(base.scheme(), "https" | "http") {
-            return Err(TenantError::Scheme);
+            return Err(HankoUrlError::Scheme);
         }
         if !base.username().is_empty() || base.password().is_some() {
-            return Err(TenantError::UserInfo);
+            return Err(HankoUrlError::UserInfo);
         }
         if base.query().is_some() || base.fragment().is_some() {
-            return Err(TenantError::QueryOrFragment);
+            return Err(HankoUrlError::QueryOrFragment);
         }
         let tenant_is_loopback = is_loopback(&base);
         if base.scheme() == "http" && !tenant_is_loopback && plain_http == PlainHttp::LoopbackOnly {
-            return Err(TenantError::PlainHttp);
+            return Err(HankoUrlError::PlainHttp);
         }
         if !base.path().ends_with('/') {
             let path = format!("{}/", base.path());
@@ -96,13 +96,13 @@ impl Tenant {
     }
 }
 
-impl fmt::Debug for Tenant {
+impl fmt::Debug for HankoUrl {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Tenant({})", self.base)
+        write!(formatter, "HankoUrl({})", self.base)
     }
 }
 
-impl fmt::Display for Tenant {
+impl fmt::Display for HankoUrl {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.base.fmt(formatter)
     }
@@ -124,16 +124,16 @@ mod tests {
 
     #[track_caller]
     fn jwks_url(url: &str) -> String {
-        Tenant::parse(url, PlainHttp::LoopbackOnly)
+        HankoUrl::parse(url, PlainHttp::LoopbackOnly)
             .unwrap()
             .jwks_url()
             .to_string()
     }
 
     #[track_caller]
-    fn refuses(url: &str, expected: TenantError) {
+    fn refuses(url: &str, expected: HankoUrlError) {
         assert_eq!(
-            Tenant::parse(url, PlainHttp::LoopbackOnly),
+            HankoUrl::parse(url, PlainHttp::LoopbackOnly),
             Err(expected),
             "{url}"
         );
@@ -155,21 +155,21 @@ mod tests {
         jwks_url("http://localhost:8001");
         jwks_url("http://127.8.0.1:8001/");
         jwks_url("http://[::1]:8001/");
-        refuses("http://hanko.example", TenantError::PlainHttp);
-        refuses("http://localhost.example", TenantError::PlainHttp);
-        assert!(Tenant::parse("http://hanko.example", PlainHttp::Allowed).is_ok());
+        refuses("http://hanko.example", HankoUrlError::PlainHttp);
+        refuses("http://localhost.example", HankoUrlError::PlainHttp);
+        assert!(HankoUrl::parse("http://hanko.example", PlainHttp::Allowed).is_ok());
     }
 
     #[test]
     fn odd_urls_are_refused() {
-        refuses("", TenantError::NotAUrl);
-        refuses("x.hanko.io", TenantError::NotAUrl);
-        refuses("https://", TenantError::NotAUrl);
-        refuses("ftp://x.hanko.io", TenantError::Scheme);
-        refuses("file:///etc/passwd", TenantError::Scheme);
-        refuses("https://user@x.hanko.io", TenantError::UserInfo);
-        refuses("https://:secret@x.hanko.io", TenantError::UserInfo);
-        refuses("https://x.hanko.io?a=b", TenantError::QueryOrFragment);
-        refuses("https://x.hanko.io#a", TenantError::QueryOrFragment);
+        refuses("", HankoUrlError::NotAUrl);
+        refuses("x.hanko.io", HankoUrlError::NotAUrl);
+        refuses("https://", HankoUrlError::NotAUrl);
+        refuses("ftp://x.hanko.io", HankoUrlError::Scheme);
+        refuses("file:///etc/passwd", HankoUrlError::Scheme);
+        refuses("https://user@x.hanko.io", HankoUrlError::UserInfo);
+        refuses("https://:secret@x.hanko.io", HankoUrlError::UserInfo);
+        refuses("https://x.hanko.io?a=b", HankoUrlError::QueryOrFragment);
+        refuses("https://x.hanko.io#a", HankoUrlError::QueryOrFragment);
     }
 }

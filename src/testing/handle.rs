@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, SystemClock},
-    hanko::{DEFAULT_COOKIE_NAME, PlainHttp, Tenant},
+    hanko::{DEFAULT_COOKIE_NAME, HankoUrl, PlainHttp},
 };
 
 /// A running local Hanko. When this is dropped, it stops as if it were killed: its connections are closed, and webhooks that
@@ -178,12 +178,12 @@ impl LocalHanko {
         format!("http://{}", self.address)
     }
 
-    /// Returns the URL as a [`Tenant`].
+    /// Returns the URL as a [`HankoUrl`].
     ///
     /// # Panics
     /// Never: the URL is well-formed and loopback.
-    pub fn tenant(&self) -> Tenant {
-        Tenant::parse(&self.url(), PlainHttp::LoopbackOnly)
+    pub fn tenant(&self) -> HankoUrl {
+        HankoUrl::parse(&self.url(), PlainHttp::LoopbackOnly)
             .expect("a loopback address makes a Hanko API URL")
     }
 

@@ -15,16 +15,16 @@ use crate::problem::{Problem, ProblemType};
 ///
 /// Poem documents only what a handler's return type names, which does not include the errors of an extractor. With this
 /// wrapper, handlers still return `Json<T>`.
-pub struct Documented<A>(A);
+pub struct WithProblems<A>(A);
 
-impl<A: OpenApi> Documented<A> {
+impl<A: OpenApi> WithProblems<A> {
     /// Wraps `api`.
     pub fn new(api: A) -> Self {
         Self(api)
     }
 }
 
-impl<A: OpenApi> OpenApi for Documented<A> {
+impl<A: OpenApi> OpenApi for WithProblems<A> {
     fn meta() -> Vec<MetaApi> {
         let mut apis = A::meta();
         let operations = apis

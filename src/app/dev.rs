@@ -13,11 +13,11 @@ use url::form_urlencoded;
 
 use crate::{
     auth::{Rejection, authenticate, comes_from_trusted_page},
-    docs::escape,
     hanko::Hanko,
-    local_hanko::{LocalHanko, Person, SESSION_LIFESPAN},
+    openapi::swagger_ui::escape,
     pages::Pages,
     problem::{Problem, ProblemType, Unavailable, allowing},
+    testing::{LocalHanko, Person, SESSION_LIFESPAN},
 };
 
 /// Where the page is.

@@ -14,12 +14,15 @@ use similar::TextDiff;
 use tokio::signal;
 
 use crate::{
-    api::{self, Document, DocumentFormat},
+    app::{
+        config::{self, Config, ConfigErrors, HankoChoice, LogFormat, Lookup},
+        telemetry,
+    },
     clock::SystemClock,
-    config::{self, Config, ConfigErrors, HankoChoice, LogFormat, Lookup},
-    local_hanko::Person,
+    openapi::{Document, DocumentFormat},
+    operations as api,
     server::Server,
-    telemetry,
+    testing::Person,
 };
 
 /// Exit code for a wrong flag, value or variable.
@@ -248,7 +251,7 @@ fn dev_banner(server: &Server) -> Option<String> {
          \n\
          curl -H 'Authorization: Bearer {token}' {api}/protected\n\
          \n",
-        sign_in = crate::dev::SIGN_IN_PATH,
+        sign_in = crate::app::dev::SIGN_IN_PATH,
         hanko = local_hanko.url(),
         token = session.token,
     ))

@@ -8,7 +8,8 @@ use poem_openapi::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Tag, json::Json};
+use super::Tag;
+use crate::openapi::Json;
 use crate::{
     auth::HankoAuth,
     hanko::{EmailClaim, Session},

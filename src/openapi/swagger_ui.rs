@@ -16,7 +16,7 @@ use poem::{
 use url::Url;
 
 use crate::{
-    api::{Document, DocumentFormat},
+    openapi::{Document, DocumentFormat},
     pages::Pages,
     problem::allowing,
 };
@@ -43,12 +43,12 @@ pub(crate) fn add_pages(pages: Pages, document: &Document, title: &str, public_u
     );
     let start = StaticFile::immutable(
         "text/javascript; charset=utf-8",
-        Asset::new(include_str!("docs/start.js")),
+        Asset::new(include_str!("swagger_ui/start.js")),
     );
-    let bundle_path = format!("docs/{}.js", bundle.name());
-    let style_path = format!("docs/{}.css", style.name());
-    let start_path = format!("docs/{}.js", start.name());
-    let page = include_str!("docs/page.html")
+    let bundle_path = format!("swagger_ui/{}.js", bundle.name());
+    let style_path = format!("swagger_ui/{}.css", style.name());
+    let start_path = format!("swagger_ui/{}.js", start.name());
+    let page = include_str!("swagger_ui/page.html")
         .replace("{title}", &escape(title))
         .replace("{bundle}", &bundle_path)
         .replace("{style}", &style_path)
@@ -225,7 +225,7 @@ mod tests {
     use poem::endpoint::DynEndpoint;
 
     use super::*;
-    use crate::api;
+    use crate::operations as api;
 
     #[tokio::test]
     async fn a_title_is_text_whatever_is_in_it() {

@@ -5,24 +5,15 @@
     reason = "Poem wants async handlers, whether they wait or not"
 )]
 
-#[cfg(feature = "server")]
-mod document;
-mod documented;
 mod greeting;
 mod health;
-mod json;
 mod me;
-mod routes;
 mod webhooks;
 
-#[cfg(feature = "server")]
-pub use document::{Document, DocumentFormat};
-pub use documented::Documented;
+use crate::openapi::WithProblems;
 #[cfg(feature = "server")]
 pub(crate) use health::Draining;
-pub use json::Json;
 use poem_openapi::{LicenseObject, OpenApi, OpenApiService, ServerObject, Tags};
-pub use routes::{RouteConflict, RouteTable, WithRouteTable};
 
 /// The name of the service, in the document and on the page titles.
 pub const TITLE: &str = "poem-hanko";
@@ -51,7 +42,7 @@ enum Tag {
 /// [`HankoAuth`]: crate::HankoAuth
 #[must_use]
 pub fn operations() -> impl OpenApi {
-    Documented::new((
+    WithProblems::new((
         greeting::GreetingApi::default(),
         me::MeApi,
         webhooks::WebhooksApi,

@@ -3,6 +3,8 @@
 //! One task does all the fetching, one fetch at a time. So a fetch is shared by all who wait for it, outlives the caller
 //! that asked for it, and an older answer can never replace a newer one. Readers take the current set without a lock.
 
+mod error;
+
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -19,11 +21,12 @@ use tokio::{
 };
 use url::Url;
 
-use super::{
-    error::{FetchError, KeySetError},
-    key_set::{KeySet, KeySetDocument, KeyThumbprint, PassedOverKey},
+pub use error::{FetchError, KeySetError};
+
+use crate::{
+    clock::Clock,
+    jose::{KeySet, KeySetDocument, KeyThumbprint, PassedOverKey},
 };
-use crate::clock::Clock;
 
 /// The largest JWK Set that is read, in bytes. A Hanko with ten 4096-bit keys answers 8 KiB.
 const MAX_KEY_SET_BYTES: usize = 1024 * 1024;
