@@ -161,7 +161,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         // The origins of your pages.
         .trusted_origins([address.clone()])
         .build()?;
-    let api = OpenApiService::new(WithProblems::new(Api), "Streams", "1.0");
+    let api = OpenApiService::new(WithProblems(Api), "Streams", "1.0");
     let app = Route::new()
         .at(
             "/webhooks/hanko",

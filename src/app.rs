@@ -1,9 +1,423 @@
-//! The program.
+//! A program around an API: its command line, its configuration, and everything beside the operations.
 
-pub mod cli;
-pub(crate) mod config;
-pub(crate) mod dev;
-pub(crate) mod telemetry;
+mod cli;
+mod config;
+mod dev;
+mod telemetry;
 
-pub use config::*;
-pub use telemetry::*;
+use std::{
+    error::Error,
+    fmt,
+    future::ready,
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+    sync::Arc,
+};
+
+pub use config::{
+    Config, ConfigError, ConfigErrors, HankoChoice, HankoConfig, HttpConfig, LogFormat, Lookup,
+    RevocationConfig, TelemetryConfig,
+};
+use futures_util::future::BoxFuture;
+use poem::{Endpoint, EndpointExt, IntoEndpoint, IntoResponse};
+use poem_openapi::{LicenseObject, OpenApi, OpenApiService, ServerObject};
+pub(crate) use telemetry::report;
+pub use telemetry::{InstallError, flush, install, subscriber};
+
+use crate::{
+    clock::{Clock, SystemClock},
+    hanko::{Event, Hanko, HankoBuilder, HankoUrl, RedisStore},
+    openapi::{ApiType, Conflict, Document, RouteMap, WithProblems, merge},
+    operations::{HealthApi, WEBHOOK_PATH, WebhooksApi},
+    pages::Pages,
+    server::{AddData, Edge, Endpoints, Listener, PlainEndpoint, Server, StartError},
+    testing::LocalHanko,
+};
+
+type BoxError = Box<dyn Error + Send + Sync>;
+/// Adds the endpoints of an API to a router's.
+type AddRoutes = Box<dyn FnOnce(&mut RouteMap) + Send>;
+type MakeRoutes = Box<dyn FnOnce(Config) -> BoxFuture<'static, Result<AddRoutes, BoxError>> + Send>;
+type ChangeBuilder = Box<dyn FnOnce(HankoBuilder) -> HankoBuilder + Send>;
+
+/// A program that serves an API behind Hanko: with the commands `serve`, `dev` and `openapi`, configured by environment
+/// variables, with Swagger UI, webhooks and health checks.
+///
+/// ```no_run
+/// use std::process::ExitCode;
+///
+/// use poem_hanko::{App, HankoAuth};
+/// use poem_openapi::{OpenApi, payload::PlainText};
+///
+/// struct Api;
+///
+/// #[OpenApi]
+/// impl Api {
+///     /// Greet the user by id
+///     #[oai(path = "/hello", method = "get", operation_id = "getHello")]
+///     async fn hello(&self, auth: HankoAuth) -> PlainText<String> {
+///         PlainText(format!("Hello, {}!", auth.user_id()))
+///     }
+/// }
+///
+/// #[tokio::main]
+/// async fn main() -> ExitCode {
+///     App::new(Api, "hello", "1.0").run().await
+/// }
+/// ```
+#[must_use = "an app does nothing until it is run"]
+pub struct App {
+    title: String,
+    version: String,
+    description: Option<String>,
+    license: Option<(String, String)>,
+    api: ApiType,
+    make_routes: MakeRoutes,
+    has_webhooks: bool,
+    has_health: bool,
+    own_prefix: String,
+    plain: Vec<PlainEndpoint>,
+    data: Vec<AddData>,
+    change_builder: Vec<ChangeBuilder>,
+    clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("App")
+            .field("title", &self.title)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+impl App {
+    /// Creates an app of an API, like [`OpenApiService::new`]. A tuple of APIs is an API, too.
+    pub fn new<A>(api: A, title: impl Into<String>, version: impl Into<String>) -> Self
+    where
+        A: OpenApi + Send + 'static,
+    {
+        Self::with(move |_| ready(Ok::<_, BoxError>(api)), title, version)
+    }
+
+    /// Creates an app of an API that needs the configuration, or something asynchronous such as a connection to a database.
+    ///
+    /// The API is made once, when the app is served: `openapi` and `--help` need only its type. If `make` fails, the program
+    /// prints the error and exits with 1.
+    ///
+    /// ```
+    /// # use poem_hanko::{App, Config};
+    /// # use poem_openapi::{OpenApi, payload::PlainText};
+    /// # struct Database;
+    /// # impl Database { async fn connect(_url: &str) -> std::io::Result<Self> { Ok(Self) } }
+    /// struct Api { database: Database }
+    /// # #[OpenApi]
+    /// # impl Api {
+    /// #     #[oai(path = "/hello", method = "get", operation_id = "getHello")]
+    /// #     async fn hello(&self) -> PlainText<&'static str> { PlainText("hello") }
+    /// # }
+    ///
+    /// let app = App::with(
+    ///     async |config: Config| {
+    ///         let url = config.variable("DATABASE_URL").ok_or("DATABASE_URL is not set")?;
+    ///         let database = Database::connect(&url).await?;
+    ///         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Api { database })
+    ///     },
+    ///     "notes",
+    ///     "1.0",
+    /// );
+    /// ```
+    pub fn with<A, E, F, Fut>(make: F, title: impl Into<String>, version: impl Into<String>) -> Self
+    where
+        A: OpenApi + Send + 'static,
+        E: Into<BoxError>,
+        F: FnOnce(Config) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A, E>> + Send + 'static,
+    {
+        let api = ApiType::of::<WithProblems<A>>();
+        let make_routes: MakeRoutes = {
+            let api = api.clone();
+            Box::new(move |config| {
+                Box::pin(async move {
+                    let made = make(config).await.map_err(Into::into)?;
+                    let add: AddRoutes =
+                        Box::new(move |routes| api.add_routes(WithProblems(made), routes));
+                    Ok(add)
+                })
+            })
+        };
+        Self {
+            title: title.into(),
+            version: version.into(),
+            description: None,
+            license: None,
+            api,
+            make_routes,
+            has_webhooks: true,
+            has_health: true,
+            own_prefix: String::new(),
+            plain: Vec::new(),
+            data: Vec::new(),
+            change_builder: Vec::new(),
+            clock: Arc::new(SystemClock::new()),
+        }
+    }
+
+    /// Describes the API in the document, in Markdown. The first line also describes the program in `--help`.
+    pub fn description(mut self, description: impl Into<String>) -> Self {
+        self.description = Some(description.into());
+        self
+    }
+
+    /// Names the licence of the API in the document, with the URL of its text.
+    pub fn license(mut self, name: impl Into<String>, url: impl Into<String>) -> Self {
+        self.license = Some((name.into(), url.into()));
+        self
+    }
+
+    /// Adds data to each request, for handlers to take as `Data<&T>`.
+    pub fn data<T: Clone + Send + Sync + 'static>(mut self, data: T) -> Self {
+        self.data.push(Box::new(move |request| {
+            request.set_data(data.clone());
+        }));
+        self
+    }
+
+    /// Serves a plain Poem endpoint at a path beside the API, for all methods that it knows: Server-Sent Events, a WebSocket,
+    /// a page. It is not in the document.
+    pub fn at<E>(mut self, path: impl Into<String>, endpoint: E) -> Self
+    where
+        E: IntoEndpoint<Endpoint: 'static>,
+        <E::Endpoint as Endpoint>::Output: IntoResponse,
+    {
+        self.plain.push(PlainEndpoint {
+            path: path.into(),
+            is_nested: false,
+            endpoint: endpoint.into_endpoint().map_to_response().boxed(),
+        });
+        self
+    }
+
+    /// Serves a plain Poem endpoint at a path and all paths below, such as static files. It sees paths without the prefix.
+    pub fn nest<E>(mut self, path: impl Into<String>, endpoint: E) -> Self
+    where
+        E: IntoEndpoint<Endpoint: 'static>,
+        <E::Endpoint as Endpoint>::Output: IntoResponse,
+    {
+        self.plain.push(PlainEndpoint {
+            path: path.into(),
+            is_nested: true,
+            endpoint: endpoint.into_endpoint().map_to_response().boxed(),
+        });
+        self
+    }
+
+    /// Calls `listener` for each verified event of Hanko, see [`HankoBuilder::on_event`].
+    pub fn on_event<F, Fut, E>(self, listener: F) -> Self
+    where
+        F: Fn(Event) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: fmt::Display + Send + 'static,
+    {
+        self.configure_hanko(move |builder| builder.on_event(listener))
+    }
+
+    /// Changes the [`HankoBuilder`] that is made from the configuration.
+    pub fn configure_hanko(
+        mut self,
+        change: impl FnOnce(HankoBuilder) -> HankoBuilder + Send + 'static,
+    ) -> Self {
+        self.change_builder.push(Box::new(change));
+        self
+    }
+
+    /// Leaves out the operation that receives webhooks.
+    pub fn without_webhooks(mut self) -> Self {
+        self.has_webhooks = false;
+        self
+    }
+
+    /// Leaves out `/livez` and `/readyz`.
+    pub fn without_health(mut self) -> Self {
+        self.has_health = false;
+        self
+    }
+
+    /// Moves the operations that the app adds to the API under a path: with `/internal`, webhooks are received at
+    /// `/internal/webhooks/hanko`.
+    pub fn own_operations_under(mut self, prefix: impl AsRef<str>) -> Self {
+        let prefix = prefix.as_ref().trim_matches('/');
+        self.own_prefix = if prefix.is_empty() {
+            String::new()
+        } else {
+            format!("/{prefix}")
+        };
+        self
+    }
+
+    /// Sets the source of time. Default: [`SystemClock`].
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Runs the command that the arguments of the process name, and returns its exit code: 0, 2 for a wrong flag, value or
+    /// variable, and 1 for any other error.
+    pub async fn run(self) -> ExitCode {
+        ExitCode::from(cli::run(self).await)
+    }
+
+    /// Returns the document, for clients that reach the app at `public_url` and whose session cookie is called `cookie_name`.
+    ///
+    /// # Errors
+    /// A [`Conflict`] in the API.
+    pub fn document(&self, public_url: &str, cookie_name: &str) -> Result<Document, Conflict> {
+        let mut service = OpenApiService::new((), &self.title, &self.version);
+        if let Some(description) = &self.description {
+            service = service.description(description);
+        }
+        if let Some((name, url)) = &self.license {
+            service = service.license(LicenseObject::new(name).url(url));
+        }
+        let base = service.server(ServerObject::new(public_url)).spec();
+        let value = merge(&base, &self.apis())?;
+        Ok(Document::of_value(value, cookie_name))
+    }
+
+    /// Makes the API and listens as configured. Hanko need not be reachable.
+    ///
+    /// For a program with a command line of its own; [`run`](Self::run) does it by itself.
+    ///
+    /// # Errors
+    /// [`StartError`]
+    pub async fn bind(self, config: Config) -> Result<Server, StartError> {
+        let url = config.hanko.url.clone().ok_or(StartError::NoHanko)?;
+        self.bind_to(config, url, None).await
+    }
+
+    /// Starts a local Hanko and listens on loopback, whatever `HOST` says, for its sessions.
+    ///
+    /// # Errors
+    /// [`StartError`]
+    pub async fn bind_dev(self, mut config: Config) -> Result<Server, StartError> {
+        if !config.http.host.is_loopback() {
+            tracing::warn!(host = %config.http.host, "HOST is not loopback: listening on 127.0.0.1 instead");
+            config.http.host = IpAddr::from([127, 0, 0, 1]);
+        }
+        if let Some(public_url) = config.http.public_url.take() {
+            tracing::warn!(
+                public_url,
+                "PUBLIC_URL is not read by `dev`, which is reached where it listens"
+            );
+        }
+        let mut local_hanko = LocalHanko::builder()
+            .clock(Arc::clone(&self.clock))
+            .cookie_name(&config.hanko.cookie_name);
+        if let Some(audience) = config.hanko.audiences.first() {
+            local_hanko = local_hanko.audience(audience);
+        }
+        if let Some(issuer) = &config.hanko.issuer {
+            local_hanko = local_hanko.issuer(issuer);
+        }
+        let local_hanko = local_hanko.start().await.map_err(StartError::LocalHanko)?;
+        let url = local_hanko.tenant();
+        let local_hanko = Arc::new(local_hanko);
+        let webhook_path = self
+            .has_webhooks
+            .then(|| format!("{}{WEBHOOK_PATH}", self.own_prefix));
+        let server = self
+            .bind_to(config, url, Some(Arc::clone(&local_hanko)))
+            .await?;
+        if let Some(path) = webhook_path {
+            local_hanko.send_webhooks_to(format!("http://{}{path}", server.address()));
+        }
+        Ok(server)
+    }
+
+    async fn bind_to(
+        mut self,
+        config: Config,
+        url: HankoUrl,
+        local_hanko: Option<Arc<LocalHanko>>,
+    ) -> Result<Server, StartError> {
+        let listener = Listener::bind(SocketAddr::new(config.http.host, config.http.port))?;
+        let public_url = config.http.public_url(listener.address().port());
+        let mut builder = config
+            .hanko
+            .builder(url)
+            .trusted_origins(config.http.trusted_origins(&public_url))
+            .trust_loopback_origins(local_hanko.is_some())
+            .clock(Arc::clone(&self.clock));
+        if let Some(url) = &config.revocation.store_url {
+            let store = RedisStore::start(url, Arc::clone(&self.clock))?;
+            builder = builder.revocation_store(Arc::new(store));
+        }
+        for change in self.change_builder.drain(..) {
+            builder = change(builder);
+        }
+        let hanko = builder.build()?;
+        let clock = Arc::clone(&self.clock);
+        let edge = self
+            .edge(&config, hanko, &public_url, local_hanko.clone())
+            .await?;
+        Ok(Server::new(
+            listener,
+            edge,
+            public_url,
+            config,
+            local_hanko,
+            clock,
+        ))
+    }
+
+    async fn edge(
+        self,
+        config: &Config,
+        hanko: Hanko,
+        public_url: &str,
+        local_hanko: Option<Arc<LocalHanko>>,
+    ) -> Result<Edge, StartError> {
+        let document = self.document(public_url, hanko.cookie_name())?;
+        let mut pages = document.add_pages(Pages::default());
+        if let Some(local_hanko) = local_hanko {
+            pages = dev::add_pages(pages, local_hanko);
+        }
+        let meta = self.apis().iter().flat_map(ApiType::meta).collect();
+        let mut routes = RouteMap::new();
+        if self.has_webhooks {
+            self.own::<WebhooksApi>()
+                .add_routes(WebhooksApi, &mut routes);
+        }
+        if self.has_health {
+            self.own::<HealthApi>().add_routes(HealthApi, &mut routes);
+        }
+        let make_routes = self.make_routes;
+        let add_routes = make_routes(config.clone()).await.map_err(StartError::Api)?;
+        add_routes(&mut routes);
+        let endpoints = Endpoints {
+            meta,
+            routes,
+            query_schemes: document.query_schemes(),
+            plain: self.plain,
+            data: self.data,
+        };
+        Ok(Edge::new(hanko, endpoints, pages)?)
+    }
+
+    /// Returns the APIs in the order of the document.
+    fn apis(&self) -> Vec<ApiType> {
+        let mut apis = vec![self.api.clone()];
+        if self.has_webhooks {
+            apis.push(self.own::<WebhooksApi>());
+        }
+        if self.has_health {
+            apis.push(self.own::<HealthApi>());
+        }
+        apis
+    }
+
+    fn own<A: OpenApi>(&self) -> ApiType {
+        ApiType::of::<WithProblems<A>>().under(&self.own_prefix)
+    }
+}

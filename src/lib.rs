@@ -26,6 +26,8 @@ pub use hanko::*;
 pub use keys::*;
 pub use openapi::*;
 pub use operations::*;
+#[cfg(feature = "server")]
+pub use pages::*;
 pub use problem::*;
 #[cfg(feature = "server")]
 pub use server::*;

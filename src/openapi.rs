@@ -1,15 +1,16 @@
-//! The OpenAPI document.
+//! The OpenAPI document: what operations document, and what becomes of it.
 
-#[cfg(feature = "server")]
+mod apis;
 mod document;
-mod json;
+mod json_body;
 mod problems;
 mod routes;
 #[cfg(feature = "server")]
 pub(crate) mod swagger_ui;
 
-#[cfg(feature = "server")]
+pub(crate) use apis::{ApiType, RouteMap, merge};
 pub use document::{Document, DocumentFormat};
-pub use json::Json;
-pub use problems::WithProblems;
-pub use routes::{RouteConflict, RouteTable, WithRouteTable};
+pub use json_body::JsonBody;
+pub use problems::{ProblemOf, ProblemTypes, WithProblems};
+pub(crate) use problems::{describe, responses_of};
+pub use routes::{Conflict, RouteTable, WithRouteTable};

@@ -1,20 +1,28 @@
 //! The pages that are served beside the API and are not in its document.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use poem::{
-    Endpoint, EndpointExt,
+    Endpoint, EndpointExt, IntoResponse, Middleware, Request, Response,
     endpoint::{BoxEndpoint, DynEndpoint},
 };
 
-/// Pages, each by its whole path.
-#[derive(Default)]
-pub(crate) struct Pages(HashMap<String, BoxEndpoint<'static>>);
+/// Pages, each by its whole path. As a middleware, they come before the paths of the endpoint.
+#[derive(Clone, Default)]
+pub struct Pages(Arc<HashMap<String, BoxEndpoint<'static>>>);
+
+impl fmt::Debug for Pages {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_set().entries(self.0.keys()).finish()
+    }
+}
 
 impl Pages {
-    /// Adds a page.
+    /// Adds a page, while there is only one of these.
     pub(crate) fn at(mut self, path: impl Into<String>, page: impl Endpoint + 'static) -> Self {
-        self.0.insert(path.into(), page.map_to_response().boxed());
+        if let Some(pages) = Arc::get_mut(&mut self.0) {
+            pages.insert(path.into(), page.map_to_response().boxed());
+        }
         self
     }
 
@@ -22,7 +30,40 @@ impl Pages {
     pub(crate) fn get(
         &self,
         path: &str,
-    ) -> Option<&(dyn DynEndpoint<Output = poem::Response> + 'static)> {
+    ) -> Option<&(dyn DynEndpoint<Output = Response> + 'static)> {
         self.0.get(path).map(|page| &**page)
+    }
+}
+
+impl<E: Endpoint> Middleware<E> for Pages {
+    type Output = WithPages<E>;
+
+    fn transform(&self, endpoint: E) -> Self::Output {
+        WithPages {
+            endpoint,
+            pages: self.clone(),
+        }
+    }
+}
+
+/// An endpoint with [`Pages`] before it.
+#[derive(Debug)]
+pub struct WithPages<E> {
+    endpoint: E,
+    pages: Pages,
+}
+
+impl<E: Endpoint> Endpoint for WithPages<E> {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> poem::Result<Response> {
+        match self.pages.get(request.uri().path()) {
+            Some(page) => DynEndpoint::call(page, request).await,
+            None => self
+                .endpoint
+                .call(request)
+                .await
+                .map(IntoResponse::into_response),
+        }
     }
 }

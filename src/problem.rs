@@ -1,7 +1,7 @@
 //! Problem details for HTTP APIs (RFC 9457): the format of every error response.
 
 use std::{
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use poem::{
 use poem_openapi::{
     ApiResponse, Object,
     error::{ParseMultipartError, ParseParamError, ParsePathError, ParseRequestPayloadError},
-    registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry},
+    registry::{MetaResponses, Registry},
     types::{ToJSON, Type},
 };
 
@@ -29,242 +29,164 @@ use crate::{
 /// The media type of a problem (RFC 9457 section 3).
 pub const CONTENT_TYPE_PROBLEM: &str = "application/problem+json";
 
-/// The kinds of problem. Each has a stable `type`, which the README lists.
+/// The problem types that operations of the application document, or that it has added by name.
+static OF_APPLICATION: Mutex<Vec<ProblemType>> = Mutex::new(Vec::new());
+
+/// A problem type: a stable URI that identifies it, its HTTP status, and a short title.
+///
+/// All types of this crate are associated constants. An application adds its own, which clients then find in the document
+/// of each operation that returns them, see [`ProblemOf`]:
+///
+/// ```
+/// use poem_hanko::ProblemType;
+///
+/// const NOT_ENOUGH_SEATS: ProblemType =
+///     ProblemType::new("/problems/not-enough-seats", 409, "Not enough seats");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ProblemType {
+pub struct ProblemType {
+    uri: &'static str,
+    status: u16,
+    title: &'static str,
+    detail: &'static str,
+}
+
+macro_rules! problem_types {
+    ($($(#[$doc:meta])* $name:ident = $status:literal $uri:literal, $title:literal, $detail:literal;)*) => {
+        impl ProblemType {
+            $($(#[$doc])* pub const $name: Self = Self::new($uri, $status, $title).with_detail($detail);)*
+
+            /// The types of this crate, in the order of the README.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+        }
+    };
+}
+
+problem_types! {
     /// 401: no credential was sent.
-    MissingCredentials,
+    MISSING_CREDENTIALS = 401 "/problems/missing-credentials", "Missing credentials",
+        "Send a Hanko session token, as a Bearer token or in the session cookie.";
     /// 401: the session token is not valid.
-    InvalidToken,
+    INVALID_TOKEN = 401 "/problems/invalid-token", "Invalid session token", "The session token is not valid.";
     /// 400: several credentials were sent where one is allowed.
-    AmbiguousCredentials,
+    AMBIGUOUS_CREDENTIALS = 400 "/problems/ambiguous-credentials", "Ambiguous credentials",
+        "Several credentials were sent, and which one is meant cannot be known.";
     /// 403: a cookie was sent with an unsafe request from another site.
-    CrossSiteRequest,
+    CROSS_SITE_REQUEST = 403 "/problems/cross-site-request", "Cross-site request",
+        "A session cookie is accepted for this method only from a trusted origin.";
     /// 503: what is needed to authenticate is unavailable.
-    AuthenticationUnavailable,
+    AUTHENTICATION_UNAVAILABLE = 503 "/problems/authentication-unavailable", "Authentication unavailable",
+        "Sessions cannot be verified at the moment. Try again later.";
     /// 400: the request is malformed, or does not match the document.
-    BadRequest,
+    BAD_REQUEST = 400 "/problems/bad-request", "Bad request", "The request could not be understood.";
     /// 404: no route has this path.
-    NotFound,
+    NOT_FOUND = 404 "/problems/not-found", "Not found", "There is nothing at this path.";
     /// 405: the path has no operation with this method.
-    MethodNotAllowed,
+    METHOD_NOT_ALLOWED = 405 "/problems/method-not-allowed", "Method not allowed",
+        "This path does not support the request's method.";
     /// 413: the body is too large.
-    ContentTooLarge,
+    CONTENT_TOO_LARGE = 413 "/problems/content-too-large", "Content too large", "The request body is too large.";
     /// 415: the body is of the wrong media type.
-    UnsupportedMediaType,
+    UNSUPPORTED_MEDIA_TYPE = 415 "/problems/unsupported-media-type", "Unsupported media type",
+        "The request body has an unsupported media type.";
     /// 431: the head has too many fields.
-    HeaderFieldsTooLarge,
+    HEADER_FIELDS_TOO_LARGE = 431 "/problems/header-fields-too-large", "Header fields too large",
+        "The request has too many header fields.";
     /// 408: the body did not arrive in time.
-    RequestTimeout,
+    REQUEST_TIMEOUT = 408 "/problems/request-timeout", "Request timeout", "The request body did not arrive in time.";
     /// 503: the handler did not finish in time.
-    HandlerTimeout,
+    HANDLER_TIMEOUT = 503 "/problems/handler-timeout", "Handler timeout",
+        "The request took too long to process. Try again later.";
     /// 503: the service has no room for another request.
-    Overloaded,
+    OVERLOADED = 503 "/problems/overloaded", "Overloaded", "The service is too busy at the moment. Try again later.";
     /// 500: any unexpected error.
-    InternalError,
+    INTERNAL_ERROR = 500 "/problems/internal-error", "Internal error", "Something went wrong on our side.";
 }
 
 impl ProblemType {
-    /// All of them, in the order of the README.
-    pub const ALL: [Self; 15] = [
-        Self::MissingCredentials,
-        Self::InvalidToken,
-        Self::AmbiguousCredentials,
-        Self::CrossSiteRequest,
-        Self::AuthenticationUnavailable,
-        Self::BadRequest,
-        Self::NotFound,
-        Self::MethodNotAllowed,
-        Self::ContentTooLarge,
-        Self::UnsupportedMediaType,
-        Self::HeaderFieldsTooLarge,
-        Self::RequestTimeout,
-        Self::HandlerTimeout,
-        Self::Overloaded,
-        Self::InternalError,
-    ];
-
-    /// Returns the status, the last segment of the type URI, and the title.
-    const fn parts(self) -> (StatusCode, &'static str, &'static str) {
-        match self {
-            Self::MissingCredentials => (
-                StatusCode::UNAUTHORIZED,
-                "missing-credentials",
-                "Missing credentials",
-            ),
-            Self::InvalidToken => (
-                StatusCode::UNAUTHORIZED,
-                "invalid-token",
-                "Invalid session token",
-            ),
-            Self::AmbiguousCredentials => (
-                StatusCode::BAD_REQUEST,
-                "ambiguous-credentials",
-                "Ambiguous credentials",
-            ),
-            Self::CrossSiteRequest => (
-                StatusCode::FORBIDDEN,
-                "cross-site-request",
-                "Cross-site request",
-            ),
-            Self::AuthenticationUnavailable => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "authentication-unavailable",
-                "Authentication unavailable",
-            ),
-            Self::BadRequest => (StatusCode::BAD_REQUEST, "bad-request", "Bad request"),
-            Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Not found"),
-            Self::MethodNotAllowed => (
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method-not-allowed",
-                "Method not allowed",
-            ),
-            Self::ContentTooLarge => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "content-too-large",
-                "Content too large",
-            ),
-            Self::UnsupportedMediaType => (
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported-media-type",
-                "Unsupported media type",
-            ),
-            Self::HeaderFieldsTooLarge => (
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "header-fields-too-large",
-                "Header fields too large",
-            ),
-            Self::RequestTimeout => (
-                StatusCode::REQUEST_TIMEOUT,
-                "request-timeout",
-                "Request timeout",
-            ),
-            Self::HandlerTimeout => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "handler-timeout",
-                "Handler timeout",
-            ),
-            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded"),
-            Self::InternalError => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal-error",
-                "Internal error",
-            ),
+    /// Returns a problem type of an application. `uri` is a URI reference that identifies the type and never changes.
+    ///
+    /// # Panics
+    /// If `status` is not 400 to 599. In a constant, this is an error of the compiler.
+    pub const fn new(uri: &'static str, status: u16, title: &'static str) -> Self {
+        assert!(
+            status >= 400 && status <= 599,
+            "a problem has a status from 400 to 599"
+        );
+        Self {
+            uri,
+            status,
+            title,
+            detail: title,
         }
     }
 
-    /// Returns the HTTP status.
-    pub const fn status(self) -> StatusCode {
-        self.parts().0
+    /// Sets the `detail` of problems of which nothing more specific is known. Default: the title.
+    #[must_use]
+    pub const fn with_detail(mut self, detail: &'static str) -> Self {
+        self.detail = detail;
+        self
     }
 
-    /// Returns the last segment of the type URI.
-    pub const fn slug(self) -> &'static str {
-        self.parts().1
+    /// Returns the URI reference that identifies the type.
+    pub const fn uri(self) -> &'static str {
+        self.uri
+    }
+
+    /// Returns the HTTP status.
+    pub fn status(self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// Returns the last segment of the URI.
+    pub fn slug(self) -> &'static str {
+        self.uri.rsplit('/').next().unwrap_or(self.uri)
     }
 
     /// Returns a short summary of the kind of problem.
     pub const fn title(self) -> &'static str {
-        self.parts().2
-    }
-
-    /// Returns the problem type that says no more than this status, if there is one.
-    pub fn of_status(status: StatusCode) -> Option<Self> {
-        match status {
-            StatusCode::BAD_REQUEST => Some(Self::BadRequest),
-            StatusCode::NOT_FOUND => Some(Self::NotFound),
-            StatusCode::METHOD_NOT_ALLOWED => Some(Self::MethodNotAllowed),
-            StatusCode::PAYLOAD_TOO_LARGE => Some(Self::ContentTooLarge),
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => Some(Self::UnsupportedMediaType),
-            StatusCode::REQUEST_TIMEOUT => Some(Self::RequestTimeout),
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Some(Self::HeaderFieldsTooLarge),
-            StatusCode::INTERNAL_SERVER_ERROR => Some(Self::InternalError),
-            _ => None,
-        }
+        self.title
     }
 
     /// Returns the `detail` of this type if nothing more specific is known.
     pub const fn default_detail(self) -> &'static str {
-        match self {
-            Self::MissingCredentials => {
-                "Send a Hanko session token, as a Bearer token or in the session cookie."
+        self.detail
+    }
+
+    /// Adds the type to those that the document lists.
+    pub(crate) fn remember(self) {
+        if !Self::ALL.contains(&self) {
+            let mut types = OF_APPLICATION
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if !types.contains(&self) {
+                types.push(self);
             }
-            Self::InvalidToken => "The session token is not valid.",
-            Self::AmbiguousCredentials => {
-                "Several credentials were sent, and which one is meant cannot be known."
-            }
-            Self::CrossSiteRequest => {
-                "A session cookie is accepted for this method only from a trusted origin."
-            }
-            Self::AuthenticationUnavailable => {
-                "Sessions cannot be verified at the moment. Try again later."
-            }
-            Self::BadRequest => "The request could not be understood.",
-            Self::NotFound => "There is nothing at this path.",
-            Self::MethodNotAllowed => "This path does not support the request's method.",
-            Self::ContentTooLarge => "The request body is too large.",
-            Self::UnsupportedMediaType => "The request body has an unsupported media type.",
-            Self::HeaderFieldsTooLarge => "The request has too many header fields.",
-            Self::RequestTimeout => "The request body did not arrive in time.",
-            Self::HandlerTimeout => "The request took too long to process. Try again later.",
-            Self::Overloaded => "The service is too busy at the moment. Try again later.",
-            Self::InternalError => "Something went wrong on our side.",
         }
     }
-}
 
-impl ProblemType {
-    /// Returns how an operation documents this problem.
-    pub(crate) fn meta(self) -> MetaResponse {
-        let header = |name: &str, required, description: &str, schema| MetaHeader {
-            name: name.to_owned(),
-            description: Some(description.to_owned()),
-            required,
-            deprecated: false,
-            schema,
-        };
-        let (description, headers) = match self {
-            Self::MissingCredentials | Self::InvalidToken => (
-                "No credential was sent, or the session token is not valid.",
-                vec![header(
-                    "WWW-Authenticate",
-                    true,
-                    "The challenge (RFC 6750): `Bearer`, with `error` and `error_description` where a token was sent.",
-                    String::schema_ref(),
-                )],
-            ),
-            Self::AmbiguousCredentials => (
-                "Several credentials were sent where one is allowed, or the request is malformed.",
-                vec![header(
-                    "WWW-Authenticate",
-                    // Only the first of the two comes with a challenge.
-                    false,
-                    "The challenge (RFC 6750): `Bearer error=\"invalid_request\"`.",
-                    String::schema_ref(),
-                )],
-            ),
-            Self::AuthenticationUnavailable => (
-                "What is needed to verify sessions is unavailable, or the service is too busy.",
-                vec![header(
-                    "Retry-After",
-                    true,
-                    "Seconds to wait before another attempt.",
-                    u32::schema_ref(),
-                )],
-            ),
-            other => (other.default_detail(), vec![]),
-        };
-        MetaResponse {
-            description,
-            status: Some(self.status().as_u16()),
-            status_range: None,
-            content: vec![MetaMediaType {
-                content_type: CONTENT_TYPE_PROBLEM,
-                schema: Problem::schema_ref(),
-            }],
-            headers,
-        }
+    /// Returns the types of this crate and those of the application.
+    pub(crate) fn known() -> Vec<Self> {
+        let types = OF_APPLICATION
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Self::ALL.iter().chain(&*types).copied().collect()
+    }
+
+    /// Returns the problem type that says no more than this status, if there is one.
+    pub fn of_status(status: StatusCode) -> Option<Self> {
+        [
+            Self::BAD_REQUEST,
+            Self::NOT_FOUND,
+            Self::METHOD_NOT_ALLOWED,
+            Self::CONTENT_TOO_LARGE,
+            Self::UNSUPPORTED_MEDIA_TYPE,
+            Self::REQUEST_TIMEOUT,
+            Self::HEADER_FIELDS_TOO_LARGE,
+            Self::INTERNAL_ERROR,
+        ]
+        .into_iter()
+        .find(|problem_type| problem_type.status == status.as_u16())
     }
 }
 
@@ -286,12 +208,11 @@ pub struct Problem {
 
 impl From<ProblemType> for Problem {
     fn from(problem_type: ProblemType) -> Self {
-        let (status, slug, title) = problem_type.parts();
         Self {
-            kind: format!("/problems/{slug}"),
-            title: title.to_owned(),
-            status: status.as_u16(),
-            detail: problem_type.default_detail().to_owned(),
+            kind: problem_type.uri.to_owned(),
+            title: problem_type.title.to_owned(),
+            status: problem_type.status,
+            detail: problem_type.detail.to_owned(),
         }
     }
 }
@@ -402,7 +323,7 @@ impl From<Duration> for Unavailable {
     fn from(retry_after: Duration) -> Self {
         Self {
             retry_after,
-            detail: ProblemType::AuthenticationUnavailable.default_detail(),
+            detail: ProblemType::AUTHENTICATION_UNAVAILABLE.default_detail(),
         }
     }
 }
@@ -410,7 +331,7 @@ impl From<Duration> for Unavailable {
 impl Unavailable {
     /// Returns the response.
     pub fn into_response(self) -> Response {
-        let mut response = Problem::from(ProblemType::AuthenticationUnavailable)
+        let mut response = Problem::from(ProblemType::AUTHENTICATION_UNAVAILABLE)
             .with_detail(self.detail)
             .into_response();
         let seconds = self.retry_after.as_secs_f64().ceil().max(1.0);
@@ -428,21 +349,9 @@ impl From<Unavailable> for poem::Error {
     }
 }
 
-impl ApiResponse for Unavailable {
-    fn meta() -> MetaResponses {
-        MetaResponses {
-            responses: vec![ProblemType::AuthenticationUnavailable.meta()],
-        }
-    }
-
-    fn register(registry: &mut Registry) {
-        Problem::register_schema(registry);
-    }
-}
-
 /// Returns a 405 with the methods that the path supports (RFC 9110 section 15.5.6).
 pub fn method_not_allowed(allow: &HeaderValue) -> Response {
-    let mut response = Problem::from(ProblemType::MethodNotAllowed).into_response();
+    let mut response = Problem::from(ProblemType::METHOD_NOT_ALLOWED).into_response();
     response.headers_mut().insert(ALLOW, allow.clone());
     response
 }
@@ -601,5 +510,5 @@ fn name(text: &str) -> Option<&str> {
 
 /// Makes a problem of a panic. The panic hook has reported its message, which goes no further.
 pub fn from_panic() -> Response {
-    Problem::from(ProblemType::InternalError).into_response()
+    Problem::from(ProblemType::INTERNAL_ERROR).into_response()
 }

@@ -72,7 +72,7 @@ impl Line {
             Self::FailedHandler => tracing::error!(error = %reason, "a handler failed"),
             // Not an event of the log, so that no filter hides it.
             #[cfg(feature = "server")]
-            Self::Panic => crate::app::telemetry::report(reason),
+            Self::Panic => crate::app::report(reason),
             Self::Misconfigured => tracing::error!("{reason}"),
         }
     }

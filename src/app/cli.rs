@@ -9,18 +9,18 @@ use std::{
     sync::Arc,
 };
 
-use clap::{Parser, Subcommand, ValueEnum, error::ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Subcommand, ValueEnum, error::ErrorKind};
 use similar::TextDiff;
 use tokio::signal;
 
+use super::{
+    App,
+    config::{self, Config, ConfigErrors, HankoChoice, LogFormat, Lookup},
+    dev::{self, ExampleRequest},
+    telemetry,
+};
 use crate::{
-    app::{
-        config::{self, Config, ConfigErrors, HankoChoice, LogFormat, Lookup},
-        telemetry,
-    },
-    clock::SystemClock,
     openapi::{Document, DocumentFormat},
-    operations as api,
     server::Server,
     testing::Person,
 };
@@ -33,9 +33,7 @@ const EXIT_FAILURE: u8 = 1;
 /// The folder of the exported documents.
 const EXPORT_FOLDER: &str = "openapi";
 
-/// A backend that verifies Hanko session tokens, with an OpenAPI document and Swagger UI
-#[derive(Debug, Parser)]
-#[command(version, about)]
+#[derive(Debug, clap::Parser)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -87,8 +85,8 @@ impl From<FormatArgument> for DocumentFormat {
 type Outcome = Result<(), u8>;
 
 /// Runs the program with the arguments of this process and returns its exit code.
-pub async fn run() -> u8 {
-    let cli = match Cli::try_parse() {
+pub(super) async fn run(app: App) -> u8 {
+    let cli = match parse(&app) {
         Ok(cli) => cli,
         Err(error) => return explain_usage(&error),
     };
@@ -96,18 +94,33 @@ pub async fn run() -> u8 {
         Ok(variables) => variables,
         Err(error) => return fail(EXIT_USAGE, error),
     };
-    let lookup = |name: &str| variables.get(name).cloned();
+    let variables = Arc::new(variables);
+    let lookup = move |name: &str| variables.get(name).cloned();
     if lookup("LOG_FORMAT").is_some_and(|format| format.trim() == "json") {
         // Errors of the configuration are lines of the log too.
         telemetry::set_format(LogFormat::Json);
     }
     let outcome = match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => serve(&lookup).await,
-        Command::Dev => dev(&lookup).await,
-        Command::Openapi(arguments) => openapi(&arguments, &lookup),
+        Command::Serve => serve(app, lookup).await,
+        Command::Dev => dev(app, lookup).await,
+        Command::Openapi(arguments) => openapi(&app, &arguments, &lookup),
     };
     telemetry::flush();
     outcome.err().unwrap_or(0)
+}
+
+/// Parses the arguments of this process, under the name and version of the app.
+fn parse(app: &App) -> Result<Cli, clap::Error> {
+    // clap wants texts that live as long as the process.
+    let text = |text: &str| -> &'static str { Box::leak(text.to_owned().into_boxed_str()) };
+    let mut command = Cli::command()
+        .name(text(&app.title))
+        .version(text(&app.version));
+    if let Some(description) = &app.description {
+        let first_line = description.lines().next().unwrap_or_default();
+        command = command.about(text(first_line));
+    }
+    Cli::from_arg_matches(&command.try_get_matches()?)
 }
 
 /// Prints the text of `--help` and `--version`, or an error in one line.
@@ -173,7 +186,10 @@ fn explain_dotenv(error: &dotenvy::Error, last_good: Option<&str>) -> String {
     }
 }
 
-fn read_config(lookup: &Lookup<'_>, choice: HankoChoice) -> Result<Config, u8> {
+fn read_config(
+    lookup: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+    choice: HankoChoice,
+) -> Result<Config, u8> {
     let config = Config::from_lookup(lookup, choice).map_err(|errors| explain_config(&errors))?;
     telemetry::install(&config.telemetry).map_err(|error| fail(EXIT_FAILURE, error))?;
     Ok(config)
@@ -186,12 +202,14 @@ fn explain_config(errors: &ConfigErrors) -> u8 {
     EXIT_USAGE
 }
 
-async fn serve(lookup: &Lookup<'_>) -> Outcome {
-    let mut config = read_config(lookup, HankoChoice::Configured)?;
-    let Some(tenant) = config.hanko.tenant.take() else {
-        return Err(fail(EXIT_USAGE, "HANKO_API_URL is not set"));
-    };
-    let server = Server::bind(config, tenant, Arc::new(SystemClock::new()))
+async fn serve(
+    app: App,
+    lookup: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+) -> Outcome {
+    let config = read_config(lookup, HankoChoice::Configured)?;
+    let server = app
+        .bind(config)
+        .await
         .map_err(|error| fail(EXIT_FAILURE, error))?;
     warn_of_stray_origins(&server);
     tracing::info!(url = format!("{}/docs", server.public_url()), "Swagger UI");
@@ -199,14 +217,16 @@ async fn serve(lookup: &Lookup<'_>) -> Outcome {
     Ok(())
 }
 
-async fn dev(lookup: &Lookup<'_>) -> Outcome {
+async fn dev(app: App, lookup: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Outcome {
     let config = read_config(lookup, HankoChoice::Local)?;
-    let server = Server::bind_dev(config)
+    let example = ExampleRequest::find(&app.api.meta());
+    let server = app
+        .bind_dev(config)
         .await
         .map_err(|error| fail(EXIT_FAILURE, error))?;
     // So that the printed request works at once.
     server.hanko().wait_for_key_set_fetches(1).await;
-    if let Some(banner) = dev_banner(&server) {
+    if let Some(banner) = dev_banner(&server, example.as_ref()) {
         // A closed pipe is no reason to stop.
         let mut stdout = io::stdout();
         let _ = stdout
@@ -231,11 +251,11 @@ fn warn_of_stray_origins(server: &Server) {
     }
 }
 
-fn dev_banner(server: &Server) -> Option<String> {
+fn dev_banner(server: &Server, example: Option<&ExampleRequest>) -> Option<String> {
     let local_hanko = server.local_hanko()?;
     let session = local_hanko.sign_in(&Person::with_email("ada@example.com"));
     let api = server.public_url();
-    Some(format!(
+    let mut banner = format!(
         "\n\
          API           {api}\n\
          Swagger UI    {api}/docs\n\
@@ -246,15 +266,17 @@ fn dev_banner(server: &Server) -> Option<String> {
          Session token of ada@example.com, good for 12 hours:\n\
          \n\
          {token}\n\
-         \n\
-         Try it:\n\
-         \n\
-         curl -H 'Authorization: Bearer {token}' {api}/protected\n\
          \n",
-        sign_in = crate::app::dev::SIGN_IN_PATH,
+        sign_in = dev::SIGN_IN_PATH,
         hanko = local_hanko.url(),
         token = session.token,
-    ))
+    );
+    if let Some(example) = example {
+        banner.push_str("Try it:\n\n");
+        banner.push_str(&example.curl(api, &session.token));
+        banner.push_str("\n\n");
+    }
+    Some(banner)
 }
 
 /// Completes at SIGTERM or Ctrl-C. From then on, a second one ends the process at once.
@@ -293,11 +315,12 @@ async fn stop_signal() -> i32 {
     }
 }
 
-fn openapi(arguments: &OpenapiArguments, lookup: &Lookup<'_>) -> Outcome {
+fn openapi(app: &App, arguments: &OpenapiArguments, lookup: &Lookup<'_>) -> Outcome {
     let (public_url, cookie_name) =
         config::document_settings(lookup).map_err(|errors| explain_config(&errors))?;
-    let service = api::service(api::operations(), &public_url);
-    let document = Document::new(&service, &cookie_name);
+    let document = app
+        .document(&public_url, &cookie_name)
+        .map_err(|error| fail(EXIT_FAILURE, error))?;
     if arguments.check {
         let path = arguments
             .output

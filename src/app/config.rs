@@ -8,6 +8,8 @@ mod revocation;
 mod secret;
 mod telemetry;
 
+use std::{fmt, sync::Arc};
+
 pub use error::{ConfigError, ConfigErrors};
 pub use hanko::HankoConfig;
 pub use http::HttpConfig;
@@ -36,6 +38,18 @@ pub struct Config {
     pub revocation: RevocationConfig,
     /// What is logged.
     pub telemetry: TelemetryConfig,
+    variables: Variables,
+}
+
+/// Looks up the value of a variable.
+#[derive(Clone)]
+struct Variables(Arc<dyn Fn(&str) -> Option<String> + Send + Sync>);
+
+impl fmt::Debug for Variables {
+    /// Values may be secrets.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Variables").finish_non_exhaustive()
+    }
 }
 
 impl Config {
@@ -43,15 +57,42 @@ impl Config {
     ///
     /// # Errors
     /// All errors at once.
-    pub fn from_lookup(lookup: &Lookup<'_>, choice: HankoChoice) -> Result<Self, ConfigErrors> {
-        let mut reader = Reader::new(lookup);
-        let config = Self {
-            http: HttpConfig::read(&mut reader),
-            hanko: HankoConfig::read(&mut reader, choice),
-            revocation: RevocationConfig::read(&mut reader),
-            telemetry: TelemetryConfig::read(&mut reader),
-        };
-        reader.finish(config)
+    pub fn from_lookup(
+        lookup: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+        choice: HankoChoice,
+    ) -> Result<Self, ConfigErrors> {
+        let mut reader = Reader::new(&lookup);
+        let sections = (
+            HttpConfig::read(&mut reader),
+            HankoConfig::read(&mut reader, choice),
+            RevocationConfig::read(&mut reader),
+            TelemetryConfig::read(&mut reader),
+        );
+        let read = reader.finish(sections)?;
+        let (http, hanko, revocation, telemetry) = read;
+        Ok(Self {
+            http,
+            hanko,
+            revocation,
+            telemetry,
+            variables: Variables(Arc::new(lookup)),
+        })
+    }
+
+    /// Returns the configuration of these variables alone.
+    #[cfg(test)]
+    pub(crate) fn of_variables(variables: &[(&str, &str)]) -> Self {
+        let variables: std::collections::HashMap<String, String> = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let lookup = move |name: &str| variables.get(name).cloned();
+        Self::from_lookup(lookup, HankoChoice::Local).expect("a configuration")
+    }
+
+    /// Returns the value of a variable of the environment, or of `.env`: for variables of the application's own.
+    pub fn variable(&self, name: &str) -> Option<String> {
+        (self.variables.0)(name)
     }
 }
 
@@ -60,7 +101,7 @@ impl Config {
 ///
 /// # Errors
 /// All errors at once.
-pub fn document_settings(lookup: &Lookup<'_>) -> Result<(String, String), ConfigErrors> {
+pub(crate) fn document_settings(lookup: &Lookup<'_>) -> Result<(String, String), ConfigErrors> {
     let mut reader = Reader::new(lookup);
     let public_url = http::read_public_url(&mut reader)
         .unwrap_or_else(|| format!("http://localhost:{}", http::DEFAULT_PORT));

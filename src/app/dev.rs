@@ -1,18 +1,19 @@
 //! The page of `poem-hanko dev` that signs a made-up person in at the local Hanko, and ends the session.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use poem::{
     Body, Request, Response, Result, get, handler,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, header},
     post,
     web::{Data, Html},
 };
 use poem::{EndpointExt, IntoResponse};
+use poem_openapi::registry::{MetaApi, MetaOperation};
 use url::form_urlencoded;
 
 use crate::{
-    auth::{Rejection, authenticate, comes_from_trusted_page},
+    auth::{BEARER_SCHEME, Rejection, authenticate, comes_from_trusted_page},
     hanko::Hanko,
     openapi::swagger_ui::escape,
     pages::Pages,
@@ -21,7 +22,7 @@ use crate::{
 };
 
 /// Where the page is.
-pub(crate) const SIGN_IN_PATH: &str = "/dev/sign-in";
+pub(super) const SIGN_IN_PATH: &str = "/dev/sign-in";
 
 /// The form has two short fields.
 const MAX_FORM_BYTES: usize = 4 * 1024;
@@ -34,7 +35,7 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inl
 /// Where the form goes that ends the session.
 const END_SESSION_PATH: &str = "/dev/end-session";
 
-pub(crate) fn add_pages(pages: Pages, local_hanko: Arc<LocalHanko>) -> Pages {
+pub(super) fn add_pages(pages: Pages, local_hanko: Arc<LocalHanko>) -> Pages {
     pages
         .at(
             SIGN_IN_PATH,
@@ -45,6 +46,56 @@ pub(crate) fn add_pages(pages: Pages, local_hanko: Arc<LocalHanko>) -> Pages {
             END_SESSION_PATH,
             allowing("POST", post(end_session)).data(local_hanko),
         )
+}
+
+/// An operation that a session is enough for, to be tried by hand.
+pub(super) struct ExampleRequest {
+    method: Method,
+    path: String,
+}
+
+impl ExampleRequest {
+    /// Returns the first operation that requires a session and nothing else: a GET if there is one.
+    pub(super) fn find(apis: &[MetaApi]) -> Option<Self> {
+        let mut candidates: Vec<Self> = apis
+            .iter()
+            .flat_map(|api| &api.paths)
+            .flat_map(|path| {
+                path.operations
+                    .iter()
+                    .filter(|operation| requires_only_session(operation))
+                    .map(|operation| Self {
+                        method: operation.method.clone(),
+                        path: path.path.clone(),
+                    })
+            })
+            .collect();
+        candidates.sort_by_key(|candidate| candidate.method != Method::GET);
+        candidates.into_iter().next()
+    }
+
+    /// Returns a command that works as pasted.
+    pub(super) fn curl(&self, api: &str, token: &str) -> String {
+        let method = match self.method {
+            Method::GET => String::new(),
+            ref other => format!("-X {other} "),
+        };
+        format!(
+            "curl {method}-H 'Authorization: Bearer {token}' {api}{}",
+            self.path
+        )
+    }
+}
+
+fn requires_only_session(operation: &MetaOperation) -> bool {
+    let has_scheme = operation
+        .security
+        .iter()
+        .any(|alternative| alternative.contains_key(BEARER_SCHEME));
+    let is_optional = operation.security.iter().any(HashMap::is_empty);
+    let needs_more = operation.params.iter().any(|parameter| parameter.required)
+        || operation.request.as_ref().is_some_and(|body| body.required);
+    has_scheme && !is_optional && !needs_more
 }
 
 #[handler]
@@ -102,7 +153,7 @@ async fn sign_in(
     let person = match read_person(&form) {
         Ok(person) => person,
         Err(detail) => {
-            return Ok(Problem::from(ProblemType::BadRequest)
+            return Ok(Problem::from(ProblemType::BAD_REQUEST)
                 .with_detail(detail)
                 .into_response());
         }

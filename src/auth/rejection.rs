@@ -58,21 +58,21 @@ impl From<AuthenticateError> for Rejection {
 impl Rejection {
     fn to_response(&self) -> Response {
         let (problem_type, challenge) = match self {
-            Self::MissingCredentials => (ProblemType::MissingCredentials, Some(Challenge::Bearer)),
+            Self::MissingCredentials => (ProblemType::MISSING_CREDENTIALS, Some(Challenge::Bearer)),
             Self::InvalidToken(error) => (
-                ProblemType::InvalidToken,
+                ProblemType::INVALID_TOKEN,
                 Some(Challenge::InvalidToken(*error)),
             ),
-            Self::SessionEnded => (ProblemType::InvalidToken, Some(Challenge::SessionEnded)),
+            Self::SessionEnded => (ProblemType::INVALID_TOKEN, Some(Challenge::SessionEnded)),
             Self::AmbiguousCredentials => (
-                ProblemType::AmbiguousCredentials,
+                ProblemType::AMBIGUOUS_CREDENTIALS,
                 Some(Challenge::InvalidRequest),
             ),
-            Self::CrossSiteRequest => (ProblemType::CrossSiteRequest, None),
+            Self::CrossSiteRequest => (ProblemType::CROSS_SITE_REQUEST, None),
             Self::Unavailable { retry_after } => {
                 return Unavailable::from(*retry_after).into_response();
             }
-            Self::NotConfigured => (ProblemType::InternalError, None),
+            Self::NotConfigured => (ProblemType::INTERNAL_ERROR, None),
         };
         let mut response = Problem::from(problem_type).into_response();
         if let Some(challenge) = challenge {

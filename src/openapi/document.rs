@@ -1,13 +1,16 @@
 //! The OpenAPI document as it is served and exported.
 
-use poem_openapi::{OpenApi, OpenApiService};
+use std::collections::HashSet;
+
+use poem_openapi::{OpenApi, OpenApiService, types::ToJSON};
 use serde_json::{Map, Value, json};
 
+use super::problems::split_problem_types;
 use crate::{
     auth::COOKIE_SCHEME,
+    hanko::Hanko,
     problem::{CONTENT_TYPE_PROBLEM, Problem, ProblemType},
 };
-use poem_openapi::types::ToJSON;
 
 /// The name of the component for the header `X-Request-Id`.
 const REQUEST_ID_COMPONENT: &str = "RequestId";
@@ -33,21 +36,36 @@ pub enum DocumentFormat {
 pub struct Document(Value);
 
 impl Document {
-    /// Creates the document of `service`, whose session cookie is called `cookie_name`.
+    /// Creates the document of a Poem service whose sessions are those of `hanko`: in addition to Poem's own it has the name of
+    /// the session cookie, an example of each problem, and the header `X-Request-Id`.
     ///
     /// # Panics
     /// If Poem writes something other than JSON, which it does not.
-    pub fn new<A: OpenApi>(service: &OpenApiService<A, ()>, cookie_name: &str) -> Self {
-        let mut document: Value =
-            serde_json::from_str(&service.spec()).expect("Poem writes the document as JSON");
-        document["components"]["securitySchemes"][COOKIE_SCHEME]["name"] = json!(cookie_name);
+    pub fn new<A: OpenApi>(service: &OpenApiService<A, ()>, hanko: &Hanko) -> Self {
+        Self::of_text(&service.spec(), hanko.cookie_name())
+    }
+
+    pub(crate) fn of_text(text: &str, cookie_name: &str) -> Self {
+        let document = serde_json::from_str(text).expect("Poem writes the document as JSON");
+        Self::of_value(document, cookie_name)
+    }
+
+    pub(crate) fn of_value(mut document: Value, cookie_name: &str) -> Self {
+        if let Some(scheme) =
+            document.pointer_mut(&format!("/components/securitySchemes/{COOKIE_SCHEME}"))
+        {
+            scheme["name"] = json!(cookie_name);
+        }
+        let problem_types = ProblemType::known();
         for operation in operations_mut(&mut document) {
             // Generators disagree about an operation without a list of its own if the document has none either.
             operation
                 .entry("security")
                 .or_insert_with(|| Value::Array(Vec::new()));
-            add_examples(operation);
-            tidy_responses(operation);
+            for response in objects_mut(&mut operation["responses"]) {
+                add_examples(response, &problem_types);
+                tidy_response(response);
+            }
         }
         document["components"]["headers"] = json!({ REQUEST_ID_COMPONENT: {
             "description": "Tells one request from another: the id that came with the request if it is 1 to 64 letters, \
@@ -58,6 +76,32 @@ impl Document {
         }});
         tidy_schemas(&mut document["components"]["schemas"]);
         Self(document)
+    }
+
+    /// Returns the title.
+    pub fn title(&self) -> &str {
+        self.0["info"]["title"].as_str().unwrap_or_default()
+    }
+
+    /// Returns the document as JSON.
+    pub fn as_json(&self) -> &Value {
+        &self.0
+    }
+
+    /// Returns the security schemes whose key is in the query.
+    pub(crate) fn query_schemes(&self) -> HashSet<String> {
+        let schemes = self.0["components"]["securitySchemes"].as_object();
+        schemes
+            .into_iter()
+            .flatten()
+            .filter(|(_, scheme)| scheme["in"] == "query")
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Returns the URL of the first server, or nothing if the document names none.
+    pub(crate) fn server_url(&self) -> &str {
+        self.0["servers"][0]["url"].as_str().unwrap_or_default()
     }
 
     /// Returns the text of the document, which ends in a line feed.
@@ -78,39 +122,57 @@ impl Document {
     }
 }
 
-fn operations_mut(document: &mut Value) -> impl Iterator<Item = &mut Map<String, Value>> {
-    document["paths"]
+/// Returns those members of a JSON object that are objects.
+fn objects_mut(value: &mut Value) -> impl Iterator<Item = &mut Map<String, Value>> {
+    value
         .as_object_mut()
         .into_iter()
-        .flat_map(|paths| paths.values_mut())
+        .flat_map(Map::values_mut)
         .filter_map(Value::as_object_mut)
+}
+
+fn operations_mut(document: &mut Value) -> impl Iterator<Item = &mut Map<String, Value>> {
+    objects_mut(&mut document["paths"])
         .flat_map(|path| path.values_mut())
         .filter_map(Value::as_object_mut)
 }
 
 /// Declares the headers that every response has, and removes empty members that Poem writes.
-fn tidy_responses(operation: &mut Map<String, Value>) {
-    let responses = operation["responses"].as_object_mut();
-    for response in responses.into_iter().flat_map(|map| map.values_mut()) {
-        let Some(response) = response.as_object_mut() else {
-            continue;
-        };
-        if response.get("content") == Some(&json!({})) {
-            response.remove("content");
-        }
-        let headers = response.entry("headers").or_insert_with(|| json!({}));
-        for header in headers
-            .as_object_mut()
-            .into_iter()
-            .flat_map(Map::values_mut)
-        {
-            if let Some(header) = header.as_object_mut() {
-                header.retain(|key, value| key != "deprecated" || *value == json!(true));
-            }
-        }
-        headers["X-Request-Id"] =
-            json!({ "$ref": format!("#/components/headers/{REQUEST_ID_COMPONENT}") });
+fn tidy_response(response: &mut Map<String, Value>) {
+    if response.get("content") == Some(&json!({})) {
+        response.remove("content");
     }
+    let headers = response.entry("headers").or_insert_with(|| json!({}));
+    for header in objects_mut(headers) {
+        header.retain(|key, value| key != "deprecated" || *value == json!(true));
+    }
+    headers["X-Request-Id"] =
+        json!({ "$ref": format!("#/components/headers/{REQUEST_ID_COMPONENT}") });
+}
+
+/// Moves the list of problem types from the description of a response to its examples.
+fn add_examples(response: &mut Map<String, Value>, problem_types: &[ProblemType]) {
+    let Some(description) = response.get("description").and_then(Value::as_str) else {
+        return;
+    };
+    let (text, uris) = split_problem_types(description);
+    let examples: Map<String, Value> = problem_types
+        .iter()
+        .filter(|problem_type| uris.contains(&problem_type.uri()))
+        .map(|problem_type| {
+            let example = Problem::from(*problem_type).to_json();
+            (problem_type.slug().to_owned(), json!({ "value": example }))
+        })
+        .collect();
+    let text = json!(text);
+    if let Some(content) = response
+        .get_mut("content")
+        .and_then(|content| content.get_mut(CONTENT_TYPE_PROBLEM))
+        && !examples.is_empty()
+    {
+        content["examples"] = Value::Object(examples);
+    }
+    response.insert("description".to_owned(), text);
 }
 
 /// Rewrites schemas so that generators understand them.
@@ -137,42 +199,5 @@ fn tidy_schemas(value: &mut Value) {
             schema.values_mut().for_each(tidy_schemas);
         }
         _ => {}
-    }
-}
-
-/// Adds to every error response an example of each problem that it may contain.
-fn add_examples(operation: &mut Map<String, Value>) {
-    let is_authenticated = operation["security"]
-        .as_array()
-        .is_some_and(|schemes| !schemes.is_empty());
-    let reads_input = operation.contains_key("requestBody") || operation.contains_key("parameters");
-    let Some(responses) = operation["responses"].as_object_mut() else {
-        return;
-    };
-    for (status, response) in responses {
-        let content = &mut response["content"][CONTENT_TYPE_PROBLEM];
-        if !content.is_object() {
-            // Indexing has inserted `null`.
-            if let Some(content) = response["content"].as_object_mut() {
-                content.remove(CONTENT_TYPE_PROBLEM);
-            }
-            continue;
-        }
-        let examples: Map<String, Value> = ProblemType::ALL
-            .into_iter()
-            .filter(|problem_type| problem_type.status().as_str() == status)
-            .filter(|problem_type| match problem_type {
-                ProblemType::AmbiguousCredentials | ProblemType::MissingCredentials => {
-                    is_authenticated
-                }
-                ProblemType::BadRequest => reads_input,
-                _ => true,
-            })
-            .map(|problem_type| {
-                let example = Problem::from(problem_type).to_json();
-                (problem_type.slug().to_owned(), json!({ "value": example }))
-            })
-            .collect();
-        content["examples"] = Value::Object(examples);
     }
 }

@@ -1,28 +1,30 @@
-//! Documents the errors that all operations have in common.
+//! What operations document about their errors.
 
-use std::collections::HashMap;
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    marker::PhantomData,
+    sync::{Mutex, PoisonError},
+};
 
 use poem::{endpoint::BoxEndpoint, http::Method};
 use poem_openapi::{
-    OpenApi,
-    registry::{MetaApi, MetaOperation, Registry},
+    ApiResponse, OpenApi,
+    registry::{
+        MetaApi, MetaHeader, MetaMediaType, MetaOperation, MetaResponse, MetaResponses, Registry,
+    },
+    types::Type,
 };
 
-use crate::problem::{Problem, ProblemType};
+use crate::problem::{CONTENT_TYPE_PROBLEM, Problem, ProblemType};
 
 /// Wraps an API so that each of its operations documents the errors of authentication and of reading the request. Routes are
-/// left as they are, so that wrapped APIs can be combined in any order.
+/// left as they are, so wrapped APIs can be combined in any order.
 ///
 /// Poem documents only what a handler's return type names, which does not include the errors of an extractor. With this
-/// wrapper, handlers still return `Json<T>`.
-pub struct WithProblems<A>(A);
-
-impl<A: OpenApi> WithProblems<A> {
-    /// Wraps `api`.
-    pub fn new(api: A) -> Self {
-        Self(api)
-    }
-}
+/// wrapper, handlers still return `JsonBody<T>`. [`App`](crate::App) wraps its API by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct WithProblems<A>(pub A);
 
 impl<A: OpenApi> OpenApi for WithProblems<A> {
     fn meta() -> Vec<MetaApi> {
@@ -61,37 +63,237 @@ fn problems_of(operation: &MetaOperation) -> Vec<ProblemType> {
     );
     if !operation.security.is_empty() {
         problems.extend([
-            ProblemType::AmbiguousCredentials,
-            ProblemType::InvalidToken,
-            ProblemType::AuthenticationUnavailable,
-            ProblemType::InternalError,
+            ProblemType::MISSING_CREDENTIALS,
+            ProblemType::INVALID_TOKEN,
+            ProblemType::AMBIGUOUS_CREDENTIALS,
+            ProblemType::AUTHENTICATION_UNAVAILABLE,
+            ProblemType::HANDLER_TIMEOUT,
+            ProblemType::OVERLOADED,
+            ProblemType::INTERNAL_ERROR,
         ]);
         if !is_safe {
-            problems.push(ProblemType::CrossSiteRequest);
+            problems.push(ProblemType::CROSS_SITE_REQUEST);
         }
     }
     if operation.request.is_some() {
         problems.extend([
-            ProblemType::BadRequest,
-            ProblemType::RequestTimeout,
-            ProblemType::ContentTooLarge,
-            ProblemType::UnsupportedMediaType,
+            ProblemType::BAD_REQUEST,
+            ProblemType::REQUEST_TIMEOUT,
+            ProblemType::CONTENT_TOO_LARGE,
+            ProblemType::UNSUPPORTED_MEDIA_TYPE,
         ]);
     } else if !operation.params.is_empty() {
-        problems.push(ProblemType::BadRequest);
+        problems.push(ProblemType::BAD_REQUEST);
     }
     problems
 }
 
-/// Adds the response of a problem type, unless the operation documents that status itself.
+/// Adds a problem type to the response of its status, unless the operation documents something else for that status.
 fn document(operation: &mut MetaOperation, problem_type: ProblemType) {
     let status = problem_type.status().as_u16();
     let responses = &mut operation.responses.responses;
-    if responses
-        .iter()
-        .any(|response| response.status == Some(status))
-    {
+    let Some(response) = responses
+        .iter_mut()
+        .find(|response| response.status == Some(status))
+    else {
+        responses.push(response_of(problem_type));
         return;
+    };
+    let is_problem = response
+        .content
+        .iter()
+        .any(|content| content.content_type == CONTENT_TYPE_PROBLEM);
+    if is_problem {
+        let added = response_of(problem_type);
+        response.description = add_problem_type(response.description, problem_type);
+        for header in added.headers {
+            if response
+                .headers
+                .iter()
+                .all(|known| known.name != header.name)
+            {
+                response.headers.push(header);
+            }
+        }
     }
-    responses.push(problem_type.meta());
+}
+
+/// Returns the responses of these problem types, one for each status.
+pub(crate) fn responses_of(problem_types: &[ProblemType]) -> Vec<MetaResponse> {
+    let mut responses: Vec<MetaResponse> = Vec::new();
+    for problem_type in problem_types {
+        let status = Some(problem_type.status().as_u16());
+        match responses.iter_mut().find(|known| known.status == status) {
+            None => responses.push(response_of(*problem_type)),
+            Some(known) => {
+                known.description = add_problem_type(known.description, *problem_type);
+            }
+        }
+    }
+    responses
+}
+
+fn response_of(problem_type: ProblemType) -> MetaResponse {
+    let header = |name: &str, required, description: &str, schema| MetaHeader {
+        name: name.to_owned(),
+        description: Some(description.to_owned()),
+        required,
+        deprecated: false,
+        schema,
+    };
+    let (description, headers) = match problem_type {
+        ProblemType::MISSING_CREDENTIALS | ProblemType::INVALID_TOKEN => (
+            "No credential was sent, or the session token is not valid.",
+            vec![header(
+                "WWW-Authenticate",
+                true,
+                "The challenge (RFC 6750): `Bearer`, with `error` and `error_description` where a token was sent.",
+                String::schema_ref(),
+            )],
+        ),
+        ProblemType::AMBIGUOUS_CREDENTIALS => (
+            "Several credentials were sent where one is allowed, or the request is malformed.",
+            vec![header(
+                "WWW-Authenticate",
+                // Only the first of the two comes with a challenge.
+                false,
+                "The challenge (RFC 6750): `Bearer error=\"invalid_request\"`.",
+                String::schema_ref(),
+            )],
+        ),
+        ProblemType::AUTHENTICATION_UNAVAILABLE => (
+            "What is needed to verify sessions is unavailable, or the service is too busy.",
+            vec![header(
+                "Retry-After",
+                true,
+                "Seconds to wait before another attempt.",
+                u32::schema_ref(),
+            )],
+        ),
+        other => (other.default_detail(), vec![]),
+    };
+    MetaResponse {
+        description: add_problem_type(description, problem_type),
+        status: Some(problem_type.status().as_u16()),
+        status_range: None,
+        content: vec![MetaMediaType {
+            content_type: CONTENT_TYPE_PROBLEM,
+            schema: Problem::schema_ref(),
+        }],
+        headers,
+    }
+}
+
+/// Begins the list of problem types at the end of a response's description, the only place in Poem's metadata that can hold
+/// it. [`Document`](crate::Document) makes examples of it.
+const LIST: &str = "\n\nProblem types: ";
+
+/// Returns a description of a response that may be any of these problem types.
+pub(crate) fn describe(text: &'static str, problem_types: &[ProblemType]) -> &'static str {
+    problem_types.iter().fold(text, |text, problem_type| {
+        add_problem_type(text, *problem_type)
+    })
+}
+
+/// Adds a problem type to the list at the end of a description.
+fn add_problem_type(description: &'static str, problem_type: ProblemType) -> &'static str {
+    let (text, mut uris) = split_problem_types(description);
+    if uris.contains(&problem_type.uri()) {
+        return description;
+    }
+    uris.push(problem_type.uri());
+    intern(format!("{text}{LIST}{}.", uris.join(", ")))
+}
+
+/// Returns a description without its list of problem types, and the URIs in that list.
+pub(crate) fn split_problem_types(description: &str) -> (&str, Vec<&str>) {
+    match description.rsplit_once(LIST) {
+        None => (description, Vec::new()),
+        Some((text, uris)) => (text, uris.trim_end_matches('.').split(", ").collect()),
+    }
+}
+
+/// Returns the text as one that lives as long as the process, which Poem's metadata demand. Each text is kept once.
+fn intern(text: String) -> &'static str {
+    static TEXTS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = texts.get(text.as_str()) {
+        return known;
+    }
+    let text: &'static str = Box::leak(text.into_boxed_str());
+    texts.insert(text);
+    text
+}
+
+/// Problem types that an operation returns and documents, see [`ProblemOf`].
+pub trait ProblemTypes {
+    /// The problem types.
+    const TYPES: &'static [ProblemType];
+}
+
+/// The problem as which an operation fails, one of the [`ProblemTypes`] of `P`. The operation documents each with an example.
+///
+/// ```
+/// use poem_hanko::{HankoAuth, JsonBody, ProblemOf, ProblemType, ProblemTypes};
+/// use poem_openapi::{OpenApi, param::Path};
+///
+/// const NOT_YOURS: ProblemType = ProblemType::new("/problems/not-yours", 403, "Not your note");
+///
+/// struct NotYours;
+///
+/// impl ProblemTypes for NotYours {
+///     const TYPES: &[ProblemType] = &[NOT_YOURS];
+/// }
+///
+/// struct Api;
+///
+/// #[OpenApi]
+/// impl Api {
+///     #[oai(path = "/notes/:id", method = "get", operation_id = "getNote")]
+///     async fn note(&self, auth: HankoAuth, id: Path<u32>) -> Result<JsonBody<String>, ProblemOf<NotYours>> {
+///         let owner = auth.user_id(); // look the note up …
+///         if id.0 != 1 {
+///             return Err(NOT_YOURS.into());
+///         }
+///         Ok(JsonBody(format!("a note of {owner}")))
+///     }
+/// }
+/// ```
+pub struct ProblemOf<P>(Problem, PhantomData<fn() -> P>);
+
+impl<P: ProblemTypes> From<ProblemType> for ProblemOf<P> {
+    fn from(problem_type: ProblemType) -> Self {
+        Problem::from(problem_type).into()
+    }
+}
+
+impl<P: ProblemTypes> From<Problem> for ProblemOf<P> {
+    fn from(problem: Problem) -> Self {
+        Self(problem, PhantomData)
+    }
+}
+
+impl<P> From<ProblemOf<P>> for poem::Error {
+    fn from(problem: ProblemOf<P>) -> Self {
+        problem.0.into()
+    }
+}
+
+impl<P> fmt::Debug for ProblemOf<P> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("ProblemOf").field(&self.0).finish()
+    }
+}
+
+impl<P: ProblemTypes> ApiResponse for ProblemOf<P> {
+    fn meta() -> MetaResponses {
+        P::TYPES.iter().copied().for_each(ProblemType::remember);
+        MetaResponses {
+            responses: responses_of(P::TYPES),
+        }
+    }
+
+    fn register(registry: &mut Registry) {
+        Problem::register_schema(registry);
+    }
 }

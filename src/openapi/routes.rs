@@ -12,18 +12,38 @@ use poem_openapi::{OpenApi, error::ParsePathError, registry::MetaApi};
 
 use crate::problem::{self, Problem, ProblemType};
 
-/// Two operations that cannot be told apart by method and path.
-///
-/// Poem would use one of them and never call the other.
+/// Parts of an API that exclude each other.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{first} and {second} have conflicting routes: change the path or the method of one of them"
-)]
-pub struct RouteConflict {
-    /// One operation, as `GET /things/{id} (getThing)`.
-    pub first: String,
-    /// The other one.
-    pub second: String,
+#[non_exhaustive]
+pub enum Conflict {
+    /// Two operations cannot be told apart by method and path. Poem would use one of them and never call the other.
+    #[error(
+        "{first} and {second} have conflicting routes: change the path or the method of one of them"
+    )]
+    Route {
+        /// One operation, as `GET /things/{id} (getThing)`.
+        first: String,
+        /// The other one.
+        second: String,
+    },
+    /// Two operations have the same id, which clients are generated from.
+    #[error("{first} and {second} have the same operation id `{id}`: change one of them")]
+    OperationId {
+        /// The id.
+        id: String,
+        /// One operation.
+        first: String,
+        /// The other one.
+        second: String,
+    },
+    /// Two schemas, or two security schemes, have the same name and are different.
+    #[error("two parts of the API define `{name}` in different ways ({kind}): rename one of them")]
+    Component {
+        /// What it is, as in the document: `schemas` or `securitySchemes`.
+        kind: String,
+        /// The name.
+        name: String,
+    },
 }
 
 /// The routes of a whole API, made from its metadata.
@@ -43,11 +63,11 @@ pub struct RouteConflict {
 /// # }
 /// use poem_hanko::{RouteTable, WithProblems};
 ///
-/// let api = WithProblems::new(Api);
+/// let api = WithProblems(Api);
 /// let routes = RouteTable::of(&api)?;
 /// let service = OpenApiService::new(api, "hello", "1.0");
 /// let app = Route::new().nest("/api", service.into_endpoint().with(routes));
-/// # Ok::<(), poem_hanko::RouteConflict>(())
+/// # Ok::<(), poem_hanko::Conflict>(())
 /// ```
 #[derive(Clone)]
 pub struct RouteTable(Arc<Route>);
@@ -55,14 +75,16 @@ pub struct RouteTable(Arc<Route>);
 /// What is known of one path.
 #[derive(Debug)]
 struct PathInfo {
-    allow: HeaderValue,
+    /// `None` if the endpoint alone knows its methods.
+    allow: Option<HeaderValue>,
     /// The names of the parameters in the path, in their order.
     parameters: Vec<String>,
 }
 
-/// An operation, to be named in a conflict.
+/// An operation or another endpoint, to be named in a conflict.
 struct Operation {
-    method: Method,
+    /// `None` stands for all methods.
+    method: Option<Method>,
     path: String,
     name: String,
 }
@@ -77,27 +99,42 @@ impl RouteTable {
     /// Returns the routes of `api`.
     ///
     /// # Errors
-    /// [`RouteConflict`] if two operations have the same method and path, or paths that differ only in the names of their
+    /// [`Conflict`] if two operations have the same method and path, or paths that differ only in the names of their
     /// parameters.
-    pub fn of<A: OpenApi>(_api: &A) -> Result<Self, RouteConflict> {
-        Self::from_meta(&A::meta())
+    pub fn of<A: OpenApi>(_api: &A) -> Result<Self, Conflict> {
+        Self::from_meta(&A::meta(), &[])
     }
 
-    fn from_meta(apis: &[MetaApi]) -> Result<Self, RouteConflict> {
+    /// Returns the routes of these APIs, and of endpoints of other kinds that serve whole paths.
+    pub(crate) fn from_meta(apis: &[MetaApi], others: &[String]) -> Result<Self, Conflict> {
         let mut by_pattern: BTreeMap<String, Vec<Operation>> = BTreeMap::new();
+        for path in others {
+            let rivals = by_pattern.entry(pattern(path)).or_default();
+            let name = format!("the endpoint at {path}");
+            if let Some(rival) = rivals.first() {
+                return Err(conflict(&rival.name, &name));
+            }
+            rivals.push(Operation {
+                method: None,
+                path: path.clone(),
+                name,
+            });
+        }
         for path in apis.iter().flat_map(|api| &api.paths) {
             let operations = by_pattern.entry(pattern(&path.path)).or_default();
             for operation in &path.operations {
                 let id = operation.operation_id.or(operation.summary);
                 let name = id.map_or_else(String::new, |id| format!(" ({id})"));
                 let added = Operation {
-                    method: operation.method.clone(),
+                    method: Some(operation.method.clone()),
                     path: path.path.clone(),
                     name: format!("{} {}{name}", operation.method, path.path),
                 };
-                let rival = operations
-                    .iter()
-                    .find(|known| known.path != added.path || known.method == added.method);
+                let rival = operations.iter().find(|known| {
+                    known.path != added.path
+                        || known.method.is_none()
+                        || known.method == added.method
+                });
                 if let Some(rival) = rival {
                     return Err(conflict(&rival.name, &added.name));
                 }
@@ -136,8 +173,9 @@ impl RouteTable {
     /// Returns the response to a request for `uri` that failed with `error`.
     pub(crate) async fn response(&self, uri: &Uri, error: poem::Error) -> Response {
         if error.is::<MethodNotAllowedError>() {
-            return match self.find(uri).await {
-                Some(info) => problem::method_not_allowed(&info.allow),
+            let info = self.find(uri).await;
+            return match info.as_ref().and_then(|info| info.allow.as_ref()) {
+                Some(allow) => problem::method_not_allowed(allow),
                 None => problem::from_error(error),
             };
         }
@@ -147,7 +185,7 @@ impl RouteTable {
             && let Some(info) = self.find(uri).await
             && let Some(name) = info.parameters.get(position)
         {
-            return Problem::from(ProblemType::BadRequest)
+            return Problem::from(ProblemType::BAD_REQUEST)
                 .with_detail(problem::parameter_detail(name))
                 .into_response();
         }
@@ -191,8 +229,8 @@ impl<E: Endpoint> Endpoint for WithRouteTable<E> {
     }
 }
 
-fn conflict(first: &str, second: &str) -> RouteConflict {
-    RouteConflict {
+fn conflict(first: &str, second: &str) -> Conflict {
+    Conflict::Route {
         first: first.to_owned(),
         second: second.to_owned(),
     }
@@ -226,17 +264,17 @@ fn parameters(path: &str) -> Vec<String> {
         .collect()
 }
 
-/// `HEAD` is served wherever `GET` is. `OPTIONS` belongs to CORS, which is not the API's.
-fn allow(operations: &[Operation]) -> HeaderValue {
+/// Returns the value of `Allow`. `HEAD` is served wherever `GET` is; `OPTIONS` belongs to CORS.
+fn allow(operations: &[Operation]) -> Option<HeaderValue> {
     let mut methods: Vec<&str> = operations
         .iter()
-        .map(|operation| operation.method.as_str())
-        .collect();
+        .map(|operation| operation.method.as_ref().map(Method::as_str))
+        .collect::<Option<_>>()?;
     if methods.contains(&"GET") && !methods.contains(&"HEAD") {
         methods.push("HEAD");
     }
     methods.sort_unstable();
-    HeaderValue::try_from(methods.join(", ")).unwrap_or(HeaderValue::from_static(""))
+    HeaderValue::try_from(methods.join(", ")).ok()
 }
 
 #[cfg(test)]
@@ -286,7 +324,11 @@ mod tests {
                 "GET /files/*path (getFile)",
             ),
         ] {
-            assert_eq!((&*error.first, &*error.second), (first, second));
+            let expected = Conflict::Route {
+                first: first.to_owned(),
+                second: second.to_owned(),
+            };
+            assert_eq!(error, expected);
             let text = error.to_string();
             assert!(text.contains(first) && text.contains(second), "{text}");
         }

@@ -31,8 +31,18 @@ macro_rules! swagger_ui_file {
     };
 }
 
-/// The pages `/docs…`, `/openapi.json` and `/openapi.yaml`. `public_url` is that of the document's server.
-pub(crate) fn add_pages(pages: Pages, document: &Document, title: &str, public_url: &str) -> Pages {
+impl Document {
+    /// Returns the pages `/docs…` (Swagger UI), `/openapi.json` and `/openapi.yaml` of this document.
+    pub fn pages(&self) -> Pages {
+        self.add_pages(Pages::default())
+    }
+
+    pub(crate) fn add_pages(&self, pages: Pages) -> Pages {
+        add_pages(pages, self)
+    }
+}
+
+fn add_pages(pages: Pages, document: &Document) -> Pages {
     let bundle = StaticFile::immutable(
         "text/javascript; charset=utf-8",
         swagger_ui_file!("swagger-ui-bundle.js"),
@@ -49,14 +59,14 @@ pub(crate) fn add_pages(pages: Pages, document: &Document, title: &str, public_u
     let style_path = format!("swagger_ui/{}.css", style.name());
     let start_path = format!("swagger_ui/{}.js", start.name());
     let page = include_str!("swagger_ui/page.html")
-        .replace("{title}", &escape(title))
+        .replace("{title}", &escape(document.title()))
         .replace("{bundle}", &bundle_path)
         .replace("{style}", &style_path)
         .replace("{start}", &start_path);
     let mut page = StaticFile::revalidated("text/html; charset=utf-8", Asset::new(page));
     page.headers.insert(
         header::CONTENT_SECURITY_POLICY,
-        content_security_policy(public_url),
+        content_security_policy(document.server_url()),
     );
     let json = Asset::new(document.to_text(DocumentFormat::Json));
     let yaml = Asset::new(document.to_text(DocumentFormat::Yaml));
@@ -155,7 +165,7 @@ impl StaticFile {
     fn new(content_type: &'static str, cache_control: &'static str, asset: Asset) -> Self {
         let digest = digest::digest(&digest::SHA256, &asset.content);
         let digest = BASE64_URL_SAFE_NO_PAD.encode(&digest.as_ref()[..12]);
-        // Weak, since the compressed form is not the same octets (RFC 9110 section 8.8.1).
+        // Weak, since the compressed form is not the same bytes (RFC 9110 section 8.8.1).
         let etag: ETag = format!("W/\"{digest}\"")
             .parse()
             .expect("base64url is a well-formed entity tag");
@@ -223,16 +233,15 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use poem::endpoint::DynEndpoint;
+    use poem_openapi::OpenApiService;
 
     use super::*;
-    use crate::operations as api;
 
     #[tokio::test]
-    async fn a_title_is_text_whatever_is_in_it() {
-        let service = api::service(api::operations(), "http://localhost:8000");
-        let document = Document::new(&service, "hanko");
+    async fn title_is_text_whatever_is_in_it() {
         let title = "A&B's </title><script>alert(\"1\")</script>";
-        let pages = add_pages(Pages::default(), &document, title, "http://localhost:8000");
+        let service = OpenApiService::new((), title, "1.0").server("http://localhost:8000");
+        let pages = Document::of_text(&service.spec(), "hanko").pages();
         let request = Request::builder()
             .uri("/docs".parse().expect("a URI"))
             .finish();

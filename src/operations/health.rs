@@ -3,29 +3,23 @@ use std::time::Duration;
 use poem::{Request, http::StatusCode, web::Data};
 use poem_openapi::{
     ApiResponse, Enum, Object, OpenApi,
-    registry::{MetaMediaType, MetaResponse, MetaResponses, Registry},
+    registry::{MetaResponses, Registry},
     types::{Example, ToJSON, Type},
 };
 
 use super::Tag;
-use crate::openapi::Json;
+use crate::openapi::{JsonBody, describe, responses_of};
 use crate::{
     hanko::{Hanko, SessionMode, StoreStatus, ValidationError},
     keys::FetchError,
-    problem::{CONTENT_TYPE_PROBLEM, ProblemType, Unavailable},
+    problem::{ProblemType, Unavailable},
 };
 
-pub(super) struct HealthApi {
-    alive: Json<Liveness>,
-}
-
-impl Default for HealthApi {
-    fn default() -> Self {
-        Self {
-            alive: Json::new(&Liveness::example()),
-        }
-    }
-}
+/// The operations `GET /livez` and `GET /readyz`, for orchestrators and load balancers.
+///
+/// They take the [`Hanko`] from the data of the request.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HealthApi;
 
 /// How long a caller should wait before it looks again while the service is not ready.
 const READINESS_RETRY: Duration = Duration::from_secs(1);
@@ -229,11 +223,8 @@ struct NotReady {
 impl From<NotReady> for poem::Error {
     fn from(NotReady { detail, components }: NotReady) -> Self {
         let problem = ReadinessProblem {
-            kind: format!(
-                "/problems/{}",
-                ProblemType::AuthenticationUnavailable.slug()
-            ),
-            title: ProblemType::AuthenticationUnavailable.title().to_owned(),
+            kind: ProblemType::AUTHENTICATION_UNAVAILABLE.uri().to_owned(),
+            title: ProblemType::AUTHENTICATION_UNAVAILABLE.title().to_owned(),
             status: StatusCode::SERVICE_UNAVAILABLE.as_u16(),
             detail,
             components: Some(components),
@@ -246,17 +237,19 @@ impl From<NotReady> for poem::Error {
 
 impl ApiResponse for NotReady {
     fn meta() -> MetaResponses {
-        let response = MetaResponse {
-            description: "The service cannot verify sessions.",
-            content: vec![MetaMediaType {
-                content_type: CONTENT_TYPE_PROBLEM,
-                schema: ReadinessProblem::schema_ref(),
-            }],
-            ..ProblemType::AuthenticationUnavailable.meta()
-        };
-        MetaResponses {
-            responses: vec![response],
+        let problem_types = [
+            ProblemType::AUTHENTICATION_UNAVAILABLE,
+            ProblemType::HANDLER_TIMEOUT,
+            ProblemType::OVERLOADED,
+        ];
+        let mut responses = responses_of(&problem_types);
+        for response in &mut responses {
+            response.description = describe("The service cannot verify sessions.", &problem_types);
+            for content in &mut response.content {
+                content.schema = ReadinessProblem::schema_ref();
+            }
         }
+        MetaResponses { responses }
     }
 
     fn register(registry: &mut Registry) {
@@ -275,8 +268,8 @@ impl HealthApi {
         operation_id = "getLiveness",
         tag = "Tag::Health"
     )]
-    async fn livez(&self) -> Json<Liveness> {
-        self.alive.clone()
+    async fn livez(&self) -> JsonBody<Liveness> {
+        JsonBody(Liveness::example())
     }
 
     /// Check readiness
@@ -294,7 +287,7 @@ impl HealthApi {
         &self,
         request: &Request,
         hanko: Data<&Hanko>,
-    ) -> Result<Json<Readiness>, NotReady> {
+    ) -> Result<JsonBody<Readiness>, NotReady> {
         let components = Components::of(&hanko);
         let missing = if request.data::<Draining>().is_some() {
             Some("The service is shutting down.".to_owned())
@@ -306,7 +299,7 @@ impl HealthApi {
         }
         let status = hanko.key_set_status();
         let error = status.last_error.as_ref().map(FetchError::summary);
-        Ok(Json::new(&Readiness {
+        Ok(JsonBody(Readiness {
             status: "ready".to_owned(),
             keys: u32::try_from(status.usable_keys).unwrap_or(u32::MAX),
             key_set_age_seconds: status.age.unwrap_or_default().as_secs_f64(),

@@ -9,14 +9,16 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Tag;
-use crate::openapi::Json;
+use crate::openapi::JsonBody;
 use crate::{
     auth::HankoAuth,
     hanko::{EmailClaim, Session},
     jose::NumericDate,
 };
 
-pub(super) struct MeApi;
+/// The operation `GET /me`: the session of the request, as its token describes it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MeApi;
 
 /// An e-mail address of a user.
 #[derive(Object)]
@@ -85,8 +87,8 @@ impl MeApi {
         operation_id = "getMe",
         tag = "Tag::Session"
     )]
-    async fn me(&self, auth: HankoAuth) -> Json<SessionView> {
-        Json::new(&SessionView::from(&*auth))
+    async fn me(&self, auth: HankoAuth) -> JsonBody<SessionView> {
+        JsonBody(SessionView::from(&*auth))
     }
 }
 

@@ -10,10 +10,16 @@ use super::Tag;
 use crate::{
     auth::Rejection,
     hanko::{Hanko, Receipt, WebhookError},
+    openapi::responses_of,
     problem::{Problem, ProblemType},
 };
 
-pub(super) struct WebhooksApi;
+/// The operation `POST /webhooks/hanko`, which receives Hanko's webhooks, see
+/// [`Hanko::receive_webhook`](crate::Hanko::receive_webhook).
+///
+/// It takes the [`Hanko`] from the data of the request.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WebhooksApi;
 
 /// The largest body that is read. Hanko's are a few KiB.
 const MAX_BODY_BYTES: usize = 256 * 1024;
@@ -48,19 +54,19 @@ impl SignedBody {
             essence.trim().eq_ignore_ascii_case("application/json")
         });
         if !is_json {
-            return Err(ProblemType::UnsupportedMediaType);
+            return Err(ProblemType::UNSUPPORTED_MEDIA_TYPE);
         }
         let announced = request
             .header(header::CONTENT_LENGTH)
             .and_then(|length| length.parse::<usize>().ok());
         if announced.is_some_and(|length| length > MAX_BODY_BYTES) {
-            return Err(ProblemType::ContentTooLarge);
+            return Err(ProblemType::CONTENT_TOO_LARGE);
         }
-        let body: Body = body.take().map_err(|_| ProblemType::InternalError)?;
+        let body: Body = body.take().map_err(|_| ProblemType::INTERNAL_ERROR)?;
         match body.into_bytes_limit(MAX_BODY_BYTES).await {
             Ok(bytes) => Ok(Self(bytes)),
-            Err(ReadBodyError::PayloadTooLarge) => Err(ProblemType::ContentTooLarge),
-            Err(_) => Err(ProblemType::BadRequest),
+            Err(ReadBodyError::PayloadTooLarge) => Err(ProblemType::CONTENT_TOO_LARGE),
+            Err(_) => Err(ProblemType::BAD_REQUEST),
         }
     }
 }
@@ -124,7 +130,7 @@ impl From<WebhookRejection> for poem::Error {
         }
         match error {
             WebhookError::Token(error) => Rejection::InvalidToken(error).into(),
-            _ => problem(ProblemType::BadRequest),
+            _ => problem(ProblemType::BAD_REQUEST),
         }
     }
 }
@@ -132,13 +138,13 @@ impl From<WebhookRejection> for poem::Error {
 impl ApiResponse for WebhookRejection {
     fn meta() -> MetaResponses {
         MetaResponses {
-            responses: [
-                ProblemType::BadRequest,
-                ProblemType::InvalidToken,
-                ProblemType::AuthenticationUnavailable,
-            ]
-            .map(ProblemType::meta)
-            .into(),
+            responses: responses_of(&[
+                ProblemType::BAD_REQUEST,
+                ProblemType::INVALID_TOKEN,
+                ProblemType::AUTHENTICATION_UNAVAILABLE,
+                ProblemType::HANDLER_TIMEOUT,
+                ProblemType::OVERLOADED,
+            ]),
         }
     }
 

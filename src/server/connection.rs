@@ -297,12 +297,12 @@ fn charge_head(request: &Request<Incoming>, exchange: &Exchange) -> Result<(), L
 fn check_head(request: &Request<Incoming>) -> Result<(), ProblemType> {
     let headers = request.headers();
     if headers.len() > MAX_FIELDS {
-        return Err(ProblemType::HeaderFieldsTooLarge);
+        return Err(ProblemType::HEADER_FIELDS_TOO_LARGE);
     }
     if request.version() == Version::HTTP_11 {
         let mut hosts = headers.get_all(header::HOST).iter();
         if hosts.next().is_none() || hosts.next().is_some() {
-            return Err(ProblemType::BadRequest);
+            return Err(ProblemType::BAD_REQUEST);
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! The edge of the service: finds what serves a request, and completes every response.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{fmt, panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt;
 use poem::{
@@ -17,10 +17,11 @@ use uuid::Uuid;
 use super::{
     cors::{self, Origin},
     limits::Exchange,
-    operations::Operations,
+    operations::{Endpoints, Operations},
 };
 use crate::{
     hanko::Hanko,
+    openapi::Conflict,
     operations::Draining,
     pages::Pages,
     problem::{self, Problem, ProblemType},
@@ -37,24 +38,33 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 /// Serves every request: passes it to a page or an operation, makes problems of errors and panics, and adds the headers that
 /// every response has.
-pub(super) struct Edge {
+pub(crate) struct Edge {
     hanko: Hanko,
     operations: Operations,
     pages: Pages,
 }
 
+impl fmt::Debug for Edge {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Edge").finish_non_exhaustive()
+    }
+}
+
 impl Edge {
     /// Requests for anything but a page go to `operations`. All of them have `hanko` in their data.
-    pub(super) fn new(hanko: Hanko, operations: Operations, pages: Pages) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// A [`Conflict`] of two routes.
+    pub(crate) fn new(hanko: Hanko, endpoints: Endpoints, pages: Pages) -> Result<Self, Conflict> {
+        Ok(Self {
             hanko,
-            operations,
+            operations: Operations::new(endpoints)?,
             pages,
-        }
+        })
     }
 
     /// What authenticates its requests.
-    pub(super) fn hanko(&self) -> &Hanko {
+    pub(crate) fn hanko(&self) -> &Hanko {
         &self.hanko
     }
 
@@ -148,7 +158,7 @@ fn problem_response(problem_type: ProblemType) -> Response {
 
 /// Rejects a streaming response, or an upgrade, that had these headers.
 pub(super) fn reject_stream(headers: HeaderMap) -> Response {
-    let mut response = problem_response(ProblemType::Overloaded);
+    let mut response = problem_response(ProblemType::OVERLOADED);
     let about_stream = |name: &HeaderName| {
         name == header::CONNECTION
             || name == header::UPGRADE

@@ -28,7 +28,7 @@ pub(super) use connections::{Command, Connection, Connections, Need, Ticket};
 pub(super) use exchange::{Exchange, LimitError};
 pub use operation::{LimitedEndpoint, RequestLimits};
 
-use crate::{app::config::HttpConfig, clock::Clock};
+use crate::{app::HttpConfig, clock::Clock};
 
 /// The most fields of a request head, trailers aside. hyper checks it for HTTP/1; h2 knows no such limit.
 pub(super) const MAX_FIELDS: usize = 100;

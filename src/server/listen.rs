@@ -9,12 +9,13 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::task::TaskTracker;
 
 use super::{
+    StartError,
     connection::{self, Protocols},
     edge::Edge,
     limits::{Command, Limits, Need},
     transport::Transport,
 };
-use crate::app::config::HttpConfig;
+use crate::app::HttpConfig;
 
 /// How many connections may wait to be accepted. A client beyond them waits a second for its next attempt.
 const ACCEPT_BACKLOG: u32 = 4096;
@@ -29,7 +30,33 @@ const RESERVED_DESCRIPTORS: u64 = 128;
 /// How long an upgraded connection that was told to close may take, as its handler runs in a task of its own.
 const UPGRADE_PATIENCE: Duration = Duration::from_secs(1);
 
-pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// A socket that accepts connections.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Listens on an address. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`StartError::Listen`]
+    pub(crate) fn bind(address: SocketAddr) -> Result<Self, StartError> {
+        let bound = listen(address).and_then(|socket| {
+            let address = socket.local_addr()?;
+            Ok(Self { socket, address })
+        });
+        bound.map_err(|source| StartError::Listen { address, source })
+    }
+
+    /// Returns the address, with the port that was picked if 0 was asked for.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -93,7 +120,7 @@ fn raise_descriptor_limit() -> Option<u64> {
 /// Serves until `shutdown` ends, goes on for `SHUTDOWN_DELAY`, and then waits for running requests, at most for
 /// `SHUTDOWN_GRACE`. When it returns, no task of a connection is left.
 pub(super) async fn serve(
-    listener: TcpListener,
+    listener: Listener,
     edge: Edge,
     limits: Arc<Limits>,
     config: &HttpConfig,
@@ -105,7 +132,7 @@ pub(super) async fn serve(
     let clock = &limits.clock;
     let serving = async {
         tokio::select! {
-            never = accept(&listener, &limits, &protocols, &tasks) => never,
+            never = accept(&listener.socket, &limits, &protocols, &tasks) => never,
             () = limits.connections.sweep(clock) => {}
         }
     };

@@ -1,69 +1,167 @@
-//! Passes a request to its operation.
+//! Finds the operation that a request is for.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use futures_util::future::BoxFuture;
 use poem::{
-    IntoEndpoint, PathPattern, Request, Response,
+    EndpointExt, IntoEndpoint, PathPattern, Request, Response, Route,
     endpoint::{BoxEndpoint, DynEndpoint},
     http::{Method, Uri, uri::PathAndQuery},
 };
-use poem_openapi::{__private::UrlQuery, OpenApi, OpenApiService};
+use poem_openapi::{
+    OpenApi, OpenApiService,
+    registry::{MetaApi, MetaOperation, MetaParamIn, Registry},
+};
 
-use crate::openapi::{RouteConflict, RouteTable};
+use crate::openapi::{Conflict, RouteMap, RouteTable};
 
-/// The operations of an API.
+/// The operations of an API and the plain endpoints beside it, and the way to them.
 ///
-/// Poem's router passes a request through three more boxed futures than the operation needs, each of which holds several
-/// copies of it: for a small response that costs as much as the operation. A request without a query whose path has no
-/// parameters needs nothing of the router. It is looked up by path and method, and gets what the router would have added: an
-/// empty query, and the pattern of the path. With poem-openapi's feature `cookie`, which is off, it would also need the cookie
-/// jar. All other requests are routed by Poem.
+/// Poem's router, and what poem-openapi puts around it, moves the request four times and parses a query that is not there,
+/// which takes longer than an operation of ours needs. But a request without a query whose path has no parameters needs nothing
+/// of the router, if its operation never reads the query: its metadata name neither a query parameter nor an API key in the
+/// query. It is looked up by path and method, and gets what the router would have added, the pattern of the path. With
+/// poem-openapi's feature `cookie`, which is off, it would also need the cookie jar. All other requests are routed by Poem.
 pub(super) struct Operations {
     direct: HashMap<String, Direct>,
     routed: BoxEndpoint<'static>,
     routes: RouteTable,
+    data: Vec<AddData>,
 }
 
-/// The operations of one path.
+/// The operations of one path that need nothing of the router.
 struct Direct {
     pattern: PathPattern,
     methods: Vec<(Method, BoxEndpoint<'static>)>,
 }
 
+/// A plain endpoint beside the operations.
+pub(crate) struct PlainEndpoint {
+    pub(crate) path: String,
+    /// Whether it also serves the paths below.
+    pub(crate) is_nested: bool,
+    pub(crate) endpoint: BoxEndpoint<'static>,
+}
+
+impl PlainEndpoint {
+    /// Returns the patterns of the paths that it serves.
+    fn patterns(&self) -> Vec<String> {
+        if !self.is_nested {
+            return vec![self.path.clone()];
+        }
+        let path = self.path.trim_end_matches('/');
+        vec![self.path.clone(), format!("{path}/*rest")]
+    }
+}
+
+/// What [`Operations`] are made of.
+pub(crate) struct Endpoints {
+    /// The metadata of the operations.
+    pub(crate) meta: Vec<MetaApi>,
+    /// Their endpoints.
+    pub(crate) routes: RouteMap,
+    /// The security schemes whose key is in the query.
+    pub(crate) query_schemes: HashSet<String>,
+    /// The endpoints beside them.
+    pub(crate) plain: Vec<PlainEndpoint>,
+    /// Each adds the application's own data to a request.
+    pub(crate) data: Vec<AddData>,
+}
+
+/// Adds something to the data of a request.
+pub(crate) type AddData = Box<dyn Fn(&mut Request) + Send + Sync>;
+
+#[cfg(test)]
+impl Endpoints {
+    /// Returns those of an API, whose security scheme `Key` is in the query.
+    pub(crate) fn of<A: OpenApi>(api: A) -> Self {
+        let mut routes = RouteMap::new();
+        api.add_routes(&mut routes);
+        Self {
+            meta: A::meta(),
+            routes,
+            query_schemes: HashSet::from(["Key".to_owned()]),
+            plain: Vec::new(),
+            data: Vec::new(),
+        }
+    }
+}
+
+/// An API whose endpoints exist already. Its metadata are elsewhere.
+struct Routed(RouteMap);
+
+impl OpenApi for Routed {
+    fn meta() -> Vec<MetaApi> {
+        Vec::new()
+    }
+
+    fn register(_registry: &mut Registry) {}
+
+    fn add_routes(self, routes: &mut RouteMap) {
+        routes.extend(self.0);
+    }
+}
+
 impl Operations {
-    /// Creates it from the operations of `service`, and the service itself.
-    ///
     /// # Errors
-    /// [`RouteConflict`]
-    pub(super) fn new<A: OpenApi + 'static>(
-        operations: A,
-        service: OpenApiService<A, ()>,
-    ) -> Result<Self, RouteConflict> {
-        let routes = RouteTable::of(&operations)?;
-        let mut endpoints = HashMap::new();
-        operations.add_routes(&mut endpoints);
-        let catch_alls: Vec<String> = endpoints
+    /// A [`Conflict`] of two routes.
+    pub(super) fn new(endpoints: Endpoints) -> Result<Self, Conflict> {
+        let Endpoints {
+            meta,
+            routes: mut operations,
+            query_schemes,
+            plain,
+            data,
+        } = endpoints;
+        let patterns: Vec<String> = plain.iter().flat_map(PlainEndpoint::patterns).collect();
+        let routes = RouteTable::from_meta(&meta, &patterns)?;
+        // Poem's router prefers a catch-all that begins where a path ends.
+        let catch_alls: Vec<String> = operations
             .keys()
             .filter_map(|path| path.split_once('*'))
             .map(|(prefix, _)| prefix.to_owned())
             .collect();
-        let direct = endpoints
-            .into_iter()
-            // Poem's router prefers a catch-all that begins where a path ends.
-            .filter(|(path, _)| is_fixed(path) && !catch_alls.contains(path))
-            .map(|(path, methods)| {
-                let direct = Direct {
-                    pattern: PathPattern(Arc::from(path.as_str())),
-                    methods: methods.into_iter().collect(),
-                };
-                (path, direct)
-            })
-            .collect();
+        let mut direct = HashMap::new();
+        for path in meta.iter().flat_map(|api| &api.paths) {
+            if !is_fixed(&path.path) || catch_alls.contains(&path.path) {
+                continue;
+            }
+            let methods: Vec<Method> = path
+                .operations
+                .iter()
+                .filter(|operation| !reads_query(operation, &query_schemes))
+                .map(|operation| operation.method.clone())
+                .collect();
+            let Some(endpoints) = operations.get_mut(&path.path) else {
+                continue;
+            };
+            let found = direct.entry(path.path.clone()).or_insert_with(|| Direct {
+                pattern: PathPattern(Arc::from(path.path.as_str())),
+                methods: Vec::new(),
+            });
+            for method in methods {
+                // The router needs the endpoint, too, for requests with a query.
+                if let Some(endpoint) = endpoints.remove(&method) {
+                    let shared: Arc<BoxEndpoint<'static>> = Arc::new(endpoint);
+                    endpoints.insert(method.clone(), Arc::clone(&shared).boxed());
+                    found.methods.push((method, shared.boxed()));
+                }
+            }
+        }
+        let service = OpenApiService::new(Routed(operations), "", "").into_endpoint();
+        let routed = if plain.is_empty() {
+            service
+        } else {
+            beside(plain, service)
+        };
         Ok(Self {
             direct,
-            routed: service.into_endpoint(),
+            routed,
             routes,
+            data,
         })
     }
 
@@ -76,10 +174,12 @@ impl Operations {
 
     /// Passes a request to its operation.
     pub(super) fn call(&self, mut request: Request) -> BoxFuture<'_, poem::Result<Response>> {
+        for add in &self.data {
+            add(&mut request);
+        }
         let Some((pattern, endpoint)) = self.direct(&request) else {
             return DynEndpoint::call(&*self.routed, request);
         };
-        request.set_data(UrlQuery(Vec::new()));
         request.set_data(pattern.clone());
         DynEndpoint::call(&**endpoint, request)
     }
@@ -97,9 +197,40 @@ impl Operations {
     }
 }
 
+/// Puts plain endpoints beside the operations.
+fn beside(plain: Vec<PlainEndpoint>, service: BoxEndpoint<'static>) -> BoxEndpoint<'static> {
+    let mut route = Route::new();
+    for PlainEndpoint {
+        path,
+        is_nested,
+        endpoint,
+    } in plain
+    {
+        route = if is_nested {
+            route.nest(path, endpoint)
+        } else {
+            route.at(path, endpoint)
+        };
+    }
+    route.nest("/", service).map_to_response().boxed()
+}
+
+fn reads_query(operation: &MetaOperation, query_schemes: &HashSet<String>) -> bool {
+    let has_parameter = operation
+        .params
+        .iter()
+        .any(|parameter| parameter.in_type == MetaParamIn::Query);
+    has_parameter
+        || operation
+            .security
+            .iter()
+            .flat_map(HashMap::keys)
+            .any(|scheme| query_schemes.contains(*scheme))
+}
+
 /// Returns whether a path of Poem's router matches only itself.
 fn is_fixed(path: &str) -> bool {
-    path.starts_with('/') && !path.contains("//") && !path.contains([':', '*', '<'])
+    path.starts_with('/') && !path.contains("//") && !path.contains([':', '*', '<', '{'])
 }
 
 #[cfg(test)]
@@ -117,6 +248,10 @@ mod tests {
     #[derive(SecurityScheme)]
     #[oai(ty = "api_key", key_name = "key", key_in = "query")]
     struct Key(ApiKey);
+
+    fn operations<A: OpenApi>(api: A) -> Operations {
+        Operations::new(Endpoints::of(api)).expect("no conflict")
+    }
 
     struct Api;
 
@@ -169,11 +304,11 @@ mod tests {
     #[tokio::test]
     async fn the_direct_way_leads_where_the_router_leads() {
         let service = || OpenApiService::new(Api, "test", "1");
-        let operations = Operations::new(Api, service()).expect("no conflict");
+        let operations = operations(Api);
         for (method, uri, is_direct, expected) in [
             (Method::GET, "/pattern", true, Some("/pattern")),
             (Method::GET, "/pattern?a=b", false, Some("/pattern")),
-            (Method::GET, "/search", true, Some("None")),
+            (Method::GET, "/search", false, Some("None")),
             (Method::GET, "/search?", false, Some("None")),
             (
                 Method::GET,
@@ -184,7 +319,7 @@ mod tests {
             (Method::GET, "/things/7", false, Some("7")),
             (Method::GET, "/locked?key=open", false, Some("open")),
             (Method::HEAD, "/pattern", false, Some("")),
-            (Method::GET, "/locked", true, None),
+            (Method::GET, "/locked", false, None),
             (Method::POST, "/pattern", false, None),
             (Method::GET, "/things/:id", false, None),
             (Method::GET, "//pattern", false, None),
@@ -227,7 +362,7 @@ mod tests {
     #[tokio::test]
     async fn a_catch_all_takes_the_path_it_begins_at_as_with_the_router() {
         let service = || OpenApiService::new(CatchAll, "test", "1");
-        let operations = Operations::new(CatchAll, service()).expect("no conflict");
+        let operations = operations(CatchAll);
         for path in ["/", "/a", "/a/b"] {
             let request = || {
                 Request::builder()

@@ -196,15 +196,11 @@ mod tests {
     use tokio::{io::AsyncReadExt, net::TcpListener};
 
     use super::*;
-    use crate::{
-        app::config::{Config, HankoChoice},
-        clock::ManualClock,
-        server::limits::Limits,
-    };
+    use crate::{app::Config, clock::ManualClock, server::limits::Limits};
 
     #[tokio::test]
     async fn parts_keep_their_order_whether_joined_or_not() {
-        let config = Config::from_lookup(&|_| None, HankoChoice::Local).expect("defaults");
+        let config = Config::of_variables(&[]);
         let clock = Arc::new(ManualClock::new(Duration::ZERO));
         let limits = Arc::new(Limits::new(&config.http, 1, clock));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");

@@ -1,13 +1,18 @@
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use poem_hanko::{Config, ConfigErrors, HankoChoice, LogFormat};
 
 fn read(variables: &[(&str, &str)], choice: HankoChoice) -> Result<Config, ConfigErrors> {
-    let variables: HashMap<&str, &str> = variables.iter().copied().collect();
-    Config::from_lookup(
-        &|name| variables.get(name).map(|value| (*value).to_owned()),
-        choice,
-    )
+    let variables: HashMap<String, String> = variables
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    Config::from_lookup(move |name| variables.get(name).cloned(), choice)
 }
 
 #[track_caller]
@@ -64,19 +69,19 @@ fn the_example_file_lists_every_variable_with_its_default() {
         .filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    let asked = std::cell::RefCell::new(Vec::new());
-    let config = Config::from_lookup(
-        &|name| {
-            asked.borrow_mut().push(name.to_owned());
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let lookup = {
+        let (asked, variables) = (Arc::clone(&asked), variables.clone());
+        move |name: &str| {
+            asked.lock().unwrap().push(name.to_owned());
             match name {
                 "HANKO_API_URL" => Some("https://x.hanko.io".to_owned()),
                 _ => variables.get(name).cloned(),
             }
-        },
-        HankoChoice::Configured,
-    )
-    .unwrap();
-    for name in asked.borrow().iter() {
+        }
+    };
+    let config = Config::from_lookup(lookup, HankoChoice::Configured).unwrap();
+    for name in asked.lock().unwrap().iter() {
         assert!(
             variables.contains_key(name),
             "{name} is not in .env.example"

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use poem_hanko::{self as api, Document, DocumentFormat};
+use poem_hanko::DocumentFormat;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
+use crate::greeting;
 use crate::support::{ada, send, start, start_with};
 
 /// Headers that need no word in the document: those of HTTP itself, and what concerns browsers and caches alone.
@@ -23,9 +24,8 @@ const UNDECLARED_HEADERS: [&str; 10] = [
 ];
 
 fn document(cookie_name: &str) -> Value {
-    let service = api::service(api::operations(), "http://localhost:8000");
-    let text = Document::new(&service, cookie_name).to_text(DocumentFormat::Json);
-    serde_json::from_str(&text).unwrap()
+    let document = greeting::app().document("http://localhost:8000", cookie_name);
+    document.unwrap().as_json().clone()
 }
 
 /// Each operation as `GET /path`.
@@ -46,8 +46,8 @@ fn is_secured(operation: &Map<String, Value>) -> bool {
 
 #[test]
 fn the_exported_files_are_what_the_source_generates() {
-    let service = api::service(api::operations(), "http://localhost:8000");
-    let document = Document::new(&service, "hanko");
+    let document = greeting::app().document("http://localhost:8000", "hanko");
+    let document = document.unwrap();
     for (exported, format) in [
         (
             include_str!("../../openapi/openapi.json"),

@@ -42,7 +42,7 @@ async fn app() -> (LocalHanko, impl Endpoint<Output: IntoResponse>) {
         .trusted_origins(["https://app.example".to_owned()])
         .build()
         .unwrap();
-    let service = OpenApiService::new(WithProblems::new(Api), "embedding", "1.0");
+    let service = OpenApiService::new(WithProblems(Api), "embedding", "1.0");
     (
         local_hanko,
         Route::new()
@@ -161,7 +161,7 @@ async fn a_cookie_needs_a_trusted_page_for_unsafe_methods_and_a_bearer_token_doe
 
 #[tokio::test]
 async fn routes_without_hanko_fail_closed() {
-    let service = OpenApiService::new(WithProblems::new(Api), "embedding", "1.0");
+    let service = OpenApiService::new(WithProblems(Api), "embedding", "1.0");
     let app = Route::new().nest("/", service);
     let request = Request::builder().uri_str("/who").finish();
     assert_eq!(
@@ -172,7 +172,7 @@ async fn routes_without_hanko_fail_closed() {
 
 #[test]
 fn optional_authentication_is_documented_with_an_empty_alternative() {
-    let service = OpenApiService::new(WithProblems::new(Api), "embedding", "1.0");
+    let service = OpenApiService::new(WithProblems(Api), "embedding", "1.0");
     let document: serde_json::Value = serde_json::from_str(&service.spec()).unwrap();
     assert_eq!(
         document["paths"]["/who"]["get"]["security"],

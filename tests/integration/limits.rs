@@ -7,13 +7,14 @@ use std::{
     time::Duration,
 };
 
-use poem_hanko::{Clock, Server, SystemClock};
+use poem_hanko::{Clock, SystemClock};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::oneshot,
 };
 
+use crate::greeting;
 use crate::support::{assert_problem, client, config, send, start, start_with, within};
 
 fn http2_client() -> reqwest::Client {
@@ -81,7 +82,8 @@ async fn webhook_body_has_the_limit_of_every_operation() {
 
 #[tokio::test]
 async fn sign_in_page_waits_for_its_body_within_limits() {
-    let server = Server::bind_dev(config(&[("REQUEST_TIMEOUT", "200ms")]))
+    let server = greeting::app()
+        .bind_dev(config(&[("REQUEST_TIMEOUT", "200ms")]))
         .await
         .unwrap();
     let address = server.address();

@@ -3,6 +3,9 @@
 
 mod support;
 
+#[path = "../../src/bin/poem-hanko/greeting.rs"]
+mod greeting;
+
 mod attacks;
 mod cli;
 mod config;

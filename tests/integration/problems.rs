@@ -123,11 +123,7 @@ fn app<A: OpenApi + 'static>(api: A) -> impl Endpoint<Output = Response> {
 }
 
 fn all() -> impl Endpoint<Output = Response> {
-    app((
-        WithProblems::new(Things),
-        WithProblems::new(Additions),
-        Failing,
-    ))
+    app((WithProblems(Things), WithProblems(Additions), Failing))
 }
 
 fn get(uri: &str) -> Request {
@@ -159,10 +155,10 @@ async fn allowed(app: &impl Endpoint<Output = Response>, method: &str, uri: &str
 #[tokio::test]
 async fn apis_share_a_path_in_any_order() {
     for app in [
-        app((WithProblems::new(Things), WithProblems::new(Additions))).boxed(),
-        app((WithProblems::new(Additions), WithProblems::new(Things))).boxed(),
-        app(WithProblems::new((Things, Additions))).boxed(),
-        app(WithProblems::new((Additions, WithProblems::new(Things)))).boxed(),
+        app((WithProblems(Things), WithProblems(Additions))).boxed(),
+        app((WithProblems(Additions), WithProblems(Things))).boxed(),
+        app(WithProblems((Things, Additions))).boxed(),
+        app(WithProblems((Additions, WithProblems(Things)))).boxed(),
     ] {
         let response = app.get_response(get("/things?count=3")).await;
         assert_eq!(response.status(), StatusCode::OK);

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use poem_hanko::{
-    ManualClock, Server,
+    ManualClock,
     jose::TokenError,
     testing::{LocalHanko, SESSION_LIFESPAN},
 };
@@ -12,6 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 
+use crate::greeting;
 use crate::support::{
     App, START, ada, assert_problem, client, config, header, local_hanko, send, start, start_with,
     within,
@@ -340,7 +341,8 @@ async fn without_origins_nobody_is_allowed() {
 
 #[tokio::test]
 async fn dev_accepts_every_http_origin_on_loopback() {
-    let server = Server::bind_dev(config(&[("CORS_ALLOWED_ORIGINS", "https://app.example")]))
+    let server = greeting::app()
+        .bind_dev(config(&[("CORS_ALLOWED_ORIGINS", "https://app.example")]))
         .await
         .unwrap();
     let (hanko, url) = (server.hanko().clone(), server.public_url().to_owned());

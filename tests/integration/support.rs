@@ -8,15 +8,17 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use poem_hanko::{
-    Clock, Config, Hanko, HankoBuilder, HankoChoice, HankoUrl, ManualClock, PlainHttp, Server,
-    SessionMode,
+    Clock, Config, Hanko, HankoBuilder, HankoChoice, HankoUrl, ManualClock, PlainHttp, SessionMode,
     testing::{LocalHanko, Person},
 };
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tracing_subscriber::fmt::MakeWriter;
+
+use crate::greeting;
 
 /// 2026-11-23T12:00:00Z: when every test begins.
 pub(crate) const START: Duration = Duration::from_hours(498_732);
@@ -33,9 +35,15 @@ pub(crate) struct App {
 impl App {
     /// Serves the API for the Hanko at `hanko_url`, configured by `variables`.
     pub(crate) fn start(hanko_url: &str, clock: &ManualClock, variables: &[(&str, &str)]) -> Self {
-        let tenant = HankoUrl::parse(hanko_url, PlainHttp::LoopbackOnly).expect("a loopback URL");
-        let server =
-            Server::bind(config(variables), tenant, Arc::new(clock.clone())).expect("a free port");
+        let mut config = config(variables);
+        config.hanko.url =
+            Some(HankoUrl::parse(hanko_url, PlainHttp::LoopbackOnly).expect("a loopback URL"));
+        let server = greeting::app()
+            .clock(Arc::new(clock.clone()))
+            .bind(config)
+            .now_or_never()
+            .expect("the API is made at once")
+            .expect("a free port");
         let (stop, stopped) = oneshot::channel::<()>();
         let app = Self {
             clock: clock.clone(),
@@ -108,7 +116,7 @@ pub(crate) fn config(variables: &[(&str, &str)]) -> Config {
     for (name, value) in variables {
         all.insert((*name).to_owned(), (*value).to_owned());
     }
-    Config::from_lookup(&|name| all.get(name).cloned(), HankoChoice::Local)
+    Config::from_lookup(move |name| all.get(name).cloned(), HankoChoice::Local)
         .expect("the test's configuration is right")
 }
 

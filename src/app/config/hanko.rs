@@ -23,7 +23,7 @@ const MAX_SESSION_CAPACITY: usize = 10_000_000;
 #[derive(Clone, Debug)]
 pub struct HankoConfig {
     /// `HANKO_API_URL`; `None` where the local Hanko is used.
-    pub tenant: Option<HankoUrl>,
+    pub url: Option<HankoUrl>,
     /// `HANKO_AUDIENCE`, default none
     pub audiences: Vec<String>,
     /// `HANKO_ISSUER`, default none
@@ -44,8 +44,8 @@ pub struct HankoConfig {
 impl HankoConfig {
     pub(super) fn read(reader: &mut Reader<'_>, choice: HankoChoice) -> Self {
         Self {
-            tenant: match choice {
-                HankoChoice::Configured => read_tenant(reader),
+            url: match choice {
+                HankoChoice::Configured => read_url(reader),
                 HankoChoice::Local => None,
             },
             audiences: reader.or("HANKO_AUDIENCE", Vec::new(), |value| {
@@ -62,7 +62,7 @@ impl HankoConfig {
             leeway: reader.or("JWT_LEEWAY", DEFAULT_LEEWAY, |value| {
                 let leeway = duration(value)?;
                 if leeway > MAX_LEEWAY {
-                    return Err("must be at most 10m; mend the clock instead".to_owned());
+                    return Err("must be at most 10m; fix the clock instead".to_owned());
                 }
                 Ok(leeway)
             }),
@@ -81,9 +81,9 @@ impl HankoConfig {
         }
     }
 
-    /// What sets out to authenticate the sessions of `tenant` in this way.
-    pub fn builder(&self, tenant: HankoUrl) -> HankoBuilder {
-        let builder = Hanko::builder(tenant)
+    /// Returns a builder for the Hanko at `url`.
+    pub fn builder(&self, url: HankoUrl) -> HankoBuilder {
+        let builder = Hanko::builder(url)
             .audiences(self.audiences.iter().cloned())
             .cookie_name(&self.cookie_name)
             .session_policy(self.session_policy.clone())
@@ -172,7 +172,7 @@ pub(super) fn read_cookie_name(reader: &mut Reader<'_>) -> String {
     )
 }
 
-fn read_tenant(reader: &mut Reader<'_>) -> Option<HankoUrl> {
+fn read_url(reader: &mut Reader<'_>) -> Option<HankoUrl> {
     let plain_http = if reader.or("HANKO_ALLOW_HTTP", false, boolean) {
         PlainHttp::Allowed
     } else {

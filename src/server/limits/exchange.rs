@@ -33,10 +33,10 @@ pub(in crate::server) enum LimitError {
 impl LimitError {
     pub(in crate::server) const fn problem_type(self) -> ProblemType {
         match self {
-            Self::BodyTooLarge => ProblemType::ContentTooLarge,
-            Self::BodyLate => ProblemType::RequestTimeout,
-            Self::HandlerLate => ProblemType::HandlerTimeout,
-            Self::Overloaded => ProblemType::Overloaded,
+            Self::BodyTooLarge => ProblemType::CONTENT_TOO_LARGE,
+            Self::BodyLate => ProblemType::REQUEST_TIMEOUT,
+            Self::HandlerLate => ProblemType::HANDLER_TIMEOUT,
+            Self::Overloaded => ProblemType::OVERLOADED,
         }
     }
 

@@ -17,12 +17,12 @@ use tokio::{
 
 use super::{Limits, RequestLimits, SMALL_BODY};
 use crate::{
-    app::config::{Config, HankoChoice},
+    app::Config,
     clock::{Clock, ManualClock},
     hanko::{Hanko, HankoUrl, PlainHttp},
-    operations as api,
+    operations::{HealthApi, MeApi, WebhooksApi},
     pages::Pages,
-    server::{edge::Edge, listen, operations::Operations},
+    server::{Edge, Endpoints, Listener, listen},
 };
 
 /// A server with endpoints of its own, and the clock that the test moves.
@@ -36,25 +36,17 @@ struct Scene {
 
 impl Scene {
     fn start(variables: &[(&str, &str)]) -> Self {
-        let lookup = |name: &str| {
-            let found = variables.iter().find(|(variable, _)| *variable == name);
-            found.map(|(_, value)| (*value).to_owned())
-        };
-        let config = Config::from_lookup(&lookup, HankoChoice::Local).expect("a configuration");
+        let config = Config::of_variables(variables);
         let clock = ManualClock::new(Duration::from_hours(500_000));
         let tenant = HankoUrl::parse("http://127.0.0.1:9", PlainHttp::LoopbackOnly).expect("a URL");
         let hanko = Hanko::builder(tenant)
             .clock(Arc::new(clock.clone()))
             .build()
             .expect("a client");
-        let service = api::service(api::operations(), "http://localhost");
-        let edge = Edge::new(
-            hanko,
-            Operations::new(api::operations(), service).unwrap(),
-            pages(),
-        );
-        let listener = listen::listen(([127, 0, 0, 1], 0).into()).expect("a free port");
-        let address = listener.local_addr().expect("an address");
+        let operations = (MeApi, WebhooksApi, HealthApi);
+        let edge = Edge::new(hanko, Endpoints::of(operations), pages()).expect("no conflict");
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+        let address = listener.address();
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let limits = Arc::new(Limits::new(
             &config.http,

@@ -127,7 +127,7 @@ impl Api {
 async fn the_extractor_asks_and_documents_both_schemes() {
     let scene = Scene::new(SessionMode::Stateless).await;
     let session = scene.local_hanko.sign_in(&ada());
-    let service = OpenApiService::new(WithProblems::new(Api), "pay", "1.0");
+    let service = OpenApiService::new(WithProblems(Api), "pay", "1.0");
     let document: serde_json::Value = serde_json::from_str(&service.spec()).unwrap();
     assert_eq!(
         document["paths"]["/pay"]["post"]["security"],

@@ -1,6 +1,3 @@
-use std::{fmt, marker::PhantomData};
-
-use bytes::Bytes;
 use poem::{IntoResponse, Response, http::header};
 use poem_openapi::{
     ApiResponse,
@@ -9,41 +6,12 @@ use poem_openapi::{
     types::{ToJSON, Type},
 };
 
-/// A JSON response body of the media type `application/json`, which has no `charset` (RFC 8259 section 11). Poem's own
+/// A JSON response body of the media type `application/json`, which has no `charset` (RFC 8259 section 11). Poem's own `Json`
 /// adds one, and client generators look the media type up by its exact name.
-///
-/// It is rendered when it is made. A clone is cheap, so that a body that never changes is best kept.
-pub struct Json<T> {
-    body: Bytes,
-    schema: PhantomData<fn() -> T>,
-}
+#[derive(Clone, Copy, Debug)]
+pub struct JsonBody<T>(pub T);
 
-impl<T: ToJSON> Json<T> {
-    /// Renders `value`.
-    pub fn new(value: &T) -> Self {
-        Self {
-            body: value.to_json_string().into(),
-            schema: PhantomData,
-        }
-    }
-}
-
-impl<T> Clone for Json<T> {
-    fn clone(&self) -> Self {
-        Self {
-            body: self.body.clone(),
-            schema: PhantomData,
-        }
-    }
-}
-
-impl<T> fmt::Debug for Json<T> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("Json").field(&self.body).finish()
-    }
-}
-
-impl<T: Type> Payload for Json<T> {
+impl<T: Type> Payload for JsonBody<T> {
     const CONTENT_TYPE: &'static str = "application/json";
 
     fn schema_ref() -> MetaSchemaRef {
@@ -55,15 +23,15 @@ impl<T: Type> Payload for Json<T> {
     }
 }
 
-impl<T: ToJSON> IntoResponse for Json<T> {
+impl<T: ToJSON> IntoResponse for JsonBody<T> {
     fn into_response(self) -> Response {
         Response::builder()
             .header(header::CONTENT_TYPE, Self::CONTENT_TYPE)
-            .body(self.body)
+            .body(self.0.to_json_string())
     }
 }
 
-impl<T: ToJSON> ApiResponse for Json<T> {
+impl<T: ToJSON> ApiResponse for JsonBody<T> {
     fn meta() -> MetaResponses {
         MetaResponses {
             responses: vec![MetaResponse {
