@@ -17,6 +17,7 @@ use crate::{
     api::{self, Document, DocumentFormat},
     clock::SystemClock,
     config::{self, Config, ConfigErrors, HankoChoice, LogFormat, Lookup},
+    hanko::Hanko,
     local_hanko::Person,
     server::Server,
     telemetry,
@@ -192,7 +193,7 @@ async fn serve(lookup: &Lookup<'_>) -> Outcome {
         .map_err(|error| fail(EXIT_FAILURE, error))?;
     warn_of_stray_origins(&server);
     tracing::info!(url = format!("{}/docs", server.public_url()), "Swagger UI");
-    server.run(shutdown_signal()).await;
+    run_server(server).await;
     Ok(())
 }
 
@@ -211,7 +212,7 @@ async fn dev(lookup: &Lookup<'_>) -> Outcome {
             .and_then(|()| stdout.flush());
     }
     tracing::warn!("`dev` is not for production: whoever reaches it can sign in as anybody");
-    server.run(shutdown_signal()).await;
+    run_server(server).await;
     Ok(())
 }
 
@@ -254,12 +255,23 @@ fn dev_banner(server: &Server) -> Option<String> {
     ))
 }
 
+/// Serves until a signal, and reports what the end of the process loses.
+async fn run_server(server: Server) {
+    let hanko = server.hanko().clone();
+    server.run(shutdown_signal(hanko.clone())).await;
+    hanko.report_lost();
+}
+
 /// Completes at SIGTERM or Ctrl-C. From then on, a second one ends the process at once.
-async fn shutdown_signal() {
+async fn shutdown_signal(hanko: Hanko) {
     stop_signal().await;
     tracing::info!("received a signal to shut down; a second one ends the process at once");
-    let _ends_with_the_process = tokio::spawn(async {
-        std::process::exit(stop_signal().await);
+    let _ends_with_the_process = tokio::spawn(async move {
+        let code = stop_signal().await;
+        hanko.report_lost();
+        // Waits a second at most if nobody reads the log.
+        telemetry::flush();
+        std::process::exit(code);
     });
 }
 
