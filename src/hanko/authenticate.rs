@@ -271,6 +271,7 @@ impl Hanko {
 
     /// Logs how many webhooks are lost if the process ends now; nothing if none is. Call it when no more requests are
     /// served. Without it, this is logged when the last clone is dropped, if that happens before the process ends.
+    #[cfg(feature = "server")]
     pub(crate) fn report_lost(&self) {
         self.0.webhooks.report_lost();
     }

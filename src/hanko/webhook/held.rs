@@ -83,23 +83,23 @@ struct State {
 
 impl State {
     fn push(&mut self, webhook: HeldWebhook) {
-        let (size, source) = (webhook.size(), webhook.source);
-        self.bytes += size;
+        let (bytes, source) = (webhook.size(), webhook.source);
+        self.bytes += bytes;
         let site = self.sites.entry(source.site).or_default();
-        site.bytes += size;
-        *site.bytes_by_network.entry(source.network).or_default() += size;
+        site.bytes += bytes;
+        *site.bytes_by_network.entry(source.network).or_default() += bytes;
         self.webhooks.push_back(webhook);
     }
 
     fn remove(&mut self, index: usize) -> Option<HeldWebhook> {
         let webhook = self.webhooks.remove(index)?;
-        let (size, source) = (webhook.size(), webhook.source);
-        self.bytes -= size;
+        let (bytes, source) = (webhook.size(), webhook.source);
+        self.bytes -= bytes;
         if let Some(site) = self.sites.get_mut(&source.site) {
-            site.bytes -= size;
-            if let Some(bytes) = site.bytes_by_network.get_mut(&source.network) {
-                *bytes -= size;
-                if *bytes == 0 {
+            site.bytes -= bytes;
+            if let Some(of_network) = site.bytes_by_network.get_mut(&source.network) {
+                *of_network -= bytes;
+                if *of_network == 0 {
                     site.bytes_by_network.remove(&source.network);
                 }
             }
