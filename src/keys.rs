@@ -16,7 +16,7 @@ use aws_lc_rs::digest;
 use headers::{CacheControl, HeaderMapExt};
 use reqwest::StatusCode;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, Semaphore, SemaphorePermit, watch},
     task::AbortHandle,
 };
 use url::Url;
@@ -38,6 +38,11 @@ const MAX_WARNINGS: usize = 20;
 const MIN_BACKOFF: Duration = Duration::from_millis(500);
 /// The longest pause between two attempts during an outage, so that recovery is noticed within it.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
+
+/// So many requests wait for a fetch at the same time. A token that names an unknown key costs its sender nothing, so
+/// without a bound, forged ones would occupy every place for requests while the issuer is slow. Far more than the genuine
+/// tokens of a new key that arrive during a fetch.
+const MAX_WAITING: usize = 256;
 
 /// Why a fetch is requested that is not due. Each reason has a budget of its own, so that none can use up another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +127,8 @@ struct Shared {
     progress: Mutex<Progress>,
     fetches_ended: watch::Receiver<u64>,
     fetch_requested: Notify,
+    /// Places for requests that wait in [`RemoteKeySet::with_key`].
+    waiting: Semaphore,
 }
 
 /// The last set that was fetched well.
@@ -205,6 +212,7 @@ impl RemoteKeySet {
             clock,
             fetches_ended,
             fetch_requested: Notify::new(),
+            waiting: Semaphore::new(MAX_WAITING),
         });
         let task = tokio::spawn(keep_fresh(Arc::clone(&shared), fetch_has_ended)).abort_handle();
         Self { shared, task }
@@ -224,18 +232,19 @@ impl RemoteKeySet {
     /// that is shared by all who wait for it, and no further one within [`FetchPolicy::cooldown`], whatever comes of it.
     ///
     /// # Errors
-    /// [`KeySetError`] where there are no keys, or where `kid` is unknown and the last fetch failed: then the token may
-    /// well be good. Where the issuer does not know the key either, the set comes back without it.
+    /// [`KeySetError`] where there are no keys, or where `kid` is unknown and the last fetch failed, or too many requests
+    /// wait for one already: then the token may well be good. Where the issuer does not know the key either, the set comes
+    /// back without it.
     pub async fn with_key(&self, kid: Option<&str>) -> Result<Arc<KeySet>, KeySetError> {
         let shared = &self.shared;
         if shared.held.load().is_none() {
-            shared.wait_for_first_fetch().await;
+            shared.wait_for_first_fetch().await?;
         }
         let key_set = shared.current()?;
         if key_set.has_candidate(kid) {
             return Ok(key_set);
         }
-        shared.refresh_for_unknown_kid(kid).await;
+        shared.refresh_for_unknown_kid(kid).await?;
         let key_set = shared.current()?;
         let last_fetch_failed = shared.progress().last_error.is_some();
         if last_fetch_failed && !key_set.has_candidate(kid) {
@@ -349,13 +358,26 @@ impl Shared {
     }
 
     /// Waits for the first fetch while it is under way. In an outage nobody waits for the attempts that follow.
-    async fn wait_for_first_fetch(&self) {
+    async fn wait_for_first_fetch(&self) -> Result<(), KeySetError> {
         if self.progress().fetches_ended == 0 {
+            let _place = self.place_to_wait()?;
             self.wait_for_fetches(1).await;
         }
+        Ok(())
     }
 
-    async fn refresh_for_unknown_kid(&self, kid: Option<&str>) {
+    /// Takes one of the places for requests that wait for a fetch.
+    fn place_to_wait(&self) -> Result<SemaphorePermit<'_>, KeySetError> {
+        self.waiting.try_acquire().map_err(|_| KeySetError {
+            reason: Some(FetchError::Overloaded),
+            // By then the fetch that the others wait for has ended.
+            retry_after: self.policy.timeout,
+        })
+    }
+
+    async fn refresh_for_unknown_kid(&self, kid: Option<&str>) -> Result<(), KeySetError> {
+        // Held for a moment if nothing is to be waited for. All places are taken only while a fetch is pending.
+        let _place = self.place_to_wait()?;
         // A fetch that is under way may have been answered before the key was published. So there is a second round.
         let pending = self.progress().pending_fetch();
         if let Some(fetch) = pending {
@@ -364,7 +386,7 @@ impl Shared {
                 .current()
                 .is_ok_and(|key_set| key_set.has_candidate(kid))
             {
-                return;
+                return Ok(());
             }
         }
         let fetch = {
@@ -376,7 +398,7 @@ impl Shared {
                     .last_unknown_kid_fetch
                     .is_some_and(|last| now.saturating_sub(last) < self.policy.cooldown) =>
                 {
-                    return;
+                    return Ok(());
                 }
                 None => {
                     progress.last_unknown_kid_fetch = Some(now);
@@ -387,6 +409,7 @@ impl Shared {
             }
         };
         self.wait_for_fetches(fetch).await;
+        Ok(())
     }
 
     async fn fetch_again(&self, reason: FetchReason) -> bool {

@@ -11,6 +11,9 @@ use crate::clock::Clock;
 
 /// So many lines of one kind and reason are logged per [`INTERVAL`]; the rest is counted.
 const LINES_PER_INTERVAL: u64 = 10;
+/// So many kinds and reasons are counted apart at the same time. Far more than there are in the code: the bound holds
+/// memory even if a reason turns out to vary with what a client sends.
+const MAX_WINDOWS: usize = 256;
 /// How long lines are counted before the count is logged.
 const INTERVAL: Duration = Duration::from_mins(1);
 
@@ -39,20 +42,17 @@ pub(crate) enum Line {
 }
 
 impl Line {
-    /// Returns what the lines are counted by, beside their kind. Only reasons that are one of a fixed set are told apart:
-    /// otherwise a client that varies the reason could fill the log, and memory.
-    fn key(self, reason: &dyn Display) -> String {
+    /// Whether the lines are counted by their reason, beside their kind: the reason is one of a fixed set.
+    fn has_fixed_reasons(self) -> bool {
         match self {
-            Self::RejectedRequest | Self::RejectedWebhook | Self::Misconfigured => {
-                reason.to_string()
-            }
+            Self::RejectedRequest | Self::RejectedWebhook | Self::Misconfigured => true,
             Self::HeldWebhook
             | Self::DroppedWebhook
             | Self::UnstoredRevocation
             | Self::UndeliveredEvent
-            | Self::FailedHandler => String::new(),
+            | Self::FailedHandler => false,
             #[cfg(feature = "server")]
-            Self::Panic => String::new(),
+            Self::Panic => false,
         }
     }
 
@@ -137,6 +137,12 @@ struct Window {
     suppressed: u64,
 }
 
+impl Window {
+    fn is_over(&self, now: Duration) -> bool {
+        now.saturating_sub(self.started) >= INTERVAL
+    }
+}
+
 impl fmt::Debug for Sampler {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Sampler").finish_non_exhaustive()
@@ -154,20 +160,37 @@ impl Sampler {
 
     /// Logs a line, or counts it.
     pub(crate) fn log(&self, line: Line, reason: &dyn Display) {
-        let key = (line, line.key(reason));
+        self.log_as(line, reason, reason);
+    }
+
+    /// The same, counted by `summary`. For a reason that varies, for example with an address: a client that causes it
+    /// could fill the log otherwise.
+    pub(crate) fn log_as(&self, line: Line, summary: &dyn Display, reason: &dyn Display) {
         let now = self.0.clock.monotonic();
+        let summary = if line.has_fixed_reasons() {
+            summary.to_string()
+        } else {
+            String::new()
+        };
+        let mut key = (line, summary);
         let mut windows = self
             .0
             .windows
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        if !windows.contains_key(&key) {
+            windows.retain(|_, window| !window.is_over(now) || window.suppressed > 0);
+            if windows.len() >= MAX_WINDOWS {
+                key.1 = String::new();
+            }
+        }
         let window = windows.entry(key.clone()).or_insert(Window {
             started: now,
             logged: 0,
             suppressed: 0,
         });
         let mut suppressed_before = 0;
-        if now.saturating_sub(window.started) >= INTERVAL {
+        if window.is_over(now) {
             suppressed_before = window.suppressed;
             *window = Window {
                 started: now,
@@ -217,12 +240,51 @@ impl Shared {
     /// Ends the interval and returns how many lines were suppressed in it.
     fn take_suppressed(&self, key: &(Line, String)) -> u64 {
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_ended = windows.get(key).is_some_and(|window| {
-            self.clock.monotonic().saturating_sub(window.started) >= INTERVAL
-        });
-        if !has_ended {
+        let now = self.clock.monotonic();
+        if !windows.get(key).is_some_and(|window| window.is_over(now)) {
             return 0;
         }
         windows.remove(key).map_or(0, |window| window.suppressed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+
+    fn windows(sampler: &Sampler) -> usize {
+        sampler.0.windows.lock().unwrap().len()
+    }
+
+    #[tokio::test]
+    async fn windows_that_are_over_are_dropped() {
+        let clock = ManualClock::new(Duration::ZERO);
+        let sampler = Sampler::new(Arc::new(clock.clone()));
+        for minute in 0..3 {
+            for reason in 0..50 {
+                let reason = format!("reason {reason} of minute {minute}");
+                sampler.log(Line::RejectedRequest, &reason);
+            }
+            clock.advance(INTERVAL);
+        }
+        assert_eq!(windows(&sampler), 50);
+        sampler.log(Line::RejectedRequest, &"another reason");
+        assert_eq!(windows(&sampler), 1);
+    }
+
+    #[tokio::test]
+    async fn reasons_that_vary_do_not_grow_the_map() {
+        let sampler = Sampler::new(Arc::new(ManualClock::new(Duration::ZERO)));
+        for reason in 0..10 * MAX_WINDOWS {
+            sampler.log(Line::RejectedWebhook, &reason);
+        }
+        // One more, for all further reasons.
+        assert_eq!(windows(&sampler), MAX_WINDOWS + 1);
+        let windows = sampler.0.windows.lock().unwrap();
+        let further = &windows[&(Line::RejectedWebhook, String::new())];
+        assert_eq!(further.logged, LINES_PER_INTERVAL);
+        let further = further.logged + further.suppressed;
+        assert_eq!(further, 9 * MAX_WINDOWS as u64);
     }
 }

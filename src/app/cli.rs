@@ -20,6 +20,7 @@ use super::{
     telemetry,
 };
 use crate::{
+    hanko::Hanko,
     openapi::{Document, DocumentFormat},
     server::Server,
     testing::Person,
@@ -213,7 +214,7 @@ async fn serve(
         .map_err(|error| fail(EXIT_FAILURE, error))?;
     warn_of_stray_origins(&server);
     tracing::info!(url = format!("{}/docs", server.public_url()), "Swagger UI");
-    server.run(shutdown_signal()).await;
+    run_server(server).await;
     Ok(())
 }
 
@@ -234,7 +235,7 @@ async fn dev(app: App, lookup: impl Fn(&str) -> Option<String> + Send + Sync + '
             .and_then(|()| stdout.flush());
     }
     tracing::warn!("`dev` is not for production: whoever reaches it can sign in as anybody");
-    server.run(shutdown_signal()).await;
+    run_server(server).await;
     Ok(())
 }
 
@@ -279,12 +280,23 @@ fn dev_banner(server: &Server, example: Option<&ExampleRequest>) -> Option<Strin
     Some(banner)
 }
 
+/// Serves until a signal, and reports what the end of the process loses.
+async fn run_server(server: Server) {
+    let hanko = server.hanko().clone();
+    server.run(shutdown_signal(hanko.clone())).await;
+    hanko.report_lost();
+}
+
 /// Completes at SIGTERM or Ctrl-C. From then on, a second one ends the process at once.
-async fn shutdown_signal() {
+async fn shutdown_signal(hanko: Hanko) {
     stop_signal().await;
     tracing::info!("received a signal to shut down; a second one ends the process at once");
-    let _ends_with_the_process = tokio::spawn(async {
-        std::process::exit(stop_signal().await);
+    let _ends_with_the_process = tokio::spawn(async move {
+        let code = stop_signal().await;
+        hanko.report_lost();
+        // Waits a second at most if nobody reads the log.
+        telemetry::flush();
+        std::process::exit(code);
     });
 }
 

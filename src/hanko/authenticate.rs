@@ -267,7 +267,14 @@ impl Hanko {
 
     /// Counts and logs a webhook whose body cannot be read.
     pub(crate) fn reject_webhook_body(&self, reason: &'static str) {
-        self.0.webhooks.reject(&reason);
+        self.0.webhooks.reject(reason);
+    }
+
+    /// Logs how many webhooks are lost if the process ends now; nothing if none is. Call it when no more requests are
+    /// served. Without it, this is logged when the last clone is dropped, if that happens before the process ends.
+    #[cfg(feature = "server")]
+    pub(crate) fn report_lost(&self) {
+        self.0.webhooks.report_lost();
     }
 
     /// How the webhooks so far have gone.
@@ -343,6 +350,7 @@ impl Hanko {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.streams.abandon();
+        self.webhooks.report_lost();
     }
 }
 

@@ -31,7 +31,7 @@ use self::{
 };
 use super::{
     revocation::RevocationStore,
-    session::{Session, SessionId},
+    session::{Session, SessionId, UserId},
     streams::{EndReason, Streams},
 };
 use crate::{
@@ -43,6 +43,11 @@ use crate::{
 const VALIDATIONS_AT_ONCE: usize = 64;
 /// How long a validation request waits for one of these places.
 const MAX_QUEUE_TIME: Duration = Duration::from_secs(15);
+/// So many requests of one user wait for validation requests at the same time, whatever their number of sessions. All
+/// requests of a session share one validation request, and a browser or a program that is used by one person sends far
+/// fewer at once; without a bound, one signed-in user could occupy every place for requests while Hanko is slow. There is
+/// no bound for all users together: after a restart every session in use is new here, and each of them waits in turn.
+const MAX_WAITING_PER_USER: usize = 4 * VALIDATIONS_AT_ONCE;
 /// If it takes longer to confirm a negative answer, Hanko's database may have been down in between.
 const MAX_CONFIRMATION_TIME: Duration = Duration::from_millis(500);
 /// At most one failure of a validation request is logged above the level debug in this time.
@@ -194,6 +199,8 @@ struct Shared {
     store: Store,
     slots: Slots,
     in_flight: Mutex<HashMap<SessionId, InFlight>>,
+    /// How many requests of each user wait.
+    waiting: Mutex<HashMap<UserId, usize>>,
     /// On the monotonic clock. Until then Hanko wants no validation requests that nobody waits for.
     postponed_until: AtomicU64,
     progress: Mutex<Progress>,
@@ -307,6 +314,7 @@ impl Liveness {
             clock,
             slots: Slots::new(VALIDATIONS_AT_ONCE),
             in_flight: Mutex::default(),
+            waiting: Mutex::default(),
             postponed_until: AtomicU64::new(0),
             progress: Mutex::default(),
         }))
@@ -342,6 +350,8 @@ impl Liveness {
 
     /// Asks Hanko whether a session is active, after [`recall`](Self::recall) could not tell.
     pub(super) async fn wait(&self, session: &Session) -> Outcome {
+        // Not accepted for an older answer: otherwise whoever sends enough requests at once would avoid the question.
+        let _place = self.0.place_to_wait(session.user_id())?;
         let sharing = match self.0.policy.mode {
             SessionMode::Stateful => Sharing::SentWithin(self.0.policy.cache_ttl),
             SessionMode::Hybrid | SessionMode::Stateless => Sharing::Open,
@@ -359,6 +369,7 @@ impl Liveness {
 
     /// Asks Hanko whether a session is active, whatever is known: the answer is to a request sent after this call.
     pub(super) async fn ask_now(&self, session: &Session) -> Outcome {
+        let _place = self.0.place_to_wait(session.user_id())?;
         self.ask_and_wait(session, Sharing::Unsent).await
     }
 
@@ -445,6 +456,21 @@ impl Shared {
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<UserId, usize>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes one of the places for requests of this user that wait.
+    fn place_to_wait(&self, user: UserId) -> Result<PlaceToWait<'_>, ValidationError> {
+        let mut waiting = self.waiting();
+        let count = waiting.entry(user).or_default();
+        if *count == MAX_WAITING_PER_USER {
+            return Err(ValidationError::Overloaded);
+        }
+        *count += 1;
+        Ok(PlaceToWait { shared: self, user })
     }
 
     fn is_postponed(&self) -> bool {
@@ -738,6 +764,24 @@ impl Shared {
                  the event `session`, and look for rejected webhooks in this log. Hanko up to v3.0.4 has no such event; \
                  sessions that end there are found by validation alone"
             );
+        }
+    }
+}
+
+/// A place for a request that waits, which is free again when this is dropped.
+struct PlaceToWait<'a> {
+    shared: &'a Shared,
+    user: UserId,
+}
+
+impl Drop for PlaceToWait<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.shared.waiting();
+        if let Some(count) = waiting.get_mut(&self.user) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.remove(&self.user);
+            }
         }
     }
 }

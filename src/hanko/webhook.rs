@@ -8,11 +8,10 @@ mod held;
 mod listener;
 
 use std::{
-    fmt::Display,
     net::IpAddr,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -64,6 +63,14 @@ impl WebhookError {
         match self {
             Self::Malformed | Self::Token(_) => None,
             Self::KeySet(error) => Some(error.retry_after),
+        }
+    }
+
+    /// What the log is sampled by. The message of a failed fetch varies with addresses and causes.
+    fn summary(&self) -> String {
+        match self {
+            Self::Malformed | Self::Token(_) => self.to_string(),
+            Self::KeySet(error) => error.summary().to_owned(),
         }
     }
 }
@@ -123,6 +130,7 @@ pub(super) struct Webhooks {
     waiting: Semaphore,
     counters: Arc<Counters>,
     sampler: Sampler,
+    has_reported_lost: AtomicBool,
 }
 
 impl Webhooks {
@@ -139,6 +147,23 @@ impl Webhooks {
             waiting: Semaphore::new(MAX_WAITING),
             counters,
             sampler,
+            has_reported_lost: AtomicBool::new(false),
+        }
+    }
+
+    /// Logs, at most once, how many webhooks are lost if the process ends now: those that wait to be verified, and events
+    /// that a listener has not taken.
+    pub(super) fn report_lost(&self) {
+        let waiting = MAX_WAITING.saturating_sub(self.waiting.available_permits());
+        let unverified = self.held.len() + waiting;
+        let undelivered: usize = self.queues.iter().map(Queue::len).sum();
+        let has_lost = unverified + undelivered > 0;
+        if has_lost && !self.has_reported_lost.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                unverified,
+                undelivered,
+                "webhooks are lost with the end of the process, because Hanko does not send them again"
+            );
         }
     }
 
@@ -152,9 +177,16 @@ impl Webhooks {
         }
     }
 
-    pub(super) fn reject(&self, reason: &dyn Display) {
+    /// Counts and logs a webhook that was not accepted for a reason that is one of a fixed set.
+    pub(super) fn reject(&self, reason: &'static str) {
         self.counters.add(Counter::Rejected);
-        self.sampler.log(Line::RejectedWebhook, reason);
+        self.sampler.log(Line::RejectedWebhook, &reason);
+    }
+
+    fn reject_for(&self, error: &WebhookError) {
+        self.counters.add(Counter::Rejected);
+        self.sampler
+            .log_as(Line::RejectedWebhook, &error.summary(), error);
     }
 
     fn drop_held(&self, count: usize) {
@@ -182,7 +214,7 @@ pub(super) async fn receive(
             .unwrap_or_else(|_| Err(inner.keys.unavailable().into()))
     };
     if let Err(error) = &outcome {
-        inner.webhooks.reject(error);
+        inner.webhooks.reject_for(error);
     }
     outcome
 }
@@ -193,21 +225,18 @@ async fn try_receive(
     client: Option<IpAddr>,
 ) -> Result<Receipt, WebhookError> {
     let arrived_at = inner.now();
-    if let Some(event) = verify(inner, body, arrived_at, IfUnknown::Wait)? {
-        return Ok(Receipt::Verified(accept(inner, event).await));
-    }
+    let pending = match verify(inner, body, arrived_at)? {
+        Verification::Verified(event) => return Ok(Receipt::Verified(accept(inner, event).await)),
+        Verification::Pending(error) => error,
+    };
     // Only what would be accepted if its signature were valid may cause a fetch, or be held.
     if !is_plausible(&inner.webhooks.rules, body, arrived_at) {
-        inner.keys.current()?;
-        return Err(TokenError::UnknownKey.into());
+        return Err(pending);
     }
     if has_fetched(inner).await {
         // The key is known now, or the current set lacks it.
-        let event = verify(inner, body, arrived_at, IfUnknown::Reject)?;
-        return match event {
-            Some(event) => Ok(Receipt::Verified(accept(inner, event).await)),
-            None => Err(TokenError::UnknownKey.into()),
-        };
+        let event = verify(inner, body, arrived_at)?.verified()?;
+        return Ok(Receipt::Verified(accept(inner, event).await));
     }
     if body.len() > MAX_HELD_BODY_BYTES {
         return Err(inner.keys.unavailable().into());
@@ -238,36 +267,43 @@ async fn has_fetched(inner: &Inner) -> bool {
     }
 }
 
-/// What to do if the key of a webhook is unknown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum IfUnknown {
-    Wait,
-    Reject,
+/// What the current keys say of a webhook.
+enum Verification {
+    Verified(Event),
+    /// Its key is not known, which may change. With the error of a webhook that does not wait.
+    Pending(WebhookError),
 }
 
-/// Verifies a webhook with the current keys. `None` if its key is not known, which may change.
+impl Verification {
+    /// Returns the event of a webhook that does not wait for other keys.
+    fn verified(self) -> Result<Event, WebhookError> {
+        match self {
+            Self::Verified(event) => Ok(event),
+            Self::Pending(error) => Err(error),
+        }
+    }
+}
+
+/// Verifies a webhook with the current keys.
 fn verify(
     inner: &Inner,
     body: &[u8],
     arrived_at: NumericDate,
-    if_unknown: IfUnknown,
-) -> Result<Option<Event>, WebhookError> {
+) -> Result<Verification, WebhookError> {
     let body = WebhookBody::parse(body).ok_or(WebhookError::Malformed)?;
     let token = UnverifiedToken::parse_within(&body.token, MAX_WEBHOOK_TOKEN_BYTES)?;
     let keys = match inner.keys.current() {
         Ok(keys) => keys,
-        Err(_) if if_unknown == IfUnknown::Wait => return Ok(None),
-        Err(error) => return Err(error.into()),
+        Err(error) => return Ok(Verification::Pending(error.into())),
     };
     if !keys.has_candidate(token.kid()) {
-        return match if_unknown {
-            IfUnknown::Wait => Ok(None),
-            IfUnknown::Reject => Err(TokenError::UnknownKey.into()),
-        };
+        return Ok(Verification::Pending(TokenError::UnknownKey.into()));
     }
     let payload = token.verify_signature(&keys)?;
     let verified: Verified<WebhookClaims> = payload.validate(&inner.webhooks.rules, arrived_at)?;
-    Ok(Some(Event::from_verified(&verified, &body)?))
+    Ok(Verification::Verified(Event::from_verified(
+        &verified, &body,
+    )?))
 }
 
 /// Whether a webhook would be accepted if its signature were valid.
@@ -346,11 +382,11 @@ async fn verify_held(inner: Weak<Inner>) {
 
 /// Accepts or rejects a held webhook with the keys that were fetched since it arrived.
 async fn conclude(inner: &Inner, webhook: &HeldWebhook) {
-    match verify(inner, &webhook.body, webhook.arrived_at, IfUnknown::Reject) {
-        Ok(Some(event)) => {
+    let verification = verify(inner, &webhook.body, webhook.arrived_at);
+    match verification.and_then(Verification::verified) {
+        Ok(event) => {
             accept(inner, event).await;
         }
-        Ok(None) => inner.webhooks.reject(&TokenError::UnknownKey),
-        Err(error) => inner.webhooks.reject(&error),
+        Err(error) => inner.webhooks.reject_for(&error),
     }
 }

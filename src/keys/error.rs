@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 
-/// Why one fetch of the JWK Set failed.
+/// Why there are no keys from the JWK Set: one fetch failed, or was not waited for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
@@ -24,6 +24,9 @@ pub enum FetchError {
     /// Not one key of the set may verify RS256.
     #[error("the JWK Set holds no usable key")]
     NoUsableKey,
+    /// Too many requests wait for a fetch already. The fetch itself may succeed.
+    #[error("too many requests wait for the JWK Set")]
+    Overloaded,
 }
 
 impl FetchError {
@@ -36,6 +39,7 @@ impl FetchError {
             Self::TooLarge => "The JWK Set is too large.",
             Self::Malformed => "The answer is not a JWK Set.",
             Self::NoUsableKey => "The JWK Set holds no usable key.",
+            Self::Overloaded => "Too many requests wait for the JWK Set.",
         }
     }
 }
@@ -48,4 +52,13 @@ pub struct KeySetError {
     pub reason: Option<FetchError>,
     /// When the next fetch is due, from now.
     pub retry_after: Duration,
+}
+
+impl KeySetError {
+    /// The same in words that hold nothing internal and are one of a fixed set.
+    pub fn summary(&self) -> &'static str {
+        self.reason
+            .as_ref()
+            .map_or("The JWK Set has not been fetched yet.", FetchError::summary)
+    }
 }

@@ -614,4 +614,54 @@ async fn serve_verifies_real_requests_and_ends_at_sigterm() {
     assert_eq!(running.0.wait().unwrap().code(), Some(0));
     let rest: Vec<String> = log.map(Result::unwrap).collect();
     assert!(rest.iter().any(|line| line.contains("stopped")), "{rest:?}");
+    assert!(!rest.iter().any(|line| line.contains("lost")), "{rest:?}");
+}
+
+/// At the first signal as at the second, which ends the process at once.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn webhooks_that_are_lost_at_the_end_are_reported() {
+    let system_clock = SystemClock::new();
+    for (delay, code) in [("0s", 0), ("10m", 143)] {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut running, log) = listening(program(
+            folder.path(),
+            &[
+                ("PORT", "0"),
+                // There are no keys to verify a webhook with.
+                ("HANKO_API_URL", "http://127.0.0.1:1"),
+                ("SHUTDOWN_DELAY", delay),
+            ],
+        ));
+        let (address, mut log) = address(log);
+        let hanko = local_hanko(&ManualClock::new(system_clock.unix_time())).await;
+        let session = hanko.sign_in(&ada());
+        let data = hanko.session_data(session.session_id).unwrap();
+        let body = hanko.webhook_body("session.delete.explicit.logout", &data);
+        let request = client().post(format!("http://{address}/webhooks/hanko"));
+        let response = within(request.json(&body).send()).await.unwrap();
+        assert_eq!(response.status(), 202);
+
+        terminate(&running);
+        assert!(log.any(|line| line.contains("received a signal")));
+        // The process may not listen for the second signal yet.
+        let status = within(async {
+            loop {
+                if let Some(status) = running.0.try_wait().unwrap() {
+                    return status;
+                }
+                if code != 0 {
+                    terminate(&running);
+                }
+                system_clock.sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        assert_eq!(status.code(), Some(code));
+        let lost: Vec<String> = log.filter(|line| line.contains("are lost")).collect();
+        assert_eq!(lost.len(), 1, "{lost:?}");
+        for part in ["WARN", "unverified=1", "undelivered=0"] {
+            assert!(lost[0].contains(part), "{}", lost[0]);
+        }
+    }
 }

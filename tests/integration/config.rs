@@ -6,6 +6,7 @@ use std::{
 };
 
 use poem_hanko::{Config, ConfigErrors, HankoChoice, LogFormat};
+use proptest::prelude::*;
 
 fn read(variables: &[(&str, &str)], choice: HankoChoice) -> Result<Config, ConfigErrors> {
     let variables: HashMap<String, String> = variables
@@ -186,6 +187,12 @@ fn no_error_prints_a_password() {
         ("PUBLIC_URL", "https://api.example/#hunter2"),
         ("CORS_ALLOWED_ORIGINS", "https://hun/ter2@app.example"),
         ("CORS_ALLOWED_ORIGINS", "https://user:hunter2@app.example"),
+        ("CORS_ALLOWED_ORIGINS", "https://user:hun,ter2@app.example"),
+        ("CORS_ALLOWED_ORIGINS", "https://a.example:1,ter2@b.example"),
+        ("CORS_ALLOWED_ORIGINS", "https:/user:hunter2"),
+        ("RUST_LOG", "redis:/:hun,ter2=loud"),
+        ("PORT", "https:user:hunter2"),
+        ("PORT", "REDIS:/:hunter2"),
         ("PORT", "redis://:hunter2@redis.example"),
     ] {
         let errors = read(&[(variable, url)], HankoChoice::Configured).unwrap_err();
@@ -195,6 +202,47 @@ fn no_error_prints_a_password() {
             !text.contains("hun") && !text.contains("ter2"),
             "{url}: {text}"
         );
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_error_prints_a_piece_of_a_password(
+        variable in prop::sample::select(vec![
+            "HANKO_API_URL",
+            "PUBLIC_URL",
+            "REVOCATION_STORE_URL",
+            "CORS_ALLOWED_ORIGINS",
+            "HANKO_AUDIENCE",
+            "HANKO_ISSUER",
+            "RUST_LOG",
+            "PORT",
+        ]),
+        template in prop::sample::select(vec![
+            "https://user:PASSWORD@h.example",
+            "https://PASSWORD@h.example",
+            "https://user:PASSWORD",
+            "https:/user:PASSWORD@h.example",
+            "https:user:PASSWORD",
+            "HTTPS:///user:PASSWORD",
+            "http:\\\\user:PASSWORD@h.example",
+            "redis://:PASSWORD@h.example:6379/1",
+            "rediss:/:PASSWORD",
+            "redis::PASSWORD",
+            "redis://h.example?password=PASSWORD",
+            "https://a.example, https://user:PASSWORD@h.example, https://b.example/",
+            "https://a.example:PASSWORD@h.example",
+        ]),
+        // Three pieces that occur nowhere else, with anything between them that may break a URL or a list.
+        breaks in prop::array::uniform2("[/#?@,:;%\\\\ =.0-9a-z]{0,4}"),
+    ) {
+        let password = format!("Xq1{}Xq2{}Xq3", breaks[0], breaks[1]);
+        let value = template.replace("PASSWORD", &password);
+        let variables = [("HANKO_API_URL", "https://x.hanko.io"), (variable, &value)];
+        if let Err(errors) = read(&variables, HankoChoice::Configured) {
+            let text = errors.to_string();
+            prop_assert!(!text.contains("Xq"), "{variable}={value} is shown: {text}");
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! What every revocation store promises, and what the one in Redis adds for replicas.
 
 use std::{
+    collections::HashSet,
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -245,6 +246,60 @@ impl Clock for RealSleeps {
     fn sleep(&self, duration: Duration) -> Sleep {
         SystemClock::new().sleep(duration)
     }
+}
+
+/// Skips each pause between attempts and notes it. Timeouts of two seconds never end.
+#[derive(Debug)]
+struct NotedPauses {
+    clock: ManualClock,
+    pauses: Mutex<Vec<Duration>>,
+}
+
+impl Clock for NotedPauses {
+    fn unix_time(&self) -> Duration {
+        self.clock.unix_time()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    fn sleep(&self, duration: Duration) -> Sleep {
+        if duration == Duration::from_secs(2) {
+            return Box::pin(std::future::pending());
+        }
+        self.pauses.lock().unwrap().push(duration);
+        Box::pin(tokio::task::yield_now())
+    }
+}
+
+#[tokio::test]
+async fn attempts_to_reach_redis_back_off() {
+    let clock = Arc::new(NotedPauses {
+        clock: ManualClock::new(START),
+        pauses: Mutex::default(),
+    });
+    // Nobody listens there.
+    let store = RedisStore::start("redis://127.0.0.1:1", Arc::clone(&clock) as _).unwrap();
+    let pauses = within(async {
+        loop {
+            let pauses = clock.pauses.lock().unwrap().clone();
+            if pauses.len() >= 40 {
+                return pauses;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(!store.is_ready());
+    for (index, pause) in pauses.iter().enumerate() {
+        let longest = [500, 1000, 2000, 4000].get(index).unwrap_or(&5000);
+        let range = longest / 2..=*longest;
+        assert!(range.contains(&pause.as_millis()), "{index}: {pause:?}");
+    }
+    // Replicas that lost the store together do not return together.
+    let distinct: HashSet<_> = pauses[4..].iter().collect();
+    assert!(distinct.len() > 30, "{pauses:?}");
 }
 
 #[tokio::test]

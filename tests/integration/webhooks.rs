@@ -10,15 +10,18 @@ use std::{
 };
 
 use poem_hanko::{
-    Clock, Event, Hanko, ManualClock, MemoryStore, Receipt, Revocation, RevocationStore, Revoking,
-    SessionId, StoreUnavailable, UserId, WebhookError,
+    Clock, Event, Hanko, LogFormat, ManualClock, MemoryStore, Receipt, Revocation, RevocationStore,
+    Revoking, SessionId, StoreUnavailable, TelemetryConfig, UserId, WebhookError,
     jose::{NumericDate, TokenError},
+    subscriber,
     testing::{Fault, LocalHanko, SignedIn},
 };
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{App, START, ada, hanko_builder, local_hanko, send, start, within};
+use crate::support::{
+    App, Log, START, ada, hanko_builder, listen, local_hanko, send, start, within,
+};
 
 const LOGOUT: &str = "session.delete.explicit.logout";
 const SECOND: Duration = Duration::from_secs(1);
@@ -460,6 +463,59 @@ async fn an_event_is_given_up_after_ten_minutes() {
     let elapsed = elapsed(&clock);
     assert!((540..=615).contains(&elapsed.as_secs()), "{elapsed:?}");
     assert!((10..=30).contains(&attempts.load(SeqCst)));
+}
+
+#[tokio::test]
+async fn what_is_lost_at_the_end_is_reported_once() {
+    let log = Log::default();
+    let config = TelemetryConfig {
+        format: LogFormat::Text,
+        filter: "warn".to_owned(),
+    };
+    let _guard = listen(subscriber(&config, log.clone()));
+    let lost = || {
+        let text = log.text();
+        let lines = text.lines().filter(|line| line.contains("are lost"));
+        lines.map(ToOwned::to_owned).collect::<Vec<_>>()
+    };
+    let clock = ManualClock::new(START);
+    let heard = Arc::new(AtomicU32::new(0));
+    let (local_hanko, hanko) = listening(&clock, {
+        let heard = Arc::clone(&heard);
+        move |_| {
+            let is_first = heard.fetch_add(1, SeqCst) == 0;
+            async move {
+                if !is_first {
+                    std::future::pending::<()>().await;
+                }
+                Ok(())
+            }
+        }
+    })
+    .await;
+    let body = local_hanko.webhook_body("user.update", &json!({ "id": ada().id }));
+    receive(&hanko, &body).await;
+    until(|| heard.load(SeqCst) == 1).await;
+    pause().await;
+    // This one is taken, so it is not among those that are lost.
+    // One event that the listener has begun to take, and one behind it.
+    receive(&hanko, &body).await;
+    receive(&hanko, &body).await;
+    until(|| heard.load(SeqCst) == 2).await;
+    let session = local_hanko.sign_in(&ada());
+    local_hanko.rotate_key().await.unwrap();
+    local_hanko.set_fault(Fault::DatabaseDown);
+    let held = logout_body(&local_hanko, &session).to_string();
+    let receipt = passing(&clock, hanko.receive_webhook(held.as_bytes())).await;
+    assert!(matches!(receipt, Ok(Receipt::Held)), "{receipt:?}");
+    drop(hanko.clone());
+    assert!(lost().is_empty(), "{}", log.text());
+    drop(hanko);
+    let lines = lost();
+    assert_eq!(lines.len(), 1, "{}", log.text());
+    for part in ["WARN", "unverified=1", "undelivered=2"] {
+        assert!(lines[0].contains(part), "{}", lines[0]);
+    }
 }
 
 #[tokio::test]

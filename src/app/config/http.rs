@@ -5,7 +5,7 @@ use std::{
 
 use url::Url;
 
-use super::reader::{Reader, duration, list, origin, positive_count, positive_duration, size};
+use super::reader::{Reader, duration, origins, positive_count, positive_duration, size};
 use crate::hanko::is_loopback;
 
 pub(super) const DEFAULT_PORT: u16 = 8000;
@@ -115,14 +115,14 @@ impl HttpConfig {
 fn read_allowed_origins(reader: &mut Reader<'_>) -> Vec<String> {
     const VARIABLE: &str = "CORS_ALLOWED_ORIGINS";
     let value = reader.raw(VARIABLE).unwrap_or_default();
-    let mut origins = Vec::new();
-    for item in list(&value) {
-        match origin(item) {
-            Ok(origin) => origins.push(origin),
+    let mut allowed = Vec::new();
+    for origin in origins(&value) {
+        match origin {
+            Ok(origin) => allowed.push(origin),
             Err(problem) => reader.wrong(VARIABLE, &value, problem),
         }
     }
-    origins
+    allowed
 }
 
 pub(super) fn read_public_url(reader: &mut Reader<'_>) -> Option<String> {

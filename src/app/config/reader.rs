@@ -6,7 +6,7 @@ use url::Url;
 
 use super::{
     error::{ConfigError, ConfigErrors},
-    secret::{mask, mask_url},
+    secret::{mask, mask_origins, mask_url},
 };
 
 /// Variables whose empty value is an error, because the default that it would stand for may be weaker than what was meant:
@@ -124,7 +124,9 @@ impl<'a> Reader<'a> {
 
 /// Returns the value of a variable as an error may show it.
 fn shown(variable: &str, value: &str) -> String {
-    if variable.ends_with("_URL") && !value.is_empty() {
+    if variable.ends_with("_ORIGINS") {
+        mask_origins(value)
+    } else if variable.ends_with("_URL") && !value.is_empty() {
         mask_url(value)
     } else {
         mask(value)
@@ -208,31 +210,45 @@ pub(super) fn list(value: &str) -> impl Iterator<Item = &str> {
         .filter(|item| !item.is_empty())
 }
 
-/// Reads an exact origin: scheme, host and optional port (RFC 6454 section 6.2).
-pub(super) fn origin(value: &str) -> Result<String, String> {
-    if value == "*" {
-        return Err(
-            "allows every origin with credentials; list the exact origins of your frontends"
-                .to_owned(),
-        );
-    }
-    let shown = mask(value);
-    let problem =
-        || format!("contains {shown:?}, which is not an origin such as https://app.example");
-    let url = Url::parse(value).map_err(|_| problem())?;
+/// Reads a list of exact origins: scheme, host and optional port (RFC 6454 section 6.2). Returns a problem for each item
+/// that is not one.
+pub(super) fn origins(value: &str) -> Vec<Result<String, String>> {
+    // A comma may be a part of a password, so an item alone does not tell whether it holds a secret.
+    let is_shown = mask_origins(value) == value;
+    list(value)
+        .enumerate()
+        .map(|(index, item)| {
+            let name = if is_shown {
+                format!("{item:?}")
+            } else {
+                format!("an item (number {})", index + 1)
+            };
+            origin(item).map_err(|exact| match exact {
+                _ if item == "*" => {
+                    "allows every origin with credentials; list the exact origins of your frontends"
+                        .to_owned()
+                }
+                Some(exact) if is_shown => {
+                    format!("contains {name}, which is not an exact origin; {exact} is")
+                }
+                _ => format!("contains {name}, which is not an origin such as https://app.example"),
+            })
+        })
+        .collect()
+}
+
+/// Returns the origin if it is exact; otherwise the exact one, if there is one.
+fn origin(item: &str) -> Result<String, Option<String>> {
+    let url = Url::parse(item).map_err(|_| None)?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(problem());
+        return Err(None);
     }
     let origin = url.origin().ascii_serialization();
-    if origin != value {
-        // The parsed host may be a part of a password that is masked in the value.
-        return Err(if shown == value {
-            format!("contains {shown:?}, which is not an exact origin; {origin} is")
-        } else {
-            problem()
-        });
+    if origin == item {
+        Ok(origin)
+    } else {
+        Err(Some(origin))
     }
-    Ok(origin)
 }
 
 #[cfg(test)]
@@ -288,8 +304,11 @@ mod tests {
     #[test]
     fn origins_are_exact() {
         assert_eq!(
-            origin("http://localhost:3000").as_deref(),
-            Ok("http://localhost:3000")
+            origins("http://localhost:3000, https://app.example"),
+            [
+                Ok("http://localhost:3000".to_owned()),
+                Ok("https://app.example".to_owned())
+            ]
         );
         for wrong in [
             "*",
@@ -302,7 +321,28 @@ mod tests {
             "https://user@app.example",
             "ftp://app.example",
         ] {
-            assert!(origin(wrong).is_err(), "{wrong:?}");
+            assert!(origins(wrong)[0].is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn wrong_origins_are_named_unless_they_may_be_secret() {
+        let problems = |value: &str| -> Vec<String> {
+            origins(value).into_iter().filter_map(Result::err).collect()
+        };
+        assert_eq!(
+            problems("https://app.example, https://b.example/, ftp://c.example"),
+            [
+                "contains \"https://b.example/\", which is not an exact origin; https://b.example is",
+                "contains \"ftp://c.example\", which is not an origin such as https://app.example"
+            ]
+        );
+        assert_eq!(
+            problems("https://app.example, https://user:hun.example,ter2@b.example"),
+            [
+                "contains an item (number 2), which is not an origin such as https://app.example",
+                "contains an item (number 3), which is not an origin such as https://app.example"
+            ]
+        );
     }
 }

@@ -25,11 +25,38 @@ pub(super) fn mask_url(value: &str) -> String {
 
 /// Returns `value` unless it may be a URL with a password: then the same as [`mask_url`].
 pub(super) fn mask(value: &str) -> String {
-    if value.contains("//") || value.contains('@') {
+    if may_be_url(value) {
         mask_url(value)
     } else {
         value.to_owned()
     }
+}
+
+/// Returns a list of origins, separated by commas, if no item can be a part of a password; otherwise masked as a whole. A
+/// password with a comma in it is cut into items, none of which may look like one.
+pub(super) fn mask_origins(value: &str) -> String {
+    let is_list = value.contains(',');
+    let is_shown = |item: &str| match item.split_once("://") {
+        Some((scheme, rest)) => is_scheme(scheme) && is_host_and_path(rest),
+        None => matches!(item, "" | "*" | "null") || (!is_list && is_host_and_path(item)),
+    };
+    if value.split(',').map(str::trim).all(is_shown) {
+        value.to_owned()
+    } else if is_list {
+        MASK.to_owned()
+    } else {
+        mask_url(value)
+    }
+}
+
+/// Whether someone may have meant a URL, however it is misspelt.
+fn may_be_url(value: &str) -> bool {
+    let lowercase = value.to_ascii_lowercase();
+    lowercase.contains("//")
+        || lowercase.contains(['@', '\\'])
+        || ["http:", "https:", "redis:", "rediss:"]
+            .iter()
+            .any(|scheme| lowercase.contains(scheme))
 }
 
 fn is_scheme(text: &str) -> bool {
@@ -115,6 +142,33 @@ mod tests {
     }
 
     #[test]
+    fn origins_are_shown_if_no_item_can_be_a_secret() {
+        for shown in [
+            "*",
+            "null",
+            "localhost:3000",
+            "https://app.example/path",
+            "https://a.example, http://localhost:3000,",
+            "https://a.example, *",
+        ] {
+            assert_eq!(mask_origins(shown), shown);
+        }
+        for masked in [
+            "hunter2",
+            "https://user:pa,ss@h.example",
+            "https://a.example:12,34@h.example",
+            "https://a.example, ss.example",
+            "https:/user:pa",
+        ] {
+            assert_eq!(mask_origins(masked), MASK, "{masked}");
+        }
+        assert_eq!(
+            mask_origins("https://u:p@h.example"),
+            "https://***@h.example"
+        );
+    }
+
+    #[test]
     fn anything_else_is_masked_as_a_whole() {
         for value in [
             "redis://:pa/ss@h.example",
@@ -143,7 +197,7 @@ mod tests {
     }
 
     /// The ways to write a password into a URL, right and wrong.
-    const TEMPLATES: [&str; 16] = [
+    const TEMPLATES: [&str; 20] = [
         "redis://:PASSWORD@h.example:6379/1",
         "redis://user:PASSWORD@h.example",
         "redis://PASSWORD@h.example",
@@ -160,21 +214,23 @@ mod tests {
         "user:PASSWORD@h.example",
         " https://user:PASSWORD@h.example",
         "https://user:PASSWORD@h.example/a@b",
+        "https:/user:PASSWORD",
+        "HTTP:user:PASSWORD",
+        "redis:PASSWORD",
+        "rediss:/:PASSWORD",
     ];
 
     proptest! {
         #[test]
         fn no_piece_of_a_password_is_shown(
             // Three pieces that occur nowhere else, with anything that may break a URL between them.
-            breaks in prop::array::uniform2("[/#?@:\\\\%&= \\[\\]a-z\t\u{e9}]{0,4}"),
+            breaks in prop::array::uniform2("[/#?@,:;\\\\%&= \\[\\]a-z\t\u{e9}]{0,4}"),
             template in prop::sample::select(&TEMPLATES[..]),
         ) {
             let password = format!("Xq1{}Xq2{}Xq3", breaks[0], breaks[1]);
             let value = template.replace("PASSWORD", &password);
-            for shown in [mask_url(&value), mask(&value)] {
-                // A value that is no URL by any reading is shown where no URL belongs.
-                let is_shown_whole = shown == value && !value.contains("//") && !value.contains('@');
-                prop_assert!(is_shown_whole || !shown.contains("Xq"), "{value} is shown as {shown}");
+            for shown in [mask_url(&value), mask(&value), mask_origins(&value)] {
+                prop_assert!(!shown.contains("Xq"), "{value} is shown as {shown}");
             }
         }
 
@@ -182,6 +238,7 @@ mod tests {
         fn mask_never_panics(value in "\\PC*") {
             mask_url(&value);
             mask(&value);
+            mask_origins(&value);
         }
     }
 }

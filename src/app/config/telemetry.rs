@@ -1,6 +1,6 @@
 use tracing_subscriber::EnvFilter;
 
-use super::reader::Reader;
+use super::{reader::Reader, secret::mask};
 
 const DEFAULT_FILTER: &str = "info";
 
@@ -35,7 +35,13 @@ impl TelemetryConfig {
                 EnvFilter::try_new(value)
                     .map(|_| value.to_owned())
                     .map_err(|error| {
-                        format!("is not a filter such as info or poem_hanko=debug: {error}")
+                        let problem = "is not a filter such as info or poem_hanko=debug";
+                        // The message may quote a part of the value.
+                        if mask(value) == value {
+                            format!("{problem}: {error}")
+                        } else {
+                            problem.to_owned()
+                        }
                     })
             }),
         }

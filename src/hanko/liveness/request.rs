@@ -41,7 +41,7 @@ pub enum ValidationError {
     /// Hanko says so of every session.
     #[error("Hanko called a session invalid, but could not serve its keys")]
     Unconfirmed,
-    /// Too many validation requests are open already.
+    /// Too many validation requests are open already, or too many requests of the user wait for one.
     #[error("too many validation requests wait for Hanko")]
     Overloaded,
     /// Hanko has asked for fewer requests by `Retry-After`, and nobody waits for this one.

@@ -38,8 +38,14 @@ use crate::{
 const PREFIX: &str = "poem-hanko:revoked";
 /// Bounds the response time of a webhook while Redis hangs: Hanko waits 10 s.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pause before another attempt to subscribe.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
+/// Pause before what the store has not taken is written again.
+const REWRITE_PAUSE: Duration = Duration::from_millis(500);
+/// Pause after the first failure to mirror the store; it doubles with each further one.
+const MIN_RECONNECT_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause during an outage: until it ends, this replica does not know what the others revoke.
+const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(5);
+/// Pauses are shortened by at most this share, so that replicas do not all return at the same moment.
+const JITTER: f64 = 0.5;
 /// Number of keys requested at once.
 const SCAN_BATCH: usize = 1000;
 /// How often an idle subscription is pinged: a broken network may go unnoticed otherwise.
@@ -190,26 +196,34 @@ async fn write(connection: &mut ConnectionManager, revocations: &[Revocation]) -
 
 /// Subscribes, fills the mirror, and follows what is published; again whenever the connection breaks.
 async fn keep_mirroring(shared: Arc<Shared>) {
-    let mut is_first_failure = true;
+    let mut failures_in_a_row: u32 = 0;
     loop {
-        let error = match mirror(&shared, &mut is_first_failure).await {
+        let error = match mirror(&shared, &mut failures_in_a_row).await {
             Ok(()) => "the connection was closed".to_owned(),
             Err(error) => error.to_string(),
         };
         shared.is_mirroring.store(false, Ordering::Relaxed);
-        if is_first_failure {
+        if failures_in_a_row == 0 {
             tracing::error!(
                 error,
                 revocations = shared.mirror.len(),
                 "the revocation store is unavailable: known revocations stay in force, and new ones take effect in this process alone until it is back"
             );
-            is_first_failure = false;
         }
-        shared.clock.sleep(RECONNECT_PAUSE).await;
+        failures_in_a_row = failures_in_a_row.saturating_add(1);
+        let pause = reconnect_pause(failures_in_a_row).mul_f64(1.0 - JITTER * fastrand::f64());
+        shared.clock.sleep(pause).await;
     }
 }
 
-async fn mirror(shared: &Shared, is_first_failure: &mut bool) -> RedisResult<()> {
+/// The longest pause after so many failures in a row.
+fn reconnect_pause(failures_in_a_row: u32) -> Duration {
+    let doublings = failures_in_a_row.saturating_sub(1).min(16);
+    (MIN_RECONNECT_PAUSE * 2_u32.pow(doublings)).min(MAX_RECONNECT_PAUSE)
+}
+
+/// Sets `failures_in_a_row` to zero once the store is mirrored.
+async fn mirror(shared: &Shared, failures_in_a_row: &mut u32) -> RedisResult<()> {
     let subscribe = async {
         let mut subscription = shared.client.get_async_pubsub().await?;
         subscription.subscribe(PREFIX).await?;
@@ -223,7 +237,7 @@ async fn mirror(shared: &Shared, is_first_failure: &mut bool) -> RedisResult<()>
         revocations = shared.mirror.len(),
         "mirroring the revocation store"
     );
-    *is_first_failure = true;
+    *failures_in_a_row = 0;
 
     let (mut sink, mut messages) = subscription.split();
     let mut pings_until_fill = PINGS_BETWEEN_FILLS;
@@ -237,7 +251,7 @@ async fn mirror(shared: &Shared, is_first_failure: &mut bool) -> RedisResult<()>
                 }
             }
             () = shared.write_failed.notified() => {
-                shared.clock.sleep(RECONNECT_PAUSE).await;
+                shared.clock.sleep(REWRITE_PAUSE).await;
                 fill(shared).await?;
             }
             () = shared.clock.sleep(PING_INTERVAL) => {

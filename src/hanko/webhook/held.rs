@@ -21,8 +21,33 @@ pub(super) struct HeldWebhook {
     pub(super) body: Box<[u8]>,
     /// The times in its token are checked as of its arrival.
     pub(super) arrived_at: NumericDate,
-    client: Option<IpAddr>,
+    source: Source,
     number: u64,
+}
+
+/// The networks that a client is counted by. A client without a known address is a source of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Source {
+    /// What one customer of a provider has at most, as a rule: the /48 of an IPv6 address, or an IPv4 address.
+    site: Option<IpAddr>,
+    /// What one machine has at most, as a rule: the /64 of an IPv6 address, or an IPv4 address.
+    network: Option<IpAddr>,
+}
+
+impl Source {
+    fn of(client: Option<IpAddr>) -> Self {
+        Self {
+            site: client.map(|client| network_of(client, 48)),
+            network: client.map(|client| network_of(client, 64)),
+        }
+    }
+}
+
+/// What the bodies of a site occupy.
+#[derive(Debug, Default)]
+struct Site {
+    bytes: usize,
+    bytes_by_network: HashMap<Option<IpAddr>, usize>,
 }
 
 impl HeldWebhook {
@@ -50,23 +75,52 @@ struct State {
     /// In the order of their arrival.
     webhooks: VecDeque<HeldWebhook>,
     bytes: usize,
-    bytes_by_client: HashMap<Option<IpAddr>, usize>,
+    sites: HashMap<Option<IpAddr>, Site>,
     last_number: u64,
     /// Whether a task waits for keys to verify them with.
     has_task: bool,
 }
 
 impl State {
+    fn push(&mut self, webhook: HeldWebhook) {
+        let (bytes, source) = (webhook.size(), webhook.source);
+        self.bytes += bytes;
+        let site = self.sites.entry(source.site).or_default();
+        site.bytes += bytes;
+        *site.bytes_by_network.entry(source.network).or_default() += bytes;
+        self.webhooks.push_back(webhook);
+    }
+
     fn remove(&mut self, index: usize) -> Option<HeldWebhook> {
         let webhook = self.webhooks.remove(index)?;
-        self.bytes -= webhook.size();
-        if let Some(bytes) = self.bytes_by_client.get_mut(&webhook.client) {
-            *bytes -= webhook.size();
-            if *bytes == 0 {
-                self.bytes_by_client.remove(&webhook.client);
+        let (bytes, source) = (webhook.size(), webhook.source);
+        self.bytes -= bytes;
+        if let Some(site) = self.sites.get_mut(&source.site) {
+            site.bytes -= bytes;
+            if let Some(of_network) = site.bytes_by_network.get_mut(&source.network) {
+                *of_network -= bytes;
+                if *of_network == 0 {
+                    site.bytes_by_network.remove(&source.network);
+                }
+            }
+            if site.bytes == 0 {
+                self.sites.remove(&source.site);
             }
         }
         Some(webhook)
+    }
+
+    /// The network that holds most within the site that holds most.
+    fn largest(&self) -> Option<Source> {
+        let (site, networks) = self.sites.iter().max_by_key(|(_, site)| site.bytes)?;
+        let (network, _) = networks
+            .bytes_by_network
+            .iter()
+            .max_by_key(|(_, bytes)| **bytes)?;
+        Some(Source {
+            site: *site,
+            network: *network,
+        })
     }
 }
 
@@ -77,6 +131,9 @@ impl HeldWebhooks {
 
     /// Holds a body of at most [`MAX_HELD_BODY_BYTES`]. If there is no room, the newest body of the client address that
     /// holds most is dropped.
+    ///
+    /// IPv6 addresses are counted by /48, and within it by /64: whoever has one address usually has its /64, and may have
+    /// its /48. By /48 alone, a neighbour in the network of Hanko's provider could take Hanko's place.
     pub(super) fn hold(
         &self,
         body: &[u8],
@@ -88,24 +145,18 @@ impl HeldWebhooks {
         let webhook = HeldWebhook {
             body: body.into(),
             arrived_at,
-            client: client.map(network_of),
+            source: Source::of(client),
             number: state.last_number,
         };
         let number = webhook.number;
-        state.bytes += webhook.size();
-        *state.bytes_by_client.entry(webhook.client).or_default() += webhook.size();
-        state.webhooks.push_back(webhook);
+        state.push(webhook);
         let mut dropped = 0;
         while state.bytes > MAX_HELD_BYTES {
-            let largest = state
-                .bytes_by_client
-                .iter()
-                .max_by_key(|(_, bytes)| **bytes)
-                .map(|(client, _)| *client);
+            let largest = state.largest();
             let newest = state
                 .webhooks
                 .iter()
-                .rposition(|webhook| Some(webhook.client) == largest);
+                .rposition(|webhook| Some(webhook.source) == largest);
             let Some(webhook) = newest.and_then(|index| state.remove(index)) else {
                 break;
             };
@@ -155,12 +206,12 @@ impl HeldWebhooks {
     }
 }
 
-/// Whoever has one address of an IPv6 network usually has its /64.
-fn network_of(client: IpAddr) -> IpAddr {
+/// Returns an IPv6 address with all but its first bits cleared, or an IPv4 address as it is.
+fn network_of(client: IpAddr, prefix_bits: u32) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+            let mask = u128::MAX << (128 - prefix_bits);
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & mask))
         }
         address @ IpAddr::V4(_) => address,
     }
@@ -196,8 +247,8 @@ mod tests {
             Holding::HeldInstead(1)
         );
         assert_eq!(&*held.take(u64::MAX).unwrap().body, b"first");
-        let newest = held.state().webhooks.back().unwrap().client;
-        assert_eq!(newest, Some(client(3)));
+        let newest = held.state().webhooks.back().unwrap().source;
+        assert_eq!(newest, Source::of(Some(client(3))));
     }
 
     #[test]
@@ -220,13 +271,56 @@ mod tests {
         assert!(held.take(u64::MAX).is_some());
         assert!(held.end_task());
         assert_eq!(held.state().bytes, 0);
-        assert!(held.state().bytes_by_client.is_empty());
+        assert!(held.state().sites.is_empty());
     }
 
     #[test]
     fn addresses_of_one_network_count_together() {
-        let network = |text: &str| network_of(text.parse().unwrap()).to_string();
-        assert_eq!(network("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
-        assert_eq!(network("::ffff:192.0.2.1"), "192.0.2.1");
+        let network = |text: &str, bits| network_of(text.parse().unwrap(), bits).to_string();
+        assert_eq!(network("2001:db8:1:2:3:4:5:6", 64), "2001:db8:1:2::");
+        assert_eq!(network("2001:db8:1:2:3:4:5:6", 48), "2001:db8:1::");
+        for bits in [48, 64] {
+            assert_eq!(network("::ffff:192.0.2.1", bits), "192.0.2.1");
+        }
+    }
+
+    /// Fills the store with bodies of 600 /64s of one /48.
+    fn flood_of_one_site(held: &HeldWebhooks) {
+        let body = vec![b'x'; MAX_HELD_BODY_BYTES];
+        for number in 0..2 * MAX_HELD_BYTES / MAX_HELD_BODY_BYTES {
+            let subnet = u16::try_from(number % 600).unwrap();
+            let address = Ipv6Addr::new(0x2001, 0xdb8, 1, subnet, 0, 0, 0, 1);
+            held.hold(&body, NOW, Some(address.into()));
+        }
+    }
+
+    #[test]
+    fn a_flood_from_many_subnets_leaves_room_for_others() {
+        let held = HeldWebhooks::default();
+        flood_of_one_site(&held);
+        // Each of the subnets holds less than this client.
+        let hanko = Some(client(1));
+        for _ in 0..100 {
+            let holding = held.hold(&[b'x'; MAX_HELD_BODY_BYTES], NOW, hanko);
+            assert!(matches!(holding, Holding::HeldInstead(1)), "{holding:?}");
+        }
+        flood_of_one_site(&held);
+        let state = held.state();
+        let kept = state.webhooks.iter();
+        let kept = kept.filter(|webhook| webhook.source == Source::of(hanko));
+        assert_eq!(kept.count(), 100);
+    }
+
+    #[test]
+    fn a_neighbour_in_the_same_site_is_counted_apart() {
+        let held = HeldWebhooks::default();
+        let body = vec![b'x'; MAX_HELD_BODY_BYTES];
+        let address = |subnet| Some(Ipv6Addr::new(0x2001, 0xdb8, 1, subnet, 0, 0, 0, 1).into());
+        while held.hold(&body, NOW, address(1)) == Holding::Held {}
+        for _ in 0..100 {
+            let holding = held.hold(&body, NOW, address(2));
+            assert!(matches!(holding, Holding::HeldInstead(1)), "{holding:?}");
+        }
+        assert_eq!(held.hold(&body, NOW, address(1)), Holding::NoRoom);
     }
 }

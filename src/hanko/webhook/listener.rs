@@ -106,6 +106,11 @@ impl Queue {
         }
     }
 
+    /// How many events the listener has not taken, those that are retried included.
+    pub(in crate::hanko) fn len(&self) -> usize {
+        MAX_QUEUED.saturating_sub(self.places.available_permits())
+    }
+
     /// Queues an event, or gives it up if the queue is full.
     pub(in crate::hanko) fn push(&self, event: Event) {
         match Arc::clone(&self.places).try_acquire_owned() {

@@ -1,9 +1,13 @@
 //! A token names a key that is not held. It may be a new one, or made up.
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use poem_hanko::FetchError;
+use poem_hanko::{AuthenticateError, FetchError, Hanko, KeySetError, Receipt};
 use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
@@ -11,6 +15,50 @@ use super::{
     COOLDOWN, REFRESH_IS_DUE, RETRY_IS_DUE, Scene, TIMEOUT,
     key_endpoint::{Answer, Gate},
 };
+use crate::support::{ada, within};
+
+/// So many requests may wait for a fetch at the same time.
+const MAX_WAITING: usize = 256;
+
+type Waiting = Pin<Box<dyn Future<Output = Result<(), AuthenticateError>>>>;
+
+/// Begins to authenticate a token, and returns the future if it waits.
+fn begin(hanko: &Hanko, token: String) -> Result<Waiting, AuthenticateError> {
+    let hanko = hanko.clone();
+    let mut waiting: Waiting =
+        Box::pin(async move { hanko.authenticate(token).await.map(|_session| ()) });
+    match waiting
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
+        Poll::Pending => Ok(waiting),
+        Poll::Ready(outcome) => Err(outcome.expect_err("the token is not genuine")),
+    }
+}
+
+/// As many requests as may wait for a fetch, each with a token that is well-formed and costs nothing to make.
+fn flood(hanko: &Hanko) -> Vec<Waiting> {
+    (0..MAX_WAITING)
+        .map(|kid| {
+            begin(hanko, token_of(&kid.to_string()))
+                .unwrap_or_else(|error| panic!("{kid}: {error}"))
+        })
+        .collect()
+}
+
+#[track_caller]
+fn assert_too_many(outcome: Result<Waiting, AuthenticateError>) {
+    let Err(error) = outcome else {
+        panic!("it waits like the others")
+    };
+    assert_eq!(
+        error,
+        AuthenticateError::KeySet(KeySetError {
+            reason: Some(FetchError::Overloaded),
+            retry_after: TIMEOUT,
+        })
+    );
+}
 
 /// A well-formed token that names this key.
 pub(super) fn token_of(kid: &str) -> String {
@@ -196,4 +244,52 @@ async fn a_fetch_whose_only_caller_is_gone_still_brings_the_key() {
     assert_eq!(scene.app.hanko.key_set_status().usable_keys, 2);
     scene.accepts(&new).await;
     assert_eq!(scene.endpoint.requests(), 2);
+}
+
+#[tokio::test]
+async fn a_flood_of_unknown_kids_waits_in_bounded_number() {
+    let scene = Scene::healthy().await;
+    scene.endpoint.answer(Answer::Silence);
+    let hanko = &scene.app.hanko;
+    let flood = flood(hanko);
+    scene.endpoint.wait_for_requests(2).await;
+    assert_too_many(begin(hanko, token_of("one more")));
+    scene.cannot_judge(&token_of("by HTTP")).await;
+    scene.accepts(&scene.token()).await;
+
+    // A webhook has a fetch, and a place to wait for it, of its own.
+    scene.local_hanko.rotate_key().await.expect("a key");
+    let told = scene
+        .local_hanko
+        .webhook_body("user.update", &json!({ "id": ada().id }))
+        .to_string();
+    let webhook = {
+        let hanko = hanko.clone();
+        tokio::spawn(async move { hanko.receive_webhook(told.as_bytes()).await })
+    };
+    scene.publish();
+    scene.app.clock.advance(TIMEOUT);
+    let receipt = within(webhook).await.expect("no panic");
+    assert!(matches!(receipt, Ok(Receipt::Verified(_))), "{receipt:?}");
+
+    // Those that waited have learnt that their keys are unknown, and left their places.
+    for waiting in flood {
+        assert!(within(waiting).await.is_err());
+    }
+    scene.app.clock.advance(COOLDOWN);
+    scene.endpoint.answer(Answer::Silence);
+    assert!(begin(hanko, token_of("later")).is_ok());
+}
+
+#[tokio::test]
+async fn a_flood_before_the_first_fetch_waits_in_bounded_number() {
+    let scene = Scene::start(|_| Answer::Silence).await;
+    scene.endpoint.wait_for_requests(1).await;
+    let hanko = &scene.app.hanko;
+    let mut flood = flood(hanko);
+    assert_too_many(begin(hanko, token_of("one more")));
+    scene.cannot_judge(&token_of("by HTTP")).await;
+    // Whoever gives up leaves its place.
+    flood.pop();
+    assert!(begin(hanko, token_of("another")).is_ok());
 }

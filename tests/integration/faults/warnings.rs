@@ -1,12 +1,13 @@
 //! A bad key is worth one warning, not one for every request or refresh.
 
-use poem_hanko::TelemetryConfig;
-use poem_hanko::{LogFormat, subscriber};
+use std::time::Duration;
+
+use poem_hanko::{LogFormat, TelemetryConfig, WebhookError, subscriber};
 use serde_json::{Value, json};
 use tracing::subscriber::DefaultGuard;
 
 use super::{REFRESH_IS_DUE, RETRY_IS_DUE, Scene, key_endpoint::Answer};
-use crate::support::{Log, listen};
+use crate::support::{Log, listen, within};
 
 const WARNING: &str = "passed over a key";
 
@@ -117,4 +118,34 @@ async fn a_kid_cannot_forge_a_line_of_the_log_nor_fill_it() {
         .expect("a warning");
     assert!(line.contains("forged"), "{line}");
     assert!(line.len() < 500, "{line}");
+}
+
+#[tokio::test]
+async fn a_failed_fetch_is_one_reason_however_its_message_varies() {
+    let (log, _guard) = capture();
+    let scene = Scene::start(|_| Answer::status("500 Internal Server Error", "", "")).await;
+    // Expired long ago, so it is neither held nor causes a fetch.
+    let claims = json!({ "sub": "hanko webhooks", "iat": 1, "exp": 2, "evt": "user" });
+    let token = scene
+        .local_hanko
+        .sign_claims(claims.as_object().expect("an object"));
+    let body = json!({ "token": token, "event": "user" }).to_string();
+    let mut messages = Vec::new();
+    for fetches in 1..=4_u64 {
+        scene.fetches(fetches).await;
+        for _ in 0..5 {
+            let outcome = within(scene.app.hanko.receive_webhook(body.as_bytes())).await;
+            let error = outcome.map(drop).expect_err("there are no keys");
+            assert!(matches!(error, WebhookError::KeySet(_)), "{error}");
+            messages.push(error.to_string());
+        }
+        let status = format!("{} Another", 500 + fetches);
+        scene.endpoint.answer(Answer::status(&status, "", ""));
+        // The pauses between failed fetches are 0.5 s, 1 s and 2 s: all within a minute.
+        scene.app.clock.advance(Duration::from_millis(2_200));
+    }
+    messages.dedup();
+    assert_eq!(messages.len(), 4, "{messages:?}");
+    let lines = log.text().matches("rejected a webhook").count();
+    assert_eq!(lines, 10, "{}", log.text());
 }

@@ -1,8 +1,12 @@
-use std::time::Duration;
+use std::{
+    pin::pin,
+    task::{Context, Waker},
+    time::Duration,
+};
 
-use poem_hanko::SessionMode;
+use poem_hanko::{AuthenticateError, SessionMode, ValidationError, testing::Person};
 
-use super::Scene;
+use super::{BEFORE_REFRESH, Scene, TTL};
 use crate::support::{ada, report, within};
 
 const SESSIONS: usize = 10_000;
@@ -40,4 +44,66 @@ async fn a_burst_of_10_000_new_sessions_passes_in_turn() {
     report(&format!(
         "{SESSIONS} new sessions waited for at most {elapsed:?} of Hanko's time"
     ));
+}
+
+/// So many requests of one user may wait for Hanko at the same time.
+const MAX_WAITING_PER_USER: usize = 256;
+
+#[tokio::test]
+async fn one_user_cannot_occupy_every_place_for_requests() {
+    for (is_live, mode) in [
+        (false, SessionMode::Hybrid),
+        (false, SessionMode::Stateful),
+        (true, SessionMode::Stateless),
+    ] {
+        let scene = Scene::new(mode).await;
+        let user = ada();
+        // Several sessions of one user count together.
+        let sessions = [
+            scene.local_hanko.sign_in(&user),
+            scene.local_hanko.sign_in(&user),
+        ];
+        let authenticate = async |token: &str| {
+            let outcome = if is_live {
+                scene.hanko.authenticate_live(token).await
+            } else {
+                scene.hanko.authenticate(token).await
+            };
+            outcome.map(drop)
+        };
+        for session in &sessions {
+            assert_eq!(authenticate(&session.token).await, Ok(()));
+        }
+        // Neither is decided from memory any more, though both were confirmed.
+        scene.pass(TTL + BEFORE_REFRESH + TTL).await;
+        let held = scene.local_hanko.hold_validations();
+        let mut context = Context::from_waker(Waker::noop());
+        let mut waiting: Vec<_> = (0..MAX_WAITING_PER_USER)
+            .map(|number| Box::pin(authenticate(&sessions[number % 2].token)))
+            .collect();
+        for request in &mut waiting {
+            assert!(request.as_mut().poll(&mut context).is_pending());
+        }
+        let refused = AuthenticateError::Validation(ValidationError::Overloaded);
+        for session in &sessions {
+            let outcome = within(authenticate(&session.token)).await;
+            assert_eq!(outcome, Err(refused.clone()), "{mode:?}");
+        }
+        // Another user is not affected, and a request that is given up leaves its place.
+        let other = scene
+            .local_hanko
+            .sign_in(&Person::with_email("grace@example.com"));
+        let mut of_another = pin!(authenticate(&other.token));
+        assert!(of_another.as_mut().poll(&mut context).is_pending());
+        waiting.pop();
+        let mut again = pin!(authenticate(&sessions[0].token));
+        assert!(again.as_mut().poll(&mut context).is_pending());
+
+        held.release();
+        for request in waiting {
+            assert_eq!(within(request).await, Ok(()), "{mode:?}");
+        }
+        assert_eq!(within(of_another).await, Ok(()));
+        assert_eq!(within(again).await, Ok(()));
+    }
 }
