@@ -55,9 +55,9 @@ fn add_pages(pages: Pages, document: &Document) -> Pages {
         "text/javascript; charset=utf-8",
         Asset::new(include_str!("swagger_ui/start.js")),
     );
-    let bundle_path = format!("swagger_ui/{}.js", bundle.name());
-    let style_path = format!("swagger_ui/{}.css", style.name());
-    let start_path = format!("swagger_ui/{}.js", start.name());
+    let bundle_path = format!("docs/{}.js", bundle.name());
+    let style_path = format!("docs/{}.css", style.name());
+    let start_path = format!("docs/{}.js", start.name());
     let page = include_str!("swagger_ui/page.html")
         .replace("{title}", &escape(document.title()))
         .replace("{bundle}", &bundle_path)
