@@ -1,5 +1,11 @@
-use bytes::Bytes;
-use poem::{Body, Request, RequestBody, error::ReadBodyError, http::header, web::Data};
+#[cfg(feature = "server")]
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+#[cfg(feature = "server")]
+use poem::EndpointExt;
+use poem::{Body, Endpoint, Request, RequestBody, http::header, web::Data};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, Object, OpenApi,
     registry::{MetaMediaType, MetaRequest, MetaResponses, Registry},
@@ -7,6 +13,8 @@ use poem_openapi::{
 };
 
 use super::Tag;
+#[cfg(feature = "server")]
+use crate::server::RequestLimits;
 use crate::{
     auth::Rejection,
     hanko::{Hanko, Receipt, WebhookError},
@@ -17,6 +25,10 @@ pub(super) struct WebhooksApi;
 
 /// The largest body that is read. Hanko's are a few KiB.
 const MAX_BODY_BYTES: usize = 256 * 1024;
+
+/// The time for head, body and handler. Hanko gives up after 10 s, and a webhook waits for keys for 8 s at most.
+#[cfg(feature = "server")]
+const TIMEOUT: Duration = Duration::from_secs(12);
 
 /// A webhook request of Hanko.
 #[derive(Object)]
@@ -57,12 +69,46 @@ impl SignedBody {
             return Err(ProblemType::ContentTooLarge);
         }
         let body: Body = body.take().map_err(|_| ProblemType::InternalError)?;
-        match body.into_bytes_limit(MAX_BODY_BYTES).await {
-            Ok(bytes) => Ok(Self(bytes)),
-            Err(ReadBodyError::PayloadTooLarge) => Err(ProblemType::ContentTooLarge),
-            Err(_) => Err(ProblemType::BadRequest),
-        }
+        read(body).await.map(Self)
     }
+}
+
+/// Reads a body of at most [`MAX_BODY_BYTES`]. One that comes in one piece is not copied, as `Body::into_bytes_limit`
+/// would do.
+async fn read(body: Body) -> Result<Bytes, ProblemType> {
+    let mut pieces = body.into_bytes_stream();
+    let mut bytes = Bytes::new();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|_| ProblemType::BadRequest)?;
+        if bytes.len() + piece.len() > MAX_BODY_BYTES {
+            return Err(ProblemType::ContentTooLarge);
+        }
+        bytes = if bytes.is_empty() {
+            piece
+        } else {
+            let mut joined = BytesMut::from(bytes);
+            joined.extend_from_slice(&piece);
+            joined.freeze()
+        };
+    }
+    Ok(bytes)
+}
+
+/// Sets the limits of the operation, whatever those of others are: Hanko does not send a webhook again, so one that waits
+/// for a key must not be cut off.
+#[cfg(feature = "server")]
+fn limited(endpoint: impl Endpoint) -> impl Endpoint {
+    endpoint.with(
+        RequestLimits::new()
+            .max_body(MAX_BODY_BYTES)
+            .timeout(TIMEOUT)
+            .urgent(),
+    )
+}
+
+#[cfg(not(feature = "server"))]
+fn limited(endpoint: impl Endpoint) -> impl Endpoint {
+    endpoint
 }
 
 impl<'a> ApiExtractor<'a> for SignedBody {
@@ -157,6 +203,7 @@ impl WebhooksApi {
         path = "/webhooks/hanko",
         method = "post",
         operation_id = "receiveHankoWebhook",
+        transform = "limited",
         tag = "Tag::Webhooks"
     )]
     async fn receive(

@@ -40,6 +40,8 @@ const MAX_WAIT: Duration = Duration::from_secs(8);
 /// So many webhooks wait for a fetch at the same time. Further ones are held at once, so that a flood of forged ones does
 /// not take the place of other requests.
 const MAX_WAITING: usize = 256;
+/// What the larger ones among them, which cannot be held, may occupy together while they wait.
+const MAX_LARGE_WAITING_BYTES: usize = 2 * 1024 * 1024;
 /// Hanko's webhook tokens live for five minutes. One that claims to live longer than this is not Hanko's.
 const MAX_PLAUSIBLE_LIFETIME: Duration = Duration::from_hours(1);
 
@@ -122,6 +124,7 @@ pub(super) struct Webhooks {
     queues: Vec<Queue>,
     held: HeldWebhooks,
     waiting: Semaphore,
+    large_waiting: Semaphore,
     counters: Arc<Counters>,
     sampler: Sampler,
 }
@@ -138,6 +141,7 @@ impl Webhooks {
             queues,
             held: HeldWebhooks::default(),
             waiting: Semaphore::new(MAX_WAITING),
+            large_waiting: Semaphore::new(MAX_LARGE_WAITING_BYTES),
             counters,
             sampler,
         }
@@ -202,7 +206,7 @@ async fn try_receive(
         inner.keys.current()?;
         return Err(TokenError::UnknownKey.into());
     }
-    if has_fetched(inner).await {
+    if has_fetched(inner, body.len()).await {
         // The key is known now, or the current set lacks it.
         let event = verify(inner, body, arrived_at, IfUnknown::Reject)?;
         return match event {
@@ -228,9 +232,18 @@ async fn try_receive(
     Ok(Receipt::Held)
 }
 
-/// Waits for a fetch of the keys that begins now, and returns whether it has succeeded in time.
-async fn has_fetched(inner: &Inner) -> bool {
-    let Ok(_place) = inner.webhooks.waiting.try_acquire() else {
+/// Waits for a fetch of the keys that begins now, with a body of so many bytes, and returns whether it has succeeded in
+/// time.
+async fn has_fetched(inner: &Inner, body_bytes: usize) -> bool {
+    let large = if body_bytes > MAX_HELD_BODY_BYTES {
+        u32::try_from(body_bytes).unwrap_or(u32::MAX)
+    } else {
+        0
+    };
+    let (Ok(_place), Ok(_bytes)) = (
+        inner.webhooks.waiting.try_acquire(),
+        inner.webhooks.large_waiting.try_acquire_many(large),
+    ) else {
         return false;
     };
     tokio::select! {

@@ -106,7 +106,7 @@ pub(super) async fn serve(
     let serving = async {
         tokio::select! {
             never = accept(&listener, &limits, &protocols, &tasks) => never,
-            () = limits.connections.sweep(clock) => {}
+            () = limits.sweep() => {}
         }
     };
     let stop = async {
