@@ -244,8 +244,13 @@ impl ProblemType {
                     String::schema_ref(),
                 )],
             ),
-            Self::AuthenticationUnavailable => (
-                "What is needed to verify sessions is unavailable, or the service is too busy.",
+            Self::AuthenticationUnavailable | Self::Overloaded | Self::HandlerTimeout => (
+                match self {
+                    Self::AuthenticationUnavailable => {
+                        "What is needed to verify sessions is unavailable, or the service is too busy."
+                    }
+                    _ => "The service is too busy, or took too long.",
+                },
                 vec![header(
                     "Retry-After",
                     true,

@@ -150,6 +150,8 @@ fn add_examples(operation: &mut Map<String, Value>) {
         return;
     };
     for (status, response) in responses {
+        let needs_no_keys =
+            response["description"].as_str() == Some(ProblemType::Overloaded.meta().description);
         let content = &mut response["content"][CONTENT_TYPE_PROBLEM];
         if !content.is_object() {
             // Indexing has inserted `null`.
@@ -166,6 +168,7 @@ fn add_examples(operation: &mut Map<String, Value>) {
                     is_authenticated
                 }
                 ProblemType::BadRequest => reads_input,
+                ProblemType::AuthenticationUnavailable => !needs_no_keys,
                 _ => true,
             })
             .map(|problem_type| {

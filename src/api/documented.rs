@@ -70,6 +70,8 @@ fn problems_of(operation: &MetaOperation) -> Vec<ProblemType> {
             problems.push(ProblemType::CrossSiteRequest);
         }
     }
+    // Of every operation: too many requests, or a handler that is late.
+    problems.push(ProblemType::Overloaded);
     if operation.request.is_some() {
         problems.extend([
             ProblemType::BadRequest,

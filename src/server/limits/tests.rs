@@ -257,8 +257,8 @@ impl Client {
 
     /// Sends a request by HTTP/2, without a body.
     async fn get_http2(&mut self, stream: u32, path: &str) {
-        // `GET` and `http` of the static table, then `:path` and `:authority` as literals.
-        let mut block = vec![0x82, 0x86, 0x04];
+        // An empty table, `GET` and `http` of the static one, then `:path` and `:authority` as literals.
+        let mut block = vec![0x20, 0x82, 0x86, 0x04];
         block.push(u8::try_from(path.len()).expect("a short path"));
         block.extend(path.as_bytes());
         block.extend([0x01, 1, b'a']);
@@ -785,7 +785,7 @@ async fn every_rejection_has_the_headers_of_a_response() {
 
 #[tokio::test]
 async fn unread_http_2_response_is_not_in_flight_and_is_reset() {
-    let scene = Scene::start(&[]);
+    let scene = Scene::start(&[("REQUEST_TIMEOUT", "2m")]);
     let mut client = scene.connect_http2(0).await;
     client.get_http2(1, "/never").await;
     until(|| scene.in_flight() == 1).await;
@@ -844,6 +844,11 @@ async fn slow_reader_keeps_its_response_while_it_reads() {
         client
             .send_frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0x80, 0])
             .await;
+        let mut received = 0;
+        while received < 32_768 {
+            let mut bytes = [0; 4096];
+            received += client.0.read(&mut bytes).await.expect("an open connection");
+        }
         settle().await;
     }
     until(|| scene.unread() == 0).await;
