@@ -212,11 +212,9 @@ impl WebhooksApi {
         hanko: Data<&Hanko>,
         body: SignedBody,
     ) -> Result<Received, WebhookRejection> {
-        let receipt = match request.remote_addr().as_socket_addr() {
-            Some(client) => hanko.receive_webhook_from(&body.0, client.ip()).await,
-            None => hanko.receive_webhook(&body.0).await,
-        };
-        match receipt {
+        let client = request.remote_addr().as_socket_addr();
+        let client = client.map(|address| address.ip());
+        match hanko.receive_webhook_bytes(body.0, client).await {
             Ok(Receipt::Verified(_)) => Ok(Received::Applied),
             Ok(Receipt::Held) => Ok(Received::Held),
             Err(error) => Err(WebhookRejection(error)),

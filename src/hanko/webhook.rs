@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 pub use self::event::{Event, EventKind};
@@ -174,14 +175,14 @@ impl Webhooks {
 /// Receives the body of a webhook request from `client`.
 pub(super) async fn receive(
     inner: &Arc<Inner>,
-    body: &[u8],
+    body: Bytes,
     client: Option<IpAddr>,
 ) -> Result<Receipt, WebhookError> {
     let outcome = if body.len() > MAX_HELD_BODY_BYTES {
-        try_receive(inner, body, client).await
+        try_receive(inner, &body, client).await
     } else {
         // In a task of its own, so that a webhook that waits is not lost when its client gives up.
-        let (task_inner, body) = (Arc::clone(inner), body.to_vec());
+        let task_inner = Arc::clone(inner);
         tokio::spawn(async move { try_receive(&task_inner, &body, client).await })
             .await
             .unwrap_or_else(|_| Err(inner.keys.unavailable().into()))

@@ -6,7 +6,7 @@
 //! | streaming responses and upgraded connections | half of `MAX_CONNECTIONS` | the new one gets 503 |
 //! | requests whose response has not begun | `MAX_REQUESTS`, the last eighth of it for those whose handler does not wait | the request whose body is most behind gets 408; if no body is incomplete, the new request gets 503 |
 //! | HTTP/2 responses that their clients do not read | [`MAX_UNREAD`], and [`UNREAD_TIMEOUT`] without progress | the stream of the one without progress for longest is reset |
-//! | memory for bodies, unread responses, and heads beyond what each connection has | [`MEMORY`] | unread responses are reset, large bodies that are most behind get 408; if that would not help, the new one gets 503. A small body always has room |
+//! | memory for bodies, unread responses, and heads beyond what each connection has | [`MEMORY`] | unread responses are reset, large bodies that are most behind get 408; if that would not help, the new one gets 503. Small bodies have [`SMALL_MEMORY`] of their own |
 
 mod body;
 mod connections;
@@ -44,15 +44,19 @@ pub(super) const MAX_HTTP2_CONNECTIONS: usize = 256;
 ///
 /// | what | MB |
 /// |---|---:|
-/// | this | 25 |
+/// | this and [`SMALL_MEMORY`] | 25 |
 /// | 4096 requests in flight of 8 KB | 33 |
 /// | webhooks that are held: 16 MiB | 17 |
-/// | webhooks that wait for keys: 256 of 32 KiB at most, and 2 MiB of large ones | 10 |
+/// | webhooks that wait for keys: 256 of up to 16 KiB, and 2 MiB of large ones | 6 |
 /// | HTTP/2: 256 connections, each with buffers of 25 KB more and [`MAX_UNWRITTEN`] | 15 |
-const MEMORY: usize = 24 * 1024 * 1024;
+const MEMORY: usize = 16 * 1024 * 1024;
 
-/// A body up to this size always has room: it is never rejected because of what other clients hold. Hanko's webhooks are
-/// smaller, and Hanko does not send them again. `MAX_REQUESTS` bounds how many of them there can be.
+/// Bytes beyond [`MEMORY`] for requests with small bodies.
+const SMALL_MEMORY: usize = 8 * 1024 * 1024;
+
+/// A body up to this size has room whatever large bodies and unread responses occupy, and other incomplete ones give way
+/// to it. Hanko's webhooks are smaller, and Hanko does not send them again. Only what running handlers hold of small
+/// bodies can take its room.
 pub(super) const SMALL_BODY: usize = 16 * 1024;
 
 /// What a request with a small body occupies at most: its head may be as large.
@@ -233,14 +237,17 @@ impl Limits {
     /// accounted for in either case.
     fn charge(&self, bytes: usize, size: Size) -> bool {
         let used = self.memory.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        used <= MEMORY || self.make_room(size)
+        used <= size.memory() || self.make_room(size)
     }
 
     /// Drops what can be dropped until the memory suffices. Drops nothing if that would not be enough.
     fn make_room(&self, size: Size) -> bool {
         loop {
             let used = self.memory.load(Ordering::Relaxed);
-            let Some(missing) = used.checked_sub(MEMORY).filter(|missing| *missing > 0) else {
+            let Some(missing) = used
+                .checked_sub(size.memory())
+                .filter(|missing| *missing > 0)
+            else {
                 return true;
             };
             let droppable = lock(&self.unread).bytes + self.heads.load(Ordering::Relaxed) + {
@@ -390,7 +397,7 @@ impl Limits {
     }
 }
 
-/// Whether a request may be dropped to make room for any other, or for small ones only.
+/// Whether a request may be dropped to make room for any other, or for small ones only; and what it has room in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Size {
     Small,
@@ -403,6 +410,14 @@ impl Size {
             Self::Small
         } else {
             Self::Large
+        }
+    }
+
+    /// What all requests may occupy together when one of this size needs more.
+    const fn memory(self) -> usize {
+        match self {
+            Self::Small => MEMORY + SMALL_MEMORY,
+            Self::Large => MEMORY,
         }
     }
 }

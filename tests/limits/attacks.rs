@@ -37,6 +37,8 @@ const MAX_PER_CONNECTION: usize = 15_000;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long an attack is watched.
 const WATCH: Duration = Duration::from_secs(2);
+/// How long one is watched that makes handlers wait for Hanko: longer than each of them waits.
+const LONG_WATCH: Duration = Duration::from_secs(12);
 /// Descriptors of an attacker for other things than connections.
 const RESERVED: usize = 50;
 const STALLED_BODY: usize = 262_144;
@@ -204,7 +206,13 @@ async fn measure(
     let mut lines = BufReader::new(attacker.stdout.take().ok_or("no standard output")?).lines();
     let is_over = Arc::new(AtomicBool::new(false));
     let clients = tokio::spawn(watch(address, token.clone(), Arc::clone(&is_over)));
-    let webhooks = tokio::spawn(send_webhooks(hanko, address));
+    let watch_time = if attack.needs_hanging_hanko() {
+        LONG_WATCH
+    } else {
+        WATCH
+    };
+    let hanko = Arc::new(hanko);
+    let webhooks = tokio::spawn(send_webhooks(Arc::clone(&hanko), address, watch_time));
     // The attacker says when all its connections are made, or have been refused.
     let started = Instant::now();
     let mut peak = (0, 0);
@@ -222,7 +230,7 @@ async fn measure(
         let line = time::timeout(Duration::from_millis(50), lines.next_line());
         if !is_attacking && matches!(line.await, Ok(Ok(Some(_)))) {
             is_attacking = true;
-            until = Instant::now() + WATCH;
+            until = Instant::now() + watch_time;
         } else if is_attacking {
             time::sleep(Duration::from_millis(50)).await;
         }
@@ -322,9 +330,13 @@ async fn normal_client(address: SocketAddr, token: &str) -> Result<(), Failure> 
 }
 
 /// Sends webhooks as Hanko does, and returns how many got a 2xx response.
-async fn send_webhooks(hanko: LocalHanko, address: SocketAddr) -> Result<usize, Failure> {
+async fn send_webhooks(
+    hanko: Arc<LocalHanko>,
+    address: SocketAddr,
+    during: Duration,
+) -> Result<usize, Failure> {
     let accepted = Arc::new(AtomicUsize::new(0));
-    let mut ticks = time::interval(Duration::from_millis(20));
+    let mut ticks = time::interval(during / 100);
     for _ in 0..GENUINE_WEBHOOKS {
         ticks.tick().await;
         let session = hanko.sign_in(&Person::with_email("ada@example.com"));
@@ -336,8 +348,11 @@ async fn send_webhooks(hanko: LocalHanko, address: SocketAddr) -> Result<usize, 
             body.len()
         );
         let status = time::timeout(Duration::from_secs(10), request(address, head.as_bytes()));
-        if let Ok(Ok(200..300)) = status.await {
-            accepted.fetch_add(1, Ordering::Relaxed);
+        match status.await {
+            Ok(Ok(200..300)) => {
+                accepted.fetch_add(1, Ordering::Relaxed);
+            }
+            outcome => println!("  a genuine webhook was rejected: {outcome:?}"),
         }
     }
     Ok(accepted.load(Ordering::Relaxed))
@@ -385,7 +400,10 @@ async fn start_server(
         .env("PORT", "0")
         // Whatever the default of the session mode is, Hanko is asked for its keys only.
         .env("HANKO_SESSION_MODE", "stateless")
-        .env("RUST_LOG", "info,h2=error,poem_hanko::sampling=error")
+        .env(
+            "RUST_LOG",
+            "info,h2=error,poem_hanko::sampling=error,poem_hanko::jose=error",
+        )
         .current_dir(env::temp_dir())
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -164,10 +164,10 @@ impl Exchange {
             .compare_exchange(0, error as u8, Ordering::Release, Ordering::Relaxed);
     }
 
-    /// Accounts for `bytes` more of the request. A small request always has room.
+    /// Accounts for `bytes` more of the request.
     pub(in crate::server) fn charge(&self, bytes: usize) -> Result<(), LimitError> {
         let size = Size::of(self.charge.fetch_add(bytes, Ordering::Relaxed) + bytes);
-        if self.limits.charge(bytes, size) || size == Size::Small {
+        if self.limits.charge(bytes, size) {
             return Ok(());
         }
         Err(LimitError::Overloaded)
