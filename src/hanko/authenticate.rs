@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+
 use super::{
     claims::SessionClaims,
     http_client::{HttpClientError, http_client},
@@ -249,7 +251,7 @@ impl Hanko {
     /// # Errors
     /// [`WebhookError`]
     pub async fn receive_webhook(&self, body: &[u8]) -> Result<Receipt, WebhookError> {
-        webhook::receive(&self.0, body, None).await
+        webhook::receive(&self.0, Bytes::copy_from_slice(body), None).await
     }
 
     /// Receives the body of a webhook request from this client address, see [`receive_webhook`](Self::receive_webhook).
@@ -262,7 +264,16 @@ impl Hanko {
         body: &[u8],
         client: IpAddr,
     ) -> Result<Receipt, WebhookError> {
-        webhook::receive(&self.0, body, Some(client)).await
+        webhook::receive(&self.0, Bytes::copy_from_slice(body), Some(client)).await
+    }
+
+    /// The same, without a copy of the body.
+    pub(crate) async fn receive_webhook_bytes(
+        &self,
+        body: Bytes,
+        client: Option<IpAddr>,
+    ) -> Result<Receipt, WebhookError> {
+        webhook::receive(&self.0, body, client).await
     }
 
     /// Counts and logs a webhook whose body cannot be read.

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 pub use self::event::{Event, EventKind};
@@ -38,6 +39,8 @@ const MAX_WAIT: Duration = Duration::from_secs(8);
 /// So many webhooks wait for a fetch at the same time. Further ones are held at once, so that a flood of forged ones does
 /// not take the place of other requests.
 const MAX_WAITING: usize = 256;
+/// What the larger ones among them, which cannot be held, may occupy together while they wait.
+const MAX_LARGE_WAITING_BYTES: usize = 2 * 1024 * 1024;
 /// Hanko's webhook tokens live for five minutes. One that claims to live longer than this is not Hanko's.
 const MAX_PLAUSIBLE_LIFETIME: Duration = Duration::from_hours(1);
 
@@ -128,6 +131,7 @@ pub(super) struct Webhooks {
     queues: Vec<Queue>,
     held: HeldWebhooks,
     waiting: Semaphore,
+    large_waiting: Semaphore,
     counters: Arc<Counters>,
     sampler: Sampler,
     has_reported_lost: AtomicBool,
@@ -145,6 +149,7 @@ impl Webhooks {
             queues,
             held: HeldWebhooks::default(),
             waiting: Semaphore::new(MAX_WAITING),
+            large_waiting: Semaphore::new(MAX_LARGE_WAITING_BYTES),
             counters,
             sampler,
             has_reported_lost: AtomicBool::new(false),
@@ -201,14 +206,14 @@ impl Webhooks {
 /// Receives the body of a webhook request from `client`.
 pub(super) async fn receive(
     inner: &Arc<Inner>,
-    body: &[u8],
+    body: Bytes,
     client: Option<IpAddr>,
 ) -> Result<Receipt, WebhookError> {
     let outcome = if body.len() > MAX_HELD_BODY_BYTES {
-        try_receive(inner, body, client).await
+        try_receive(inner, &body, client).await
     } else {
         // In a task of its own, so that a webhook that waits is not lost when its client gives up.
-        let (task_inner, body) = (Arc::clone(inner), body.to_vec());
+        let task_inner = Arc::clone(inner);
         tokio::spawn(async move { try_receive(&task_inner, &body, client).await })
             .await
             .unwrap_or_else(|_| Err(inner.keys.unavailable().into()))
@@ -233,7 +238,7 @@ async fn try_receive(
     if !is_plausible(&inner.webhooks.rules, body, arrived_at) {
         return Err(pending);
     }
-    if has_fetched(inner).await {
+    if has_fetched(inner, body.len()).await {
         // The key is known now, or the current set lacks it.
         let event = verify(inner, body, arrived_at)?.verified()?;
         return Ok(Receipt::Verified(accept(inner, event).await));
@@ -256,9 +261,18 @@ async fn try_receive(
     Ok(Receipt::Held)
 }
 
-/// Waits for a fetch of the keys that begins now, and returns whether it has succeeded in time.
-async fn has_fetched(inner: &Inner) -> bool {
-    let Ok(_place) = inner.webhooks.waiting.try_acquire() else {
+/// Waits for a fetch of the keys that begins now, with a body of so many bytes, and returns whether it has succeeded in
+/// time.
+async fn has_fetched(inner: &Inner, body_bytes: usize) -> bool {
+    let large = if body_bytes > MAX_HELD_BODY_BYTES {
+        u32::try_from(body_bytes).unwrap_or(u32::MAX)
+    } else {
+        0
+    };
+    let (Ok(_place), Ok(_bytes)) = (
+        inner.webhooks.waiting.try_acquire(),
+        inner.webhooks.large_waiting.try_acquire_many(large),
+    ) else {
         return false;
     };
     tokio::select! {

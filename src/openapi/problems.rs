@@ -67,14 +67,14 @@ fn problems_of(operation: &MetaOperation) -> Vec<ProblemType> {
             ProblemType::INVALID_TOKEN,
             ProblemType::AMBIGUOUS_CREDENTIALS,
             ProblemType::AUTHENTICATION_UNAVAILABLE,
-            ProblemType::HANDLER_TIMEOUT,
-            ProblemType::OVERLOADED,
             ProblemType::INTERNAL_ERROR,
         ]);
         if !is_safe {
             problems.push(ProblemType::CROSS_SITE_REQUEST);
         }
     }
+    // Of every operation: a handler that is late, or too many requests.
+    problems.extend([ProblemType::HANDLER_TIMEOUT, ProblemType::OVERLOADED]);
     if operation.request.is_some() {
         problems.extend([
             ProblemType::BAD_REQUEST,
@@ -161,8 +161,14 @@ fn response_of(problem_type: ProblemType) -> MetaResponse {
                 String::schema_ref(),
             )],
         ),
-        ProblemType::AUTHENTICATION_UNAVAILABLE => (
-            "What is needed to verify sessions is unavailable, or the service is too busy.",
+        ProblemType::AUTHENTICATION_UNAVAILABLE
+        | ProblemType::OVERLOADED
+        | ProblemType::HANDLER_TIMEOUT => (
+            if problem_type == ProblemType::AUTHENTICATION_UNAVAILABLE {
+                "What is needed to verify sessions is unavailable, or the service is too busy."
+            } else {
+                "The service is too busy, or took too long."
+            },
             vec![header(
                 "Retry-After",
                 true,

@@ -1,5 +1,11 @@
-use bytes::Bytes;
-use poem::{Body, Request, RequestBody, error::ReadBodyError, http::header, web::Data};
+#[cfg(feature = "server")]
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+#[cfg(feature = "server")]
+use poem::EndpointExt;
+use poem::{Body, Endpoint, Request, RequestBody, http::header, web::Data};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, Object, OpenApi,
     registry::{MetaMediaType, MetaRequest, MetaResponses, Registry},
@@ -7,6 +13,8 @@ use poem_openapi::{
 };
 
 use super::Tag;
+#[cfg(feature = "server")]
+use crate::server::RequestLimits;
 use crate::{
     auth::Rejection,
     hanko::{Hanko, Receipt, WebhookError},
@@ -23,6 +31,10 @@ pub struct WebhooksApi;
 
 /// The largest body that is read. Hanko's are a few KiB.
 const MAX_BODY_BYTES: usize = 256 * 1024;
+
+/// The time for head, body and handler. Hanko gives up after 10 s, and a webhook waits for keys for 8 s at most.
+#[cfg(feature = "server")]
+const TIMEOUT: Duration = Duration::from_secs(12);
 
 /// A webhook request of Hanko.
 #[derive(Object)]
@@ -63,12 +75,46 @@ impl SignedBody {
             return Err(ProblemType::CONTENT_TOO_LARGE);
         }
         let body: Body = body.take().map_err(|_| ProblemType::INTERNAL_ERROR)?;
-        match body.into_bytes_limit(MAX_BODY_BYTES).await {
-            Ok(bytes) => Ok(Self(bytes)),
-            Err(ReadBodyError::PayloadTooLarge) => Err(ProblemType::CONTENT_TOO_LARGE),
-            Err(_) => Err(ProblemType::BAD_REQUEST),
-        }
+        read(body).await.map(Self)
     }
+}
+
+/// Reads a body of at most [`MAX_BODY_BYTES`]. One that comes in one piece is not copied, as `Body::into_bytes_limit`
+/// would do.
+async fn read(body: Body) -> Result<Bytes, ProblemType> {
+    let mut pieces = body.into_bytes_stream();
+    let mut bytes = Bytes::new();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|_| ProblemType::BAD_REQUEST)?;
+        if bytes.len() + piece.len() > MAX_BODY_BYTES {
+            return Err(ProblemType::CONTENT_TOO_LARGE);
+        }
+        bytes = if bytes.is_empty() {
+            piece
+        } else {
+            let mut joined = BytesMut::from(bytes);
+            joined.extend_from_slice(&piece);
+            joined.freeze()
+        };
+    }
+    Ok(bytes)
+}
+
+/// Sets the limits of the operation, whatever those of others are: Hanko does not send a webhook again, so one that waits
+/// for a key must not be cut off.
+#[cfg(feature = "server")]
+fn limited(endpoint: impl Endpoint) -> impl Endpoint {
+    endpoint.with(
+        RequestLimits::new()
+            .max_body(MAX_BODY_BYTES)
+            .timeout(TIMEOUT)
+            .urgent(),
+    )
+}
+
+#[cfg(not(feature = "server"))]
+fn limited(endpoint: impl Endpoint) -> impl Endpoint {
+    endpoint
 }
 
 impl<'a> ApiExtractor<'a> for SignedBody {
@@ -163,6 +209,7 @@ impl WebhooksApi {
         path = "/webhooks/hanko",
         method = "post",
         operation_id = "receiveHankoWebhook",
+        transform = "limited",
         tag = "Tag::Webhooks"
     )]
     async fn receive(
@@ -171,11 +218,9 @@ impl WebhooksApi {
         hanko: Data<&Hanko>,
         body: SignedBody,
     ) -> Result<Received, WebhookRejection> {
-        let receipt = match request.remote_addr().as_socket_addr() {
-            Some(client) => hanko.receive_webhook_from(&body.0, client.ip()).await,
-            None => hanko.receive_webhook(&body.0).await,
-        };
-        match receipt {
+        let client = request.remote_addr().as_socket_addr();
+        let client = client.map(|address| address.ip());
+        match hanko.receive_webhook_bytes(body.0, client).await {
             Ok(Receipt::Verified(_)) => Ok(Received::Applied),
             Ok(Receipt::Held) => Ok(Received::Held),
             Err(error) => Err(WebhookRejection(error)),

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -19,6 +19,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioTimer;
+use pin_project_lite::pin_project;
 use poem::{
     Body,
     http::{HeaderValue, Request, Response, Version, header, uri::Scheme},
@@ -32,7 +33,8 @@ use super::{
     cors::{self, Origin},
     edge::{self, Edge},
     limits::{
-        Command, Connection, Exchange, LimitError, Limits, MAX_FIELDS, RequestBody, ResponseBody,
+        Command, Connection, Exchange, LimitError, Limits, MAX_FIELDS, MAX_UNWRITTEN, RequestBody,
+        ResponseBody, take_begun,
     },
     transport::Transport,
 };
@@ -47,8 +49,6 @@ const MAX_CONCURRENT_STREAMS: u32 = 100;
 /// What h2 holds of request bodies that nobody has read yet, per connection and per stream: the smallest window that the
 /// protocol begins with.
 const WINDOW_BYTES: u32 = 64 * 1024 - 1;
-/// What h2 holds of a response that its client does not read.
-const MAX_SEND_BYTES: usize = 64 * 1024;
 /// The size of the table that a client may compress its fields with. An entry keeps alive the buffer that it arrived in,
 /// which may be 500 times as large: see [`FrameWatch`](super::http2::FrameWatch).
 const HEADER_TABLE_BYTES: u32 = 0;
@@ -57,7 +57,7 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// The bytes of the memory that all share which one field of HTTP/2 occupies beside its text.
 const FIELD_BYTES: usize = 104;
 /// What the head of a request may occupy without being accounted for.
-const OWN_HEAD_BYTES: usize = 4 * 1024;
+const OWN_HEAD_BYTES: usize = 1024;
 
 /// What all connections of a server have in common.
 pub(super) struct Protocols {
@@ -77,7 +77,36 @@ where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        self.0.spawn(future);
+        self.0.spawn(Stream {
+            future,
+            exchange: None,
+        });
+    }
+}
+
+pin_project! {
+    /// A stream of HTTP/2, which ends when its response is reset. Dropping it makes h2 reset the stream.
+    struct Stream<F> {
+        #[pin]
+        future: F,
+        // Since its response has begun.
+        exchange: Option<Arc<Exchange>>,
+    }
+}
+
+impl<F: Future> Future for Stream<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let outcome = this.future.poll(context);
+        if let Some(begun) = take_begun() {
+            *this.exchange = Some(begun);
+        }
+        match this.exchange {
+            Some(exchange) if outcome.is_pending() => exchange.poll_unread(context),
+            _ => outcome.map(drop),
+        }
     }
 }
 
@@ -101,7 +130,7 @@ impl Protocols {
             .header_table_size(HEADER_TABLE_BYTES)
             .initial_connection_window_size(WINDOW_BYTES)
             .initial_stream_window_size(WINDOW_BYTES)
-            .max_send_buf_size(MAX_SEND_BYTES);
+            .max_send_buf_size(MAX_UNWRITTEN);
         Self {
             http1,
             http2,

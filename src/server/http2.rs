@@ -8,10 +8,15 @@ const PREFACE_BYTES: usize = 24;
 const FRAME_HEADER_BYTES: usize = 9;
 
 const HEADERS: u8 = 0x1;
+const SETTINGS: u8 = 0x4;
 const CONTINUATION: u8 = 0x9;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
+
+/// The bytes of a setting: its identifier and its value (RFC 9113 section 6.5.1).
+const SETTING_BYTES: usize = 6;
+const INITIAL_WINDOW_SIZE: u16 = 0x4;
 
 /// The first byte of a header block that empties the dynamic table: a size update to zero (RFC 7541 section 6.3).
 ///
@@ -44,6 +49,10 @@ pub(super) struct FrameWatch {
     is_block_open: bool,
     has_emptied_table: bool,
     blocks: usize,
+    is_settings: bool,
+    setting: [u8; SETTING_BYTES],
+    /// The smallest window that the client has set for streams; `None`: it has set none.
+    window: Option<u32>,
 }
 
 impl FrameWatch {
@@ -70,11 +79,17 @@ impl FrameWatch {
         self.held()
     }
 
+    /// The smallest window that the client has ever set for streams.
+    pub(super) fn window(&self) -> u32 {
+        self.window.unwrap_or(u32::MAX)
+    }
+
     fn begin_frame(&mut self) {
         let [a, b, c, kind, flags, ..] = self.header;
         self.payload = 0;
         self.payload_length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
         self.block_begins_at = None;
+        self.is_settings = kind == SETTINGS;
         match kind {
             HEADERS => {
                 self.is_block_open = flags & END_HEADERS == 0;
@@ -98,8 +113,24 @@ impl FrameWatch {
             self.has_emptied_table |= *first == EMPTY_TABLE;
             self.block_begins_at = None;
         }
+        if self.is_settings {
+            self.read_settings(&bytes[..count]);
+        }
         self.payload += count;
         &bytes[count..]
+    }
+
+    /// Reads a part of the payload of a SETTINGS frame.
+    fn read_settings(&mut self, bytes: &[u8]) {
+        for (at, byte) in (self.payload..).zip(bytes) {
+            self.setting[at % SETTING_BYTES] = *byte;
+            if (at + 1) % SETTING_BYTES == 0 {
+                let [a, b, value @ ..] = self.setting;
+                if u16::from_be_bytes([a, b]) == INITIAL_WINDOW_SIZE {
+                    self.window = Some(self.window().min(u32::from_be_bytes(value)));
+                }
+            }
+        }
     }
 
     fn held(&self) -> usize {
@@ -186,5 +217,26 @@ mod tests {
         );
         assert_eq!(held_after(&[PREFACE, &headers, &emptied, &headers]), 0);
         assert_eq!(held_after(&[PREFACE, &padded, &headers]), 0);
+    }
+
+    #[test]
+    fn smallest_window_counts() {
+        let setting = |id: u8, value: u32| {
+            let mut setting = vec![0, id];
+            setting.extend(value.to_be_bytes());
+            setting
+        };
+        let first = frame(SETTINGS, 0, &[setting(3, 7), setting(4, 70_000)].concat());
+        let second = frame(SETTINGS, 0, &[setting(4, 5), setting(1, 0)].concat());
+        let third = frame(SETTINGS, 0, &setting(4, 90_000));
+        let mut watch = FrameWatch::default();
+        watch.watch(&[PREFACE, &frame(0, 0, &setting(4, 1))].concat());
+        assert_eq!(watch.window(), u32::MAX);
+        for (bytes, window) in [(first, 70_000), (second, 5), (third, 5)] {
+            for byte in bytes {
+                watch.watch(&[byte]);
+            }
+            assert_eq!(watch.window(), window);
+        }
     }
 }

@@ -4,8 +4,9 @@
 //! |---|---|---|
 //! | connections | `MAX_CONNECTIONS`, of which at most [`MAX_HTTP2_CONNECTIONS`] use HTTP/2 | one is closed: see [`Connections`] |
 //! | streaming responses and upgraded connections | half of `MAX_CONNECTIONS` | the new one gets 503 |
-//! | requests whose response has not begun | `MAX_REQUESTS` | the request whose body has stalled longest gets 408; if no body is incomplete, the new request gets 503 |
-//! | memory for bodies, and for heads beyond what each connection has | [`MEMORY`] | the same, except that a small body always has room |
+//! | requests whose response has not begun | `MAX_REQUESTS`, the last eighth of it for those whose handler does not wait | the request whose body is most behind gets 408; if no body is incomplete, the new request gets 503 |
+//! | HTTP/2 responses that their clients do not read | [`MAX_UNREAD`], and [`UNREAD_TIMEOUT`] without progress | the stream of the one without progress for longest is reset |
+//! | memory for bodies, unread responses, and heads beyond what each connection has | [`MEMORY`] | unread responses are reset, large bodies that are most behind get 408; if that would not help, the new one gets 503. Small bodies have [`SMALL_MEMORY`] of their own |
 
 mod body;
 mod connections;
@@ -17,15 +18,15 @@ mod tests;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 pub(super) use body::{RequestBody, ResponseBody};
-pub(super) use connections::{Command, Connection, Connections, Need, Ticket};
-pub(super) use exchange::{Exchange, LimitError};
+pub(super) use connections::{Command, Connection, Connections, MAX_UNWRITTEN, Need, Ticket};
+pub(super) use exchange::{Exchange, LimitError, take_begun};
 pub use operation::{LimitedEndpoint, RequestLimits};
 
 use crate::{app::HttpConfig, clock::Clock};
@@ -37,15 +38,51 @@ pub(super) const MAX_FIELDS: usize = 100;
 /// proxies need few of them.
 pub(super) const MAX_HTTP2_CONNECTIONS: usize = 256;
 
-/// Bytes that all request bodies and all large heads may occupy together.
+/// Bytes that bodies, unread responses and large heads may occupy together.
 ///
-/// An open connection uses up to 13 KB, and a request in flight up to 10 KB. With the defaults, 48 MiB keep the process
-/// below 15 KB per connection and 96 MB beyond that: 4096 requests of 10 KB take 41 MB, and this takes 50 MB.
-pub(super) const MEMORY: usize = 48 * 1024 * 1024;
+/// With the defaults, the process stays below 15 KB per connection and 96 MB beyond that:
+///
+/// | what | MB |
+/// |---|---:|
+/// | this and [`SMALL_MEMORY`] | 25 |
+/// | 4096 requests in flight of 8 KB | 33 |
+/// | webhooks that are held: 16 MiB | 17 |
+/// | webhooks that wait for keys: 256 of up to 16 KiB, and 2 MiB of large ones | 6 |
+/// | HTTP/2: 256 connections, each with buffers of 25 KB more and [`MAX_UNWRITTEN`] | 15 |
+const MEMORY: usize = 16 * 1024 * 1024;
 
-/// A body up to this size always has room: it is never rejected because of what other clients hold. Hanko's webhooks are
-/// smaller, and Hanko does not send them again. `MAX_REQUESTS` bounds how many of them there can be.
+/// Bytes beyond [`MEMORY`] for requests with small bodies.
+const SMALL_MEMORY: usize = 8 * 1024 * 1024;
+
+/// A body up to this size has room whatever large bodies and unread responses occupy, and other incomplete ones give way
+/// to it. Hanko's webhooks are smaller, and Hanko does not send them again. Only what running handlers hold of small
+/// bodies can take its room.
 pub(super) const SMALL_BODY: usize = 16 * 1024;
+
+/// What a request with a small body occupies at most: its head may be as large.
+const SMALL_REQUEST: usize = 2 * SMALL_BODY;
+
+/// This part of `MAX_REQUESTS` is for requests whose handler does not wait for anything but their body, and for
+/// [urgent](RequestLimits::urgent) ones.
+///
+/// Handlers that wait, for Hanko or a database, are what fills `MAX_REQUESTS`: the others end before the next begins. So
+/// probes, sessions that are known, and webhooks are served however many wait. A share for each client address would not
+/// help behind a proxy, from which all requests come.
+const RESERVED_PART: usize = 8;
+
+/// The most HTTP/2 responses whose handler has ended and which their clients do not read. Those of HTTP/1 are bounded by
+/// the connections.
+const MAX_UNREAD: usize = 2048;
+
+/// How long the client of an HTTP/2 response may read nothing of it: as long as a socket may have unread bytes.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The rate at which a body is expected to arrive. The one that is most behind is the first to be dropped, so that bodies
+/// of one byte a second do not outlast those that have just begun.
+const EXPECTED_BYTES_PER_SECOND: u64 = 16 * 1024;
+
+/// How often connections and responses whose time is over are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What all connections of a server share.
 pub(super) struct Limits {
@@ -56,15 +93,94 @@ pub(super) struct Limits {
     request_timeout: Duration,
     requests: AtomicUsize,
     memory: AtomicUsize,
+    /// Of `memory`, what connections hold for partial and large heads.
+    heads: AtomicUsize,
     stalled: Mutex<Stalled>,
+    unread: Mutex<Unread>,
     is_draining: AtomicBool,
 }
 
-/// The requests that wait for bytes of their body, in the order of their last byte.
+/// A place for a request in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Open,
+    /// In the part that handlers may not wait in.
+    Reserved,
+}
+
+/// When a body would have begun if it had arrived at the expected rate, in nanoseconds of the clock; and a number of its
+/// own.
+type Behind = (u64, u64);
+
+/// The requests that wait for bytes of their body, the one that is most behind first.
 #[derive(Default)]
 struct Stalled {
-    next: u64,
-    exchanges: BTreeMap<u64, Arc<Exchange>>,
+    last: u64,
+    small: Bodies,
+    large: Bodies,
+}
+
+#[derive(Default)]
+struct Bodies {
+    exchanges: BTreeMap<Behind, (Arc<Exchange>, usize)>,
+    bytes: usize,
+}
+
+impl Bodies {
+    fn insert(&mut self, key: Behind, exchange: Arc<Exchange>, bytes: usize) {
+        self.bytes += bytes;
+        self.exchanges.insert(key, (exchange, bytes));
+    }
+
+    fn remove(&mut self, key: Behind) {
+        if let Some((_, bytes)) = self.exchanges.remove(&key) {
+            self.bytes -= bytes;
+        }
+    }
+
+    fn first(&self) -> Option<Behind> {
+        self.exchanges.first_key_value().map(|(key, _)| *key)
+    }
+
+    fn pop(&mut self) -> Option<Arc<Exchange>> {
+        let (_, (exchange, bytes)) = self.exchanges.pop_first()?;
+        self.bytes -= bytes;
+        Some(exchange)
+    }
+}
+
+/// The HTTP/2 responses whose client does not read them, the one without progress for longest first.
+#[derive(Default)]
+struct Unread {
+    last: u64,
+    responses: BTreeMap<u64, UnreadResponse>,
+    bytes: usize,
+}
+
+struct UnreadResponse {
+    exchange: Arc<Exchange>,
+    since: Duration,
+    bytes: usize,
+}
+
+impl Unread {
+    fn pop_if(&mut self, condition: impl FnOnce(&UnreadResponse) -> bool) -> Option<Arc<Exchange>> {
+        let first = self.responses.first_entry()?;
+        if !condition(first.get()) {
+            return None;
+        }
+        let response = first.remove();
+        self.bytes -= response.bytes;
+        Some(response.exchange)
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Limits {
@@ -78,7 +194,9 @@ impl Limits {
             request_timeout: config.request_timeout,
             requests: AtomicUsize::new(0),
             memory: AtomicUsize::new(0),
+            heads: AtomicUsize::new(0),
             stalled: Mutex::default(),
+            unread: Mutex::default(),
             is_draining: AtomicBool::new(false),
         }
     }
@@ -92,34 +210,62 @@ impl Limits {
         self.is_draining.store(true, Ordering::Relaxed);
     }
 
-    /// Counts one more request in flight. Returns `false` if there is no room and none can be made.
-    fn admit(&self) -> bool {
-        if self.requests.fetch_add(1, Ordering::Relaxed) < self.max_requests {
-            return true;
+    /// Counts one more request in flight. Returns `None` if there is no place and none can be made.
+    fn admit(&self) -> Option<Place> {
+        let before = self.requests.fetch_add(1, Ordering::Relaxed);
+        if before < self.open_places() {
+            return Some(Place::Open);
         }
-        let closes = || self.connections.close_first(Need::Request, &self.clock);
-        if self.drop_stalled() || closes().is_some() {
-            return true;
+        if before < self.max_requests || self.drop_stalled() {
+            return Some(Place::Reserved);
         }
         self.requests.fetch_sub(1, Ordering::Relaxed);
-        false
+        None
+    }
+
+    /// How many requests may be in flight whose handlers wait.
+    fn open_places(&self) -> usize {
+        self.max_requests - self.max_requests / RESERVED_PART
+    }
+
+    /// Whether a request whose place is reserved may wait after all.
+    fn may_wait(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) <= self.open_places() || self.drop_stalled()
     }
 
     /// Accounts for `bytes` more. Returns whether they fit, after whatever had to be dropped for them; the bytes are
     /// accounted for in either case.
-    fn charge(&self, bytes: usize) -> bool {
-        let mut used = self.memory.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        while used > MEMORY {
-            if !self.drop_stalled() {
-                let Some(closed) = self.connections.close_first(Need::Memory, &self.clock) else {
-                    return false;
-                };
-                // At once, so that no more than needed are closed.
-                self.release(closed.replace_charge(0));
+    fn charge(&self, bytes: usize, size: Size) -> bool {
+        let used = self.memory.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        used <= size.memory() || self.make_room(size)
+    }
+
+    /// Drops what can be dropped until the memory suffices. Drops nothing if that would not be enough.
+    fn make_room(&self, size: Size) -> bool {
+        loop {
+            let used = self.memory.load(Ordering::Relaxed);
+            let Some(missing) = used
+                .checked_sub(size.memory())
+                .filter(|missing| *missing > 0)
+            else {
+                return true;
+            };
+            let droppable = lock(&self.unread).bytes + self.heads.load(Ordering::Relaxed) + {
+                let stalled = lock(&self.stalled);
+                match size {
+                    Size::Small => stalled.large.bytes + stalled.small.bytes,
+                    Size::Large => stalled.large.bytes,
+                }
+            };
+            let has_dropped = droppable >= missing
+                && (self.reset_unread(|_| true)
+                    || self.drop_large_stalled()
+                    || self.close_head()
+                    || (size == Size::Small && self.drop_stalled()));
+            if !has_dropped {
+                return false;
             }
-            used = self.memory.load(Ordering::Relaxed);
         }
-        true
     }
 
     fn release(&self, bytes: usize) {
@@ -128,38 +274,150 @@ impl Limits {
 
     /// Changes what a connection itself holds: a partial head, or the bytes of a large one.
     pub(super) fn recharge(&self, connection: &Connection, bytes: usize) {
-        let before = connection.replace_charge(bytes);
-        if bytes < before {
-            self.release(before - bytes);
-        } else if bytes > before && !self.charge(bytes - before) {
+        let before = connection.charge();
+        if bytes == before {
+            return;
+        }
+        // First in the sums, from which another thread may subtract it as soon as the connection has it.
+        self.heads.fetch_add(bytes, Ordering::Relaxed);
+        let used = self.memory.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let freed = connection.replace_charge(bytes);
+        self.heads.fetch_sub(freed, Ordering::Relaxed);
+        self.release(freed);
+        if bytes > before && used - before > MEMORY && !self.make_room(Size::Large) {
             connection.tell(Command::Close);
         }
     }
 
-    /// Drops the request whose body has stalled longest.
+    /// Closes a connection that holds a partial or large head.
+    fn close_head(&self) -> bool {
+        let closed = self.connections.close_first(Need::Memory, &self.clock);
+        if let Some(connection) = &closed {
+            // At once, so that no more than needed are closed.
+            self.recharge(connection, 0);
+        }
+        closed.is_some()
+    }
+
+    /// Drops the request whose body is most behind.
     fn drop_stalled(&self) -> bool {
         let first = {
-            let mut stalled = self.stalled.lock().unwrap_or_else(PoisonError::into_inner);
-            stalled.exchanges.pop_first()
+            let mut stalled = lock(&self.stalled);
+            match (stalled.small.first(), stalled.large.first()) {
+                (Some(small), Some(large)) if large < small => stalled.large.pop(),
+                (None, _) => stalled.large.pop(),
+                (Some(_), _) => stalled.small.pop(),
+            }
         };
-        let Some((_, exchange)) = first else {
+        let Some(exchange) = first else {
             return false;
         };
         exchange.drop_body();
         true
     }
 
-    /// Puts a request at the end of those that wait for their body, and returns its place.
-    fn add_stalled(&self, exchange: &Arc<Exchange>) -> u64 {
-        let mut stalled = self.stalled.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = stalled.next;
-        stalled.next += 1;
-        stalled.exchanges.insert(place, Arc::clone(exchange));
+    /// The same among those that hold more than a small request.
+    fn drop_large_stalled(&self) -> bool {
+        let first = lock(&self.stalled).large.pop();
+        let Some(exchange) = first else {
+            return false;
+        };
+        exchange.drop_body();
+        true
+    }
+
+    /// Adds a request to those that wait for their body, and returns its key.
+    fn add_stalled(&self, exchange: &Arc<Exchange>, began_at: u64, bytes: usize) -> Behind {
+        let mut stalled = lock(&self.stalled);
+        stalled.last += 1;
+        let key = (began_at, stalled.last);
+        let bodies = match Size::of(bytes) {
+            Size::Small => &mut stalled.small,
+            Size::Large => &mut stalled.large,
+        };
+        bodies.insert(key, Arc::clone(exchange), bytes);
+        key
+    }
+
+    fn remove_stalled(&self, key: Behind) {
+        let mut stalled = lock(&self.stalled);
+        stalled.small.remove(key);
+        stalled.large.remove(key);
+    }
+
+    /// Adds a response that its client does not read, and returns its place. If there are too many, the one without
+    /// progress for longest is reset.
+    fn add_unread(&self, exchange: &Arc<Exchange>, bytes: usize) -> u64 {
+        let since = self.clock.monotonic();
+        let (place, is_full) = {
+            let mut unread = lock(&self.unread);
+            unread.last += 1;
+            unread.bytes += bytes;
+            let place = unread.last;
+            let exchange = Arc::clone(exchange);
+            let response = UnreadResponse {
+                exchange,
+                since,
+                bytes,
+            };
+            unread.responses.insert(place, response);
+            (place, unread.responses.len() > MAX_UNREAD)
+        };
+        if is_full {
+            self.reset_unread(|_| true);
+        }
         place
     }
 
-    fn remove_stalled(&self, place: u64) {
-        let mut stalled = self.stalled.lock().unwrap_or_else(PoisonError::into_inner);
-        stalled.exchanges.remove(&place);
+    fn remove_unread(&self, place: u64) {
+        let mut unread = lock(&self.unread);
+        if let Some(response) = unread.responses.remove(&place) {
+            unread.bytes -= response.bytes;
+        }
+    }
+
+    /// Resets the first unread response if it meets the condition.
+    fn reset_unread(&self, condition: impl FnOnce(&UnreadResponse) -> bool) -> bool {
+        let first = lock(&self.unread).pop_if(condition);
+        let Some(exchange) = first else {
+            return false;
+        };
+        exchange.reset();
+        true
+    }
+
+    /// Closes connections and resets responses whose time is over, until it is dropped.
+    pub(super) async fn sweep(&self) {
+        loop {
+            self.clock.sleep(SWEEP_INTERVAL).await;
+            let now = self.clock.monotonic();
+            self.connections.close_late(now);
+            while self.reset_unread(|response| response.since + UNREAD_TIMEOUT <= now) {}
+        }
+    }
+}
+
+/// Whether a request may be dropped to make room for any other, or for small ones only; and what it has room in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Size {
+    Small,
+    Large,
+}
+
+impl Size {
+    const fn of(bytes: usize) -> Self {
+        if bytes <= SMALL_REQUEST {
+            Self::Small
+        } else {
+            Self::Large
+        }
+    }
+
+    /// What all requests may occupy together when one of this size needs more.
+    const fn memory(self) -> usize {
+        match self {
+            Self::Small => MEMORY + SMALL_MEMORY,
+            Self::Large => MEMORY,
+        }
     }
 }

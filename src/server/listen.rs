@@ -133,7 +133,7 @@ pub(super) async fn serve(
     let serving = async {
         tokio::select! {
             never = accept(&listener.socket, &limits, &protocols, &tasks) => never,
-            () = limits.connections.sweep(clock) => {}
+            () = limits.sweep() => {}
         }
     };
     let stop = async {

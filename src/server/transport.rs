@@ -77,6 +77,7 @@ impl Transport {
         let begins_head = connection.received(&limits.clock);
         if let Some(frames) = &mut self.frames {
             limits.recharge(connection, frames.watch(bytes));
+            connection.set_window(frames.window());
             return;
         }
         if begins_head {
@@ -156,7 +157,11 @@ impl Write for Transport {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
         }
-        Pin::new(&mut this.stream).poll_flush(context)
+        ready!(Pin::new(&mut this.stream).poll_flush(context))?;
+        if this.frames.is_some() {
+            this.ticket.connection.has_written();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

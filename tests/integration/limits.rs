@@ -7,15 +7,17 @@ use std::{
     time::Duration,
 };
 
-use poem_hanko::{Clock, SystemClock};
+use poem_hanko::{Clock, SystemClock, testing::Fault};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::oneshot,
 };
 
-use crate::greeting;
-use crate::support::{assert_problem, client, config, send, start, start_with, within};
+use crate::{
+    greeting,
+    support::{ada, assert_problem, client, config, send, start, start_with, within},
+};
 
 fn http2_client() -> reqwest::Client {
     reqwest::Client::builder()
@@ -69,15 +71,41 @@ async fn http_1_requests_have_at_most_100_fields() {
 }
 
 #[tokio::test]
-async fn webhook_body_has_the_limit_of_every_operation() {
-    let (_local_hanko, app) = start_with(&[("MAX_REQUEST_BODY", "1KiB")]).await;
+async fn webhooks_have_limits_of_their_own() {
+    let variables = [("MAX_REQUEST_BODY", "1KiB"), ("REQUEST_TIMEOUT", "1s")];
+    let (local_hanko, app) = start_with(&variables).await;
     let post = |bytes: usize| {
         app.request(reqwest::Method::POST, "/webhooks/hanko")
             .header("content-type", "application/json")
             .body("x".repeat(bytes))
     };
-    assert_problem(send(post(1024)).await, 400, "bad-request").await;
-    assert_problem(send(post(1025)).await, 413, "content-too-large").await;
+    assert_problem(send(post(256 * 1024)).await, 400, "bad-request").await;
+    assert_problem(send(post(256 * 1024 + 1)).await, 413, "content-too-large").await;
+
+    // One that waits for a key is not cut off by the time of other requests.
+    let session = local_hanko.sign_in(&ada());
+    let data = local_hanko.session_data(session.session_id).unwrap();
+    local_hanko.rotate_key().await.unwrap();
+    local_hanko.set_fault(Fault::Hangs);
+    let before = local_hanko.key_set_requests();
+    let body = local_hanko.webhook_body("session.delete.explicit.logout", &data);
+    let request = app
+        .request(reqwest::Method::POST, "/webhooks/hanko")
+        .json(&body);
+    let waiting = tokio::spawn(send(request));
+    let asked = async {
+        while local_hanko.key_set_requests() == before {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(asked).await;
+    app.clock.advance(Duration::from_secs(4));
+    for _ in 0..500 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!waiting.is_finished());
+    local_hanko.set_fault(Fault::None);
+    assert_eq!(within(waiting).await.unwrap().status(), 204);
 }
 
 #[tokio::test]

@@ -16,7 +16,9 @@ use std::{
     time::Duration,
 };
 
-use poem_hanko::testing::{LocalHanko, Person};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use poem_hanko::testing::{Fault, LocalHanko, Person};
+use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
@@ -35,13 +37,15 @@ const MAX_PER_CONNECTION: usize = 15_000;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long an attack is watched.
 const WATCH: Duration = Duration::from_secs(2);
+/// How long one is watched that makes handlers wait for Hanko: longer than each of them waits.
+const LONG_WATCH: Duration = Duration::from_secs(12);
 /// Descriptors of an attacker for other things than connections.
 const RESERVED: usize = 50;
 const STALLED_BODY: usize = 262_144;
 const GENUINE_WEBHOOKS: usize = 100;
 
 /// What an attacker does with each of its connections.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Attack {
     /// 100 streams of 1,900 indexed fields of one byte each.
     Fields,
@@ -65,11 +69,54 @@ enum Attack {
     Bodies,
     /// One request on each connection, which is then kept.
     KeptAlive,
+    /// Responses that are never read, beside one handler that waits: a forged webhook.
+    UnreadAndWaiting,
+    /// Responses of which one byte is read, and sockets of which nothing is read.
+    UnreadRest,
+    /// Tokens of an unknown key, while Hanko's key endpoint hangs.
+    UnknownKeys,
+    /// Forged webhooks of 196 KB, while Hanko's key endpoint hangs.
+    LargeForged,
+    /// Forged webhooks that can be held, while Hanko's key endpoint hangs.
+    SmallForged,
+    /// Small bodies of one byte each 200 ms.
+    Dripping,
+    /// `UnreadAndWaiting`, `UnknownKeys`, `LargeForged`, `SmallForged` and `Dripping`, a fifth of the connections each.
+    Mixed,
+}
+
+impl Attack {
+    /// The attacks of a mixed one.
+    const MIX: [Self; 5] = [
+        Self::UnreadAndWaiting,
+        Self::UnknownKeys,
+        Self::LargeForged,
+        Self::SmallForged,
+        Self::Dripping,
+    ];
+
+    /// What the connection of this number does.
+    fn of_connection(self, number: usize) -> Self {
+        match self {
+            Self::Mixed => Self::MIX[number % Self::MIX.len()],
+            other => other,
+        }
+    }
+
+    /// Whether Hanko hangs meanwhile.
+    fn needs_hanging_hanko(self) -> bool {
+        self == Self::Mixed || Self::MIX.contains(&self)
+    }
+
+    /// Whether a connection that has ended is replaced by the next.
+    fn continues(self) -> bool {
+        matches!(self, Self::Bodies | Self::Silent | Self::Heads) || Self::MIX.contains(&self)
+    }
 }
 
 /// The attacks, each with the limit of descriptors of the server and the number of connections; zero: as many as the hard
 /// limit of descriptors allows.
-const ATTACKS: [(Attack, Option<usize>, usize); 13] = [
+const ATTACKS: [(Attack, Option<usize>, usize); 21] = [
     (Attack::Fields, None, 100),
     (Attack::AllowedFields, None, 250),
     (Attack::Streams, None, 1000),
@@ -83,6 +130,14 @@ const ATTACKS: [(Attack, Option<usize>, usize); 13] = [
     (Attack::Silent, Some(256), 1000),
     (Attack::Silent, None, 0),
     (Attack::KeptAlive, None, 10_000),
+    (Attack::UnreadAndWaiting, None, 250),
+    (Attack::UnreadRest, None, 250),
+    (Attack::UnknownKeys, None, 6000),
+    (Attack::LargeForged, None, 300),
+    (Attack::SmallForged, None, 5000),
+    (Attack::Dripping, None, 5000),
+    (Attack::Mixed, None, 1250),
+    (Attack::Mixed, None, 10_000),
 ];
 
 #[tokio::main]
@@ -138,6 +193,9 @@ async fn measure(
     }
     let before = resident_bytes(pid)?;
 
+    if attack.needs_hanging_hanko() {
+        hanko.set_fault(Fault::Hangs);
+    }
     let limit = hard_limit()?;
     let connections = if connections == 0 {
         limit - RESERVED
@@ -148,7 +206,13 @@ async fn measure(
     let mut lines = BufReader::new(attacker.stdout.take().ok_or("no standard output")?).lines();
     let is_over = Arc::new(AtomicBool::new(false));
     let clients = tokio::spawn(watch(address, token.clone(), Arc::clone(&is_over)));
-    let webhooks = tokio::spawn(send_webhooks(hanko, address));
+    let watch_time = if attack.needs_hanging_hanko() {
+        LONG_WATCH
+    } else {
+        WATCH
+    };
+    let hanko = Arc::new(hanko);
+    let webhooks = tokio::spawn(send_webhooks(Arc::clone(&hanko), address, watch_time));
     // The attacker says when all its connections are made, or have been refused.
     let started = Instant::now();
     let mut peak = (0, 0);
@@ -166,7 +230,7 @@ async fn measure(
         let line = time::timeout(Duration::from_millis(50), lines.next_line());
         if !is_attacking && matches!(line.await, Ok(Ok(Some(_)))) {
             is_attacking = true;
-            until = Instant::now() + WATCH;
+            until = Instant::now() + watch_time;
         } else if is_attacking {
             time::sleep(Duration::from_millis(50)).await;
         }
@@ -266,9 +330,13 @@ async fn normal_client(address: SocketAddr, token: &str) -> Result<(), Failure> 
 }
 
 /// Sends webhooks as Hanko does, and returns how many got a 2xx response.
-async fn send_webhooks(hanko: LocalHanko, address: SocketAddr) -> Result<usize, Failure> {
+async fn send_webhooks(
+    hanko: Arc<LocalHanko>,
+    address: SocketAddr,
+    during: Duration,
+) -> Result<usize, Failure> {
     let accepted = Arc::new(AtomicUsize::new(0));
-    let mut ticks = time::interval(Duration::from_millis(20));
+    let mut ticks = time::interval(during / 100);
     for _ in 0..GENUINE_WEBHOOKS {
         ticks.tick().await;
         let session = hanko.sign_in(&Person::with_email("ada@example.com"));
@@ -280,8 +348,11 @@ async fn send_webhooks(hanko: LocalHanko, address: SocketAddr) -> Result<usize, 
             body.len()
         );
         let status = time::timeout(Duration::from_secs(10), request(address, head.as_bytes()));
-        if let Ok(Ok(200..300)) = status.await {
-            accepted.fetch_add(1, Ordering::Relaxed);
+        match status.await {
+            Ok(Ok(200..300)) => {
+                accepted.fetch_add(1, Ordering::Relaxed);
+            }
+            outcome => println!("  a genuine webhook was rejected: {outcome:?}"),
         }
     }
     Ok(accepted.load(Ordering::Relaxed))
@@ -329,7 +400,10 @@ async fn start_server(
         .env("PORT", "0")
         // Whatever the default of the session mode is, Hanko is asked for its keys only.
         .env("HANKO_SESSION_MODE", "stateless")
-        .env("RUST_LOG", "info,h2=error,poem_hanko::sampling=error")
+        .env(
+            "RUST_LOG",
+            "info,h2=error,poem_hanko::sampling=error,poem_hanko::jose=error",
+        )
         .current_dir(env::temp_dir())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -374,8 +448,9 @@ async fn attack_alone(attack: &str, address: &str, connections: &str) -> Result<
     let connections: usize = connections.parse()?;
     let ready = Arc::new(AtomicUsize::new(0));
     let mut running = JoinSet::new();
-    for _ in 0..connections {
+    for number in 0..connections {
         let ready = Arc::clone(&ready);
+        let attack = attack.of_connection(number);
         running.spawn(async move {
             let mut is_ready = false;
             loop {
@@ -386,7 +461,7 @@ async fn attack_alone(attack: &str, address: &str, connections: &str) -> Result<
                     }
                 })
                 .await;
-                if !matches!(attack, Attack::Bodies | Attack::Silent | Attack::Heads) {
+                if !attack.continues() {
                     return;
                 }
                 time::sleep(Duration::from_millis(200)).await;
@@ -422,10 +497,16 @@ async fn attack_once(
                 writer.write_all(&frames).await?;
             }
         }
+        if matches!(attack, Attack::Dripping) {
+            loop {
+                time::sleep(Duration::from_millis(200)).await;
+                writer.write_all(b" ").await?;
+            }
+        }
         std::future::pending::<Result<(), Failure>>().await
     };
     let read = async {
-        if matches!(attack, Attack::Unread) {
+        if matches!(attack, Attack::Unread | Attack::UnreadRest) {
             return std::future::pending::<Result<(), Failure>>().await;
         }
         let mut buffer = vec![0; 4096];
@@ -474,12 +555,97 @@ fn opening(attack: Attack) -> Vec<u8> {
             literal(&mut block, 1, b"localhost");
             (block, 0x5)
         }),
+        Attack::UnreadAndWaiting => {
+            let body = forged_webhook(1000);
+            let mut bytes = http2(95, |stream| {
+                if stream == 94 {
+                    return headers(0, true, Vec::new());
+                }
+                get_block(b"/livez")
+            });
+            bytes.extend(frame(0, 1, 94 * 2 + 1, body.as_bytes()));
+            bytes
+        }
+        Attack::UnreadRest => {
+            let mut bytes = http2(100, |_| get_block(b"/openapi.json"));
+            // A window of one byte for each stream, and all of the connection's.
+            let begin = PREFACE.len() + 9;
+            bytes[begin..begin + 6].copy_from_slice(&[0, 4, 0, 0, 0, 1]);
+            bytes.extend(frame(8, 0, 0, &[0x7F, 0, 0, 0]));
+            for stream in 50..100 {
+                bytes.extend(frame(8, 0, stream * 2 + 1, &[0x7F, 0, 0, 0]));
+            }
+            bytes
+        }
+        Attack::UnknownKeys => {
+            let now = unix_time();
+            let token = forged(&json!({
+                "sub": "2b8a2a3e-5d1c-4f0a-9f5e-0d3c1f7b6a11",
+                "session_id": "7d0f6b1c-3c55-4b0e-8a55-5f4a2c9e1d22",
+                "iat": now, "exp": now + 3600,
+            }));
+            format!("GET /protected HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n")
+                .into_bytes()
+        }
+        Attack::LargeForged => post_webhook(&forged_webhook(196_000), 0),
+        Attack::SmallForged => post_webhook(&forged_webhook(15_000), 0),
+        Attack::Dripping => post_webhook("", 1000),
+        Attack::Mixed => Vec::new(),
     }
 }
 
+fn post_webhook(body: &str, missing: usize) -> Vec<u8> {
+    format!(
+        "POST /webhooks/hanko HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len() + missing
+    )
+    .into_bytes()
+}
+
+fn unix_time() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
+}
+
+/// A token of a key that nobody knows.
+fn forged(claims: &serde_json::Value) -> String {
+    let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+    let header = json!({ "alg": "RS256", "kid": "nobody knows it", "typ": "JWT" }).to_string();
+    [
+        encode(header.as_bytes()),
+        encode(claims.to_string().as_bytes()),
+        encode(&[7; 256]),
+    ]
+    .join(".")
+}
+
+/// The body of a webhook that looks like Hanko's, of about so many bytes.
+fn forged_webhook(bytes: usize) -> String {
+    let now = unix_time();
+    let event = "session.delete.explicit.logout";
+    let token = forged(&json!({
+        "sub": "hanko webhooks", "evt": event, "iat": now, "exp": now + 300,
+        "data": { "filler": "x".repeat(bytes * 3 / 4 - 500) },
+    }));
+    json!({ "token": token, "event": event }).to_string()
+}
+
+/// The block of a `GET`, and its flags.
+fn get_block(path: &[u8]) -> (Vec<u8>, u8) {
+    // An empty table, `GET`, `http`.
+    let mut block = vec![0x20, 0x82, 0x86];
+    literal(&mut block, 4, path);
+    literal(&mut block, 1, b"localhost");
+    (block, 0x5)
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// The preface, and so many streams. `headers` returns the block and flags of each.
 fn http2(streams: u8, headers: impl Fn(u8) -> (Vec<u8>, u8)) -> Vec<u8> {
-    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let mut bytes = PREFACE.to_vec();
     // No window for responses.
     bytes.extend(frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]));
     for stream in 0..streams {

@@ -13,12 +13,18 @@ use hyper::{
     http::{HeaderMap, Response, StatusCode},
 };
 
-use super::exchange::{Exchange, LimitError, ResponseKind};
+use super::{
+    SMALL_BODY,
+    exchange::{Exchange, LimitError, ResponseKind},
+};
 
 /// A body is passed on in pieces of this size, or as a whole if it is smaller.
 ///
 /// A frame as it arrives may be a single byte in a buffer of 8 KiB, which extractors would keep until the body is complete.
 const PIECE: usize = 256 * 1024;
+
+/// A response of HTTP/2 is passed on in pieces of this size, which a frame has by default (RFC 9113 section 4.2).
+const RESPONSE_PIECE: usize = 16 * 1024;
 
 /// The room for the first bytes of a body.
 const FIRST_CAPACITY: usize = 1024;
@@ -78,8 +84,12 @@ impl RequestBody {
         Ok(())
     }
 
-    fn take_piece(&mut self) -> Frame<Bytes> {
-        Frame::data(std::mem::take(&mut self.piece).into())
+    /// Passes the piece on. Whoever collects a large body copies it once more.
+    fn take_piece(&mut self) -> Result<Frame<Bytes>, LimitError> {
+        if self.received > SMALL_BODY {
+            self.exchange.charge(self.piece.len())?;
+        }
+        Ok(Frame::data(std::mem::take(&mut self.piece).into()))
     }
 }
 
@@ -103,7 +113,7 @@ impl Body for RequestBody {
         }
         loop {
             let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(context) else {
-                this.exchange.wait_for_body();
+                this.exchange.wait_for_body(this.received);
                 return Poll::Pending;
             };
             this.exchange.stop_waiting();
@@ -117,7 +127,8 @@ impl Body for RequestBody {
                         return Poll::Ready(Some(Err(this.fail(error))));
                     }
                     if this.piece.len() >= PIECE {
-                        return Poll::Ready(Some(Ok(this.take_piece())));
+                        let piece = this.take_piece().map_err(|error| this.fail(error));
+                        return Poll::Ready(Some(piece));
                     }
                 }
                 Some(Err(error)) => {
@@ -126,8 +137,11 @@ impl Body for RequestBody {
                 }
                 None => {
                     this.is_done = true;
-                    let rest = (!this.piece.is_empty()).then(|| Ok(this.take_piece()));
-                    return Poll::Ready(rest);
+                    if this.piece.is_empty() {
+                        return Poll::Ready(None);
+                    }
+                    let rest = this.take_piece().map_err(|error| this.fail(error));
+                    return Poll::Ready(Some(rest));
                 }
             }
         }
@@ -153,6 +167,12 @@ pub(in crate::server) struct ResponseBody {
     body: BoxBody<Bytes, io::Error>,
     exchange: Arc<Exchange>,
     kind: ResponseKind,
+    /// Of a finite response of HTTP/2, what was read of `body` and not passed on.
+    rest: Bytes,
+    /// Whether the last byte is passed on by itself, so that this exists until the client can read all others.
+    holds_last: bool,
+    /// Whether a piece was passed on that h2 may not have taken yet.
+    has_passed_on: bool,
 }
 
 impl ResponseBody {
@@ -162,21 +182,18 @@ impl ResponseBody {
         response: Response<BoxBody<Bytes, io::Error>>,
         exchange: Arc<Exchange>,
     ) -> Result<Response<Self>, HeaderMap> {
+        let length = response.body().size_hint().exact();
         let kind = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             ResponseKind::Upgrade
-        } else if response.body().is_end_stream() || response.body().size_hint().exact().is_some() {
+        } else if response.body().is_end_stream() || length.is_some() {
             ResponseKind::Finite
         } else {
             ResponseKind::Streaming
         };
-        if !exchange.begin_response(kind) {
+        if !exchange.begin_response(kind, length.unwrap_or_default()) {
             return Err(response.into_parts().0.headers);
         }
-        Ok(response.map(|body| Self {
-            body,
-            exchange,
-            kind,
-        }))
+        Ok(response.map(|body| Self::new(body, exchange, kind)))
     }
 
     /// Begins a response of a known length.
@@ -185,12 +202,48 @@ impl ResponseBody {
         exchange: Arc<Exchange>,
     ) -> Response<Self> {
         let kind = ResponseKind::Finite;
-        exchange.begin_response(kind);
-        response.map(|body| Self {
+        let length = response.body().size_hint().exact();
+        exchange.begin_response(kind, length.unwrap_or_default());
+        response.map(|body| Self::new(body, exchange, kind))
+    }
+
+    fn new(body: BoxBody<Bytes, io::Error>, exchange: Arc<Exchange>, kind: ResponseKind) -> Self {
+        Self {
             body,
             exchange,
             kind,
-        })
+            rest: Bytes::new(),
+            holds_last: false,
+            has_passed_on: false,
+        }
+    }
+
+    /// Passes a response of HTTP/2 on as its connection takes it, so that what its client does not read waits here.
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if std::mem::take(&mut self.has_passed_on) {
+            // Being asked for more, it knows that h2 has taken the last piece.
+            self.exchange.note_taken();
+        }
+        ready!(self.exchange.connection().poll_takes(context));
+        while self.rest.is_empty() {
+            let length = self.body.size_hint().exact().unwrap_or_default();
+            self.holds_last |= self.exchange.connection().may_read_in_parts(length);
+            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                end => return Poll::Ready(end),
+            }
+        }
+        let mut length = self.rest.len().min(RESPONSE_PIECE);
+        let is_last = length == self.rest.len() && self.body.size_hint().exact() == Some(0);
+        if self.holds_last && is_last && length > 1 {
+            length -= 1;
+        }
+        self.exchange.connection().take(length);
+        self.has_passed_on = true;
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
     }
 }
 
@@ -202,6 +255,9 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if self.kind == ResponseKind::Finite && self.exchange.connection().is_http2() {
+            return self.poll_piece(context);
+        }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         if !self.body.is_end_stream() {
             self.exchange.note_waiting();
@@ -210,11 +266,15 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let mut hint = self.body.size_hint();
+        if let Some(length) = hint.exact() {
+            hint.set_exact(length + self.rest.len() as u64);
+        }
+        hint
     }
 }
 

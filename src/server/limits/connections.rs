@@ -2,25 +2,22 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use futures_util::task::AtomicWaker;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use super::{Limits, MAX_HTTP2_CONNECTIONS};
+use super::{Limits, MAX_HTTP2_CONNECTIONS, lock, nanoseconds};
 use crate::clock::Clock;
 
 /// The longest pause between two requests of a connection: longer than the 60 s after which common proxies close an idle
 /// connection, so that a request of theirs does not meet a closing socket.
 const PAUSE: Duration = Duration::from_secs(75);
-
-/// How often connections whose time is over are looked for.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long to wait for the connection that was told to close before another is told.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(50);
@@ -28,6 +25,13 @@ const CLOSE_PATIENCE: Duration = Duration::from_millis(50);
 /// How many connections are looked up at once to be closed one after the other. One scan of 16,384 connections takes about
 /// a millisecond, which is too long for each new connection.
 const CANDIDATES: usize = 64;
+
+/// Bytes of responses that an HTTP/2 connection takes before it has written them: h2 holds them, whatever its client
+/// reads. The rest of a response waits in its stream, where it can be reset.
+pub(in crate::server) const MAX_UNWRITTEN: usize = 32 * 1024;
+
+/// The window of a stream that HTTP/2 begins with (RFC 9113 section 6.9.2).
+const DEFAULT_WINDOW: u32 = 65_535;
 
 /// What a connection is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,7 +70,7 @@ pub(in crate::server) struct Connections {
 struct Table {
     open: Vec<Arc<Connection>>,
     /// For each need, those that were found by the last scan and come first, in reverse order.
-    candidates: [Vec<(Rank, u64, Arc<Connection>)>; 4],
+    candidates: [Vec<(Rank, u64, Arc<Connection>)>; 3],
 }
 
 /// What a connection is closed for.
@@ -76,8 +80,6 @@ pub(in crate::server) enum Need {
     Place,
     /// A place for another connection that uses HTTP/2.
     Http2Place,
-    /// A place for another request, which responses that are not read occupy.
-    Request,
     /// Memory, which incomplete heads occupy.
     Memory,
 }
@@ -88,9 +90,6 @@ impl Need {
         match self {
             Self::Place => true,
             Self::Http2Place => connection.is_http2(),
-            Self::Request => {
-                connection.is_http2() && connection.responding.load(Ordering::Relaxed) > 0
-            }
             Self::Memory => connection.charge.load(Ordering::Relaxed) > 0,
         }
     }
@@ -126,6 +125,12 @@ pub(in crate::server) struct Connection {
     missed_deadline: AtomicU64,
     command: AtomicU8,
     waker: AtomicWaker,
+    /// The smallest window that the client has set for streams of HTTP/2.
+    window: AtomicU32,
+    /// Bytes of HTTP/2 responses that were passed on since everything was written.
+    unwritten: AtomicUsize,
+    /// The streams that wait until everything is written.
+    writers: Mutex<Vec<Waker>>,
 }
 
 /// Keeps a place in the table until it is dropped. The transport owns it, so that it also covers an upgraded connection.
@@ -140,10 +145,6 @@ impl Drop for Ticket {
         self.limits.recharge(&self.connection, 0);
         self.limits.connections.remove(&self.connection);
     }
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Connections {
@@ -207,7 +208,7 @@ impl Connections {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 
     /// How many are open.
@@ -304,31 +305,27 @@ impl Connections {
         None
     }
 
-    /// Closes connections whose head or pause takes too long, until it is dropped. It closes one at the second sweep that
-    /// finds it late: if the process was stopped, the bytes that arrived meanwhile are read first.
+    /// Closes connections whose head or pause takes too long. It closes one at the second sweep that finds it late: if the
+    /// process was stopped, the bytes that arrived meanwhile are read first.
     ///
     /// One task for all connections: hyper's own timer takes an allocation and a registration for each request, knows no
     /// HTTP/2, and has one limit for the pause and the head together.
-    pub(in crate::server) async fn sweep(&self, clock: &Arc<dyn Clock>) {
-        loop {
-            clock.sleep(SWEEP_INTERVAL).await;
-            let now = clock.monotonic();
-            for connection in &self.lock().open {
-                let deadline = connection
-                    .deadline(self.head_timeout)
-                    .filter(|deadline| *deadline <= now)
-                    .map_or(0, nanoseconds);
-                let missed = connection.missed_deadline.swap(deadline, Ordering::Relaxed);
-                if deadline == 0 || missed != deadline {
-                    continue;
-                }
-                let is_idle = !connection.is_receiving.load(Ordering::Relaxed);
-                // The client of an idle HTTP/2 connection is told by GOAWAY.
-                if connection.is_http2() && is_idle && connection.tell(Command::Drain) {
-                    continue;
-                }
-                connection.tell(Command::Close);
+    pub(super) fn close_late(&self, now: Duration) {
+        for connection in &self.lock().open {
+            let deadline = connection
+                .deadline(self.head_timeout)
+                .filter(|deadline| *deadline <= now)
+                .map_or(0, nanoseconds);
+            let missed = connection.missed_deadline.swap(deadline, Ordering::Relaxed);
+            if deadline == 0 || missed != deadline {
+                continue;
             }
+            let is_idle = !connection.is_receiving.load(Ordering::Relaxed);
+            // The client of an idle HTTP/2 connection is told by GOAWAY.
+            if connection.is_http2() && is_idle && connection.tell(Command::Drain) {
+                continue;
+            }
+            connection.tell(Command::Close);
         }
     }
 }
@@ -352,6 +349,9 @@ impl Connection {
             missed_deadline: AtomicU64::new(0),
             command: AtomicU8::new(0),
             waker: AtomicWaker::new(),
+            window: AtomicU32::new(DEFAULT_WINDOW),
+            unwritten: AtomicUsize::new(0),
+            writers: Mutex::default(),
         }
     }
 
@@ -474,10 +474,12 @@ impl Connection {
         self.is_upgraded.load(Ordering::Relaxed)
     }
 
+    /// What it holds of the memory that all share.
+    pub(super) fn charge(&self) -> usize {
+        self.charge.load(Ordering::Relaxed)
+    }
+
     pub(super) fn replace_charge(&self, bytes: usize) -> usize {
-        if self.charge.load(Ordering::Relaxed) == bytes {
-            return bytes;
-        }
         self.charge.swap(bytes, Ordering::Relaxed)
     }
 
@@ -516,5 +518,46 @@ impl Connection {
 
     pub(super) fn end_responding(&self) {
         self.responding.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Notes a window that the client has set for streams of HTTP/2.
+    pub(in crate::server) fn set_window(&self, bytes: u32) {
+        self.window.fetch_min(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether the client may read a response of so many bytes in parts, so that h2 holds the rest.
+    pub(super) fn may_read_in_parts(&self, bytes: u64) -> bool {
+        bytes > self.window.load(Ordering::Relaxed).into()
+    }
+
+    /// Ready when the connection takes more bytes of responses of HTTP/2.
+    pub(super) fn poll_takes(&self, context: &Context<'_>) -> Poll<()> {
+        let takes = || self.unwritten.load(Ordering::Acquire) < MAX_UNWRITTEN;
+        if takes() {
+            return Poll::Ready(());
+        }
+        let mut writers = lock(&self.writers);
+        // It may have written everything meanwhile.
+        if takes() {
+            return Poll::Ready(());
+        }
+        writers.push(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// Notes that bytes of a response of HTTP/2 were passed on.
+    pub(super) fn take(&self, bytes: usize) {
+        self.unwritten.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that everything that can be sent was written.
+    pub(in crate::server) fn has_written(&self) {
+        if self.unwritten.swap(0, Ordering::AcqRel) < MAX_UNWRITTEN {
+            return;
+        }
+        let writers = std::mem::take(&mut *lock(&self.writers));
+        for writer in writers {
+            writer.wake();
+        }
     }
 }

@@ -13,7 +13,9 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-use super::{Connection, Limits, SMALL_BODY};
+use super::{
+    Behind, Command, Connection, EXPECTED_BYTES_PER_SECOND, Limits, Place, Size, nanoseconds,
+};
 use crate::{clock::Sleep, problem::ProblemType};
 
 /// Why a request is not answered by its handler.
@@ -62,14 +64,34 @@ pub(in crate::server) struct Exchange {
     timeout: AtomicU64,
     error: AtomicU8,
     is_in_flight: AtomicBool,
+    /// Whether its place is in the part that handlers may not wait in.
+    is_reserved: AtomicBool,
+    /// Whether its handler may wait nevertheless.
+    is_urgent: AtomicBool,
     /// Whether its handler or its body had to wait, so that time has passed since its last byte.
     has_waited: AtomicBool,
-    /// Its place among the requests that wait for their body, plus one; zero: it does not wait.
-    stalled_place: AtomicU64,
+    /// Its key among the requests that wait for their body; a number of zero: it does not wait.
+    stalled_behind: AtomicU64,
+    stalled_number: AtomicU64,
+    /// When it first waited for its body, in nanoseconds of the clock; zero: it has not.
+    body_began_at: AtomicU64,
+    /// Its place among the responses that are not read; zero: it has none.
+    unread_place: AtomicU64,
+    /// What its response occupies while it is not read.
+    response_bytes: AtomicUsize,
+    /// How many pieces of its response h2 has taken.
+    taken: AtomicUsize,
+    /// How many it had taken when the response was last found unread.
+    unread_since: AtomicUsize,
+    /// Whether its response was dropped to make room.
+    is_reset: AtomicBool,
     /// Bytes of the shared memory that it holds.
     charge: AtomicUsize,
     waker: AtomicWaker,
 }
+
+/// What an unread response of HTTP/2 occupies beside its body: its stream, its task, and its head.
+const UNREAD_BYTES: usize = 4 * 1024;
 
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -83,7 +105,7 @@ impl Exchange {
         connection: &Arc<Connection>,
     ) -> (Arc<Self>, Result<(), LimitError>) {
         let began_at = connection.begin_request();
-        let is_admitted = limits.admit();
+        let place = limits.admit();
         let exchange = Self {
             limits: Arc::clone(limits),
             connection: Arc::clone(connection),
@@ -91,17 +113,22 @@ impl Exchange {
             max_body: AtomicUsize::new(limits.max_body),
             timeout: AtomicU64::new(milliseconds(limits.request_timeout)),
             error: AtomicU8::new(0),
-            is_in_flight: AtomicBool::new(is_admitted),
+            is_in_flight: AtomicBool::new(place.is_some()),
+            is_reserved: AtomicBool::new(place == Some(Place::Reserved)),
+            is_urgent: AtomicBool::new(false),
             has_waited: AtomicBool::new(false),
-            stalled_place: AtomicU64::new(0),
+            stalled_behind: AtomicU64::new(0),
+            stalled_number: AtomicU64::new(0),
+            body_began_at: AtomicU64::new(0),
+            unread_place: AtomicU64::new(0),
+            response_bytes: AtomicUsize::new(0),
+            taken: AtomicUsize::new(0),
+            unread_since: AtomicUsize::new(0),
+            is_reset: AtomicBool::new(false),
             charge: AtomicUsize::new(0),
             waker: AtomicWaker::new(),
         };
-        let outcome = if is_admitted {
-            Ok(())
-        } else {
-            Err(LimitError::Overloaded)
-        };
+        let outcome = place.map(|_| ()).ok_or(LimitError::Overloaded);
         (Arc::new(exchange), outcome)
     }
 
@@ -115,6 +142,10 @@ impl Exchange {
 
     pub(super) fn set_timeout(&self, timeout: Duration) {
         self.timeout.store(milliseconds(timeout), Ordering::Relaxed);
+    }
+
+    pub(super) fn set_urgent(&self) {
+        self.is_urgent.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn max_body(&self) -> usize {
@@ -133,30 +164,47 @@ impl Exchange {
             .compare_exchange(0, error as u8, Ordering::Release, Ordering::Relaxed);
     }
 
-    /// Accounts for `bytes` more of the request. A small request always has room.
+    /// Accounts for `bytes` more of the request.
     pub(in crate::server) fn charge(&self, bytes: usize) -> Result<(), LimitError> {
-        let total = self.charge.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if self.limits.charge(bytes) || total <= SMALL_BODY {
+        let size = Size::of(self.charge.fetch_add(bytes, Ordering::Relaxed) + bytes);
+        if self.limits.charge(bytes, size) {
             return Ok(());
         }
         Err(LimitError::Overloaded)
     }
 
-    /// Notes that the request waits for the next bytes of its body.
-    pub(super) fn wait_for_body(self: &Arc<Self>) {
-        let place = self.limits.add_stalled(self) + 1;
-        match self.stalled_place.swap(place, Ordering::Relaxed) {
-            0 => self.connection.begin_waiting(),
-            before => self.limits.remove_stalled(before - 1),
+    /// Notes that the request waits for the next bytes of its body, after `received` ones.
+    pub(super) fn wait_for_body(self: &Arc<Self>, received: usize) {
+        let now = nanoseconds(self.limits.clock.monotonic()).max(1);
+        let began_at = match self.body_began_at.load(Ordering::Relaxed) {
+            0 => self.began_at.map_or(now, nanoseconds),
+            began_at => began_at,
+        };
+        self.body_began_at.store(began_at, Ordering::Relaxed);
+        let expected = (received as u64).saturating_mul(1_000_000_000) / EXPECTED_BYTES_PER_SECOND;
+        let behind = began_at.saturating_add(expected).min(now);
+        let charge = self.charge.load(Ordering::Relaxed);
+        let before = self.stalled_key();
+        let (behind, number) = self.limits.add_stalled(self, behind, charge);
+        self.stalled_behind.store(behind, Ordering::Relaxed);
+        self.stalled_number.store(number, Ordering::Relaxed);
+        match before {
+            None => self.connection.begin_waiting(),
+            Some(before) => self.limits.remove_stalled(before),
         }
+    }
+
+    fn stalled_key(&self) -> Option<Behind> {
+        let number = self.stalled_number.load(Ordering::Relaxed);
+        (number > 0).then(|| (self.stalled_behind.load(Ordering::Relaxed), number))
     }
 
     /// Notes that bytes of the body have arrived, or that nobody wants them any more.
     pub(super) fn stop_waiting(&self) {
-        let place = self.stalled_place.swap(0, Ordering::Relaxed);
-        if place > 0 {
+        if let Some(key) = self.stalled_key() {
+            self.stalled_number.store(0, Ordering::Relaxed);
             self.connection.end_waiting();
-            self.limits.remove_stalled(place - 1);
+            self.limits.remove_stalled(key);
             self.has_waited.store(true, Ordering::Relaxed);
         }
     }
@@ -169,15 +217,58 @@ impl Exchange {
         self.waker.wake();
     }
 
+    /// Drops the response to make room. What it holds counts as free from now on.
+    pub(super) fn reset(&self) {
+        self.limits.release(self.charge.swap(0, Ordering::Relaxed));
+        self.is_reset.store(true, Ordering::Release);
+        if self.taken.load(Ordering::Relaxed) > 0 {
+            // h2 sends the reset behind the piece that it already has, which the client may never read.
+            self.connection.tell(Command::Close);
+        }
+        self.waker.wake();
+    }
+
+    /// Notes that h2 has taken a piece of the response.
+    pub(super) fn note_taken(&self) {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that the stream of the response waits until its client reads. Ready if it was reset.
+    pub(in crate::server) fn poll_unread(self: &Arc<Self>, context: &Context<'_>) -> Poll<()> {
+        self.waker.register(context.waker());
+        if self.is_reset.load(Ordering::Acquire) {
+            return Poll::Ready(());
+        }
+        let taken = self.taken.load(Ordering::Relaxed);
+        let has_progressed = self.unread_since.swap(taken, Ordering::Relaxed) != taken;
+        let place = self.unread_place.load(Ordering::Relaxed);
+        if place > 0 && !has_progressed {
+            return Poll::Pending;
+        }
+        if place > 0 {
+            self.limits.remove_unread(place);
+        } else {
+            // Others are reset for it, if there is no room.
+            let response = self.response_bytes.load(Ordering::Relaxed);
+            self.limits.charge(response, Size::Large);
+            self.charge.fetch_add(response, Ordering::Relaxed);
+            self.note_waiting();
+        }
+        let charge = self.charge.load(Ordering::Relaxed);
+        let place = self.limits.add_unread(self, charge);
+        self.unread_place.store(place, Ordering::Relaxed);
+        Poll::Pending
+    }
+
     fn leave_flight(&self) {
         if self.is_in_flight.swap(false, Ordering::Relaxed) {
             self.limits.requests.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    /// Notes that the response begins. Returns `false` if it is a streaming one, or an upgrade, and there are too many of
-    /// those.
-    pub(super) fn begin_response(&self, kind: ResponseKind) -> bool {
+    /// Notes that the response begins, with a body of so many bytes. Returns `false` if it is a streaming one, or an
+    /// upgrade, and there are too many of those.
+    pub(super) fn begin_response(self: &Arc<Self>, kind: ResponseKind, bytes: u64) -> bool {
         let streams = kind != ResponseKind::Finite;
         if streams && !self.limits.connections.admit_streaming(&self.connection) {
             return false;
@@ -185,16 +276,27 @@ impl Exchange {
         if kind == ResponseKind::Upgrade {
             self.connection.set_upgraded();
         }
-        // Until its end, a response of a known length occupies a stream of an HTTP/2 connection.
-        if streams || !self.connection.is_http2() {
-            self.leave_flight();
-        }
+        self.leave_flight();
         self.connection.begin_responding();
+        if !streams && self.connection.is_http2() {
+            let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+            let bytes = bytes.saturating_add(UNREAD_BYTES);
+            self.response_bytes.store(bytes, Ordering::Relaxed);
+            BEGUN.set(Some(Arc::clone(self)));
+        }
         true
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// Notes that the response has ended. An upgraded connection goes on until its transport is dropped.
     pub(super) fn end_response(&self, kind: ResponseKind) {
+        let place = self.unread_place.swap(0, Ordering::Relaxed);
+        if place > 0 {
+            self.limits.remove_unread(place);
+        }
         self.connection.end_responding();
         if kind == ResponseKind::Streaming {
             self.limits.connections.end_streaming(&self.connection);
@@ -246,6 +348,9 @@ pub(super) enum ResponseKind {
 }
 
 thread_local! {
+    /// The HTTP/2 exchange whose response has begun in the current poll of its stream.
+    static BEGUN: RefCell<Option<Arc<Exchange>>> = const { RefCell::new(None) };
+
     /// The exchange whose handler is being polled. In the data of the request it would be one more entry than the data have
     /// room for, which costs 3% of the instructions of a small request.
     static CURRENT: RefCell<Option<Arc<Exchange>>> = const { RefCell::new(None) };
@@ -254,6 +359,11 @@ thread_local! {
 /// Calls `change` with the exchange whose handler is being polled, if there is one.
 pub(super) fn with_current(change: impl FnOnce(&Exchange)) {
     CURRENT.with_borrow(|current| current.as_deref().map(change));
+}
+
+/// Returns the exchange of an HTTP/2 stream if its response has begun in this poll of it.
+pub(in crate::server) fn take_begun() -> Option<Arc<Exchange>> {
+    BEGUN.take()
 }
 
 /// A handler that is dropped when a limit of its request is reached.
@@ -295,6 +405,17 @@ impl<F> Limited<F> {
             return Poll::Ready(error);
         }
         exchange.note_waiting();
+        let is_stalled = exchange.stalled_key().is_some();
+        if exchange.is_reserved.load(Ordering::Relaxed)
+            && !is_stalled
+            && !exchange.is_urgent.load(Ordering::Relaxed)
+        {
+            if !exchange.limits.may_wait() {
+                exchange.fail(LimitError::Overloaded);
+                return Poll::Ready(LimitError::Overloaded);
+            }
+            exchange.is_reserved.store(false, Ordering::Relaxed);
+        }
         let clock = &exchange.limits.clock;
         loop {
             let timeout = Duration::from_millis(exchange.timeout.load(Ordering::Relaxed));
@@ -314,7 +435,7 @@ impl<F> Limited<F> {
             }
             *sleep = clock.sleep(rest);
         }
-        let error = if exchange.stalled_place.load(Ordering::Relaxed) > 0 {
+        let error = if is_stalled {
             LimitError::BodyLate
         } else {
             LimitError::HandlerLate

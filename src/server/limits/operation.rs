@@ -41,6 +41,7 @@ use super::exchange::with_current;
 pub struct RequestLimits {
     max_body: Option<usize>,
     timeout: Option<Duration>,
+    is_urgent: bool,
 }
 
 impl RequestLimits {
@@ -61,6 +62,17 @@ impl RequestLimits {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// Lets handlers wait however many others do.
+    ///
+    /// The last eighth of `MAX_REQUESTS` is for requests whose handlers do not wait for anything but their body: there, a
+    /// handler that waits gets 503 `overloaded`. An urgent one may wait there as well. It should bound by itself how many of
+    /// its requests wait at the same time.
+    #[must_use]
+    pub fn urgent(mut self) -> Self {
+        self.is_urgent = true;
         self
     }
 }
@@ -93,6 +105,9 @@ impl<E: Endpoint> Endpoint for LimitedEndpoint<E> {
             }
             if let Some(timeout) = self.limits.timeout {
                 exchange.set_timeout(timeout);
+            }
+            if self.limits.is_urgent {
+                exchange.set_urgent();
             }
         });
         self.endpoint.call(request).await

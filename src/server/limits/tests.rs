@@ -93,12 +93,30 @@ impl Scene {
     }
 
     fn stalled(&self) -> usize {
-        self.limits
-            .stalled
-            .lock()
-            .expect("no panic")
-            .exchanges
-            .len()
+        let stalled = super::lock(&self.limits.stalled);
+        stalled.small.exchanges.len() + stalled.large.exchanges.len()
+    }
+
+    fn unread(&self) -> usize {
+        super::lock(&self.limits.unread).responses.len()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.limits.requests.load(super::Ordering::Relaxed)
+    }
+
+    fn memory(&self) -> usize {
+        self.limits.memory.load(super::Ordering::Relaxed)
+    }
+
+    /// Opens an HTTP/2 connection whose streams have a window of so many bytes.
+    async fn connect_http2(&self, window: u32) -> Client {
+        let mut client = self.connect().await;
+        client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+        let mut setting = vec![0, 4];
+        setting.extend(window.to_be_bytes());
+        client.send_frame(SETTINGS, 0, 0, &setting).await;
+        client
     }
 
     async fn all_stalled(&self, count: usize) {
@@ -155,6 +173,19 @@ fn pages() -> Pages {
             "/never",
             make(|_| std::future::pending::<poem::Result<Response>>()),
         )
+        .at(
+            "/urgent",
+            make(|_| std::future::pending::<poem::Result<Response>>())
+                .with(RequestLimits::new().urgent()),
+        )
+        .at(
+            "/holds",
+            make(|mut request: Request| async move {
+                let _bytes = request.take_body().into_bytes().await?;
+                std::future::pending::<poem::Result<Response>>().await
+            }),
+        )
+        .at("/huge", make(|_| async { vec![b'x'; LARGE_RESPONSE] }))
         .at("/ignores", make(|_| async { StatusCode::NO_CONTENT }))
         .at(
             "/stream",
@@ -190,6 +221,13 @@ fn pages() -> Pages {
         )
 }
 
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const WINDOW_UPDATE: u8 = 8;
+
+const LARGE_RESPONSE: usize = 1024 * 1024;
+
 struct Client(TcpStream);
 
 impl Client {
@@ -198,6 +236,41 @@ impl Client {
             .write_all(text.as_bytes())
             .await
             .expect("an open connection");
+    }
+
+    async fn send_frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).expect("a short payload");
+        let mut frame = length.to_be_bytes()[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        self.0.write_all(&frame).await.expect("an open connection");
+    }
+
+    /// Sends a request by HTTP/2, without a body.
+    async fn get_http2(&mut self, stream: u32, path: &str) {
+        // An empty table, `GET` and `http` of the static one, then `:path` and `:authority` as literals.
+        let mut block = vec![0x20, 0x82, 0x86, 0x04];
+        block.push(u8::try_from(path.len()).expect("a short path"));
+        block.extend(path.as_bytes());
+        block.extend([0x01, 1, b'a']);
+        const END_STREAM_AND_HEADERS: u8 = 0x5;
+        self.send_frame(HEADERS, END_STREAM_AND_HEADERS, stream, &block)
+            .await;
+    }
+
+    /// Reads frames until one of this kind, and returns its stream.
+    async fn frame(&mut self, kind: u8) -> u32 {
+        loop {
+            let mut head = [0; 9];
+            self.0.read_exact(&mut head).await.expect("a frame");
+            let [a, b, c, found, _, stream @ ..] = head;
+            let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+            self.0.read_exact(&mut payload).await.expect("a payload");
+            if found == kind {
+                return u32::from_be_bytes(stream);
+            }
+        }
     }
 
     async fn get(&mut self, path: &str) -> String {
@@ -700,4 +773,215 @@ async fn every_rejection_has_the_headers_of_a_response() {
             assert!(field(&response, header).is_some(), "{name}: {response}");
         }
     }
+}
+
+#[tokio::test]
+async fn unread_http_2_response_is_not_in_flight_and_is_reset() {
+    let scene = Scene::start(&[("REQUEST_TIMEOUT", "2m")]);
+    let mut client = scene.connect_http2(0).await;
+    client.get_http2(1, "/never").await;
+    until(|| scene.in_flight() == 1).await;
+    for stream in [3, 5, 7] {
+        client.get_http2(stream, "/quick").await;
+    }
+    until(|| scene.unread() == 3).await;
+    assert_eq!(scene.in_flight(), 1);
+    assert!(scene.memory() > 0);
+    // One is read in time.
+    client.send_frame(WINDOW_UPDATE, 0, 5, &[0, 0, 0, 5]).await;
+    until(|| scene.unread() == 2).await;
+    scene.clock.advance(Duration::from_secs(29));
+    settle().await;
+    assert_eq!(scene.unread(), 2);
+    scene.clock.advance(Duration::from_secs(1));
+    settle().await;
+    let mut reset = [
+        client.frame(RST_STREAM).await,
+        client.frame(RST_STREAM).await,
+    ];
+    reset.sort_unstable();
+    assert_eq!(reset, [3, 7]);
+    assert_eq!((scene.unread(), scene.memory()), (0, 0));
+    // The connection and its handler go on.
+    assert_eq!(scene.limits.connections.count(), 1);
+}
+
+#[tokio::test]
+async fn unread_rest_of_a_response_closes_its_connection() {
+    let scene = Scene::start(&[]);
+    let mut client = scene.connect_http2(1).await;
+    client.get_http2(1, "/quick").await;
+    // h2 has taken it, but cannot send it.
+    until(|| scene.unread() == 1).await;
+    client.send_frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 2]).await;
+    settle().await;
+    assert_eq!(scene.unread(), 1);
+    scene.clock.advance(Duration::from_secs(30));
+    client.closes().await;
+    until(|| scene.unread() == 0).await;
+}
+
+#[tokio::test]
+async fn slow_reader_keeps_its_response_while_it_reads() {
+    let scene = Scene::start(&[]);
+    let mut client = scene.connect_http2(0).await;
+    client.get_http2(1, "/huge").await;
+    until(|| scene.unread() == 1).await;
+    client
+        .send_frame(WINDOW_UPDATE, 0, 0, &[0, 0x20, 0, 0])
+        .await;
+    for _ in 0..LARGE_RESPONSE / 32_768 {
+        scene.clock.advance(Duration::from_secs(20));
+        settle().await;
+        client
+            .send_frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0x80, 0])
+            .await;
+        let mut received = 0;
+        while received < 32_768 {
+            let mut bytes = [0; 4096];
+            received += client.0.read(&mut bytes).await.expect("an open connection");
+        }
+        settle().await;
+    }
+    until(|| scene.unread() == 0).await;
+    assert_eq!(scene.limits.connections.count(), 1);
+}
+
+#[tokio::test]
+async fn unread_responses_have_a_bound_over_all_connections() {
+    let scene = Scene::start(&[]);
+    let mut clients = Vec::new();
+    for connection in 0..super::MAX_UNREAD / 100 + 2 {
+        let mut client = scene.connect_http2(0).await;
+        // Keeps the connection from being closed.
+        client.get_http2(1, "/never").await;
+        for stream in 1..100 {
+            client.get_http2(2 * stream + 1, "/quick").await;
+        }
+        clients.push(client);
+        until(|| scene.unread() >= ((connection + 1) * 99).min(super::MAX_UNREAD)).await;
+        assert!(scene.unread() <= super::MAX_UNREAD);
+    }
+    // The oldest were reset.
+    clients[0].frame(RST_STREAM).await;
+    assert_eq!(scene.in_flight(), clients.len());
+    assert_ok(&scene.request(&get("/quick")).await);
+}
+
+#[tokio::test]
+async fn unread_responses_share_the_memory() {
+    let scene = Scene::start(&[]);
+    let mut clients = Vec::new();
+    for _ in 0..super::MEMORY / LARGE_RESPONSE + 5 {
+        let mut client = scene.connect_http2(0).await;
+        client.get_http2(1, "/huge").await;
+        settle().await;
+        clients.push(client);
+    }
+    until(|| scene.in_flight() == 0).await;
+    settle().await;
+    assert!(scene.memory() <= super::MEMORY, "{}", scene.memory());
+    clients[0].frame(RST_STREAM).await;
+    let small = "x".repeat(SMALL_BODY);
+    assert_ok(&scene.request(&post("/length", small.len(), &small)).await);
+}
+
+#[tokio::test]
+async fn handlers_that_wait_leave_places_for_others() {
+    let scene = Scene::start(&[("MAX_REQUESTS", "16")]);
+    let mut waiting = Vec::new();
+    for count in 1..=14 {
+        let mut client = scene.join().await;
+        client.send(&get("/never")).await;
+        until(|| scene.in_flight() == count).await;
+        waiting.push(client);
+    }
+    settle().await;
+    assert_problem(&scene.request(&get("/never")).await, 503, "overloaded");
+    assert_ok(&scene.request(&get("/quick")).await);
+    // A body may be late.
+    let mut late = scene.connect().await;
+    late.send(&post("/length", 2, "1")).await;
+    scene.all_stalled(1).await;
+    late.send("2").await;
+    assert_ok(&late.response().await);
+    let mut urgent = scene.connect().await;
+    urgent.send(&get("/urgent")).await;
+    until(|| scene.in_flight() == 15).await;
+    settle().await;
+    assert!(!urgent.is_closed().await);
+    assert_eq!(scene.in_flight(), 15);
+}
+
+#[tokio::test]
+async fn memory_of_running_handlers_drops_no_late_bodies() {
+    let scene = Scene::start(&[]);
+    let mut late = scene.connect().await;
+    late.send(&post("/length", 2, "1")).await;
+    let mut late_large = scene.connect().await;
+    let half = SMALL_BODY * 4;
+    late_large
+        .send(&post("/length", half + 1, &"x".repeat(half)))
+        .await;
+    scene.all_stalled(2).await;
+    let body = "x".repeat(200 * 1024);
+    let mut holders = Vec::new();
+    loop {
+        let mut client = scene.connect().await;
+        client.send(&post("/holds", body.len(), &body)).await;
+        settle().await;
+        holders.push(client);
+        if holders.len() > super::MEMORY / (2 * body.len()) + 2 {
+            break;
+        }
+    }
+    let rejected = holders.last_mut().expect("a client");
+    assert_problem(&rejected.response().await, 503, "overloaded");
+    assert!(scene.memory() <= super::MEMORY, "{}", scene.memory());
+    assert!(scene.stalled() >= 1);
+    late.send("2").await;
+    assert_ok(&late.response().await);
+    let small = "x".repeat(SMALL_BODY);
+    assert_ok(&scene.request(&post("/length", small.len(), &small)).await);
+}
+
+#[tokio::test]
+async fn copy_of_a_collected_body_is_accounted_for() {
+    let scene = Scene::start(&[]);
+    let length = 4 * SMALL_BODY;
+    let mut client = scene.connect().await;
+    client
+        .send(&post("/holds", length, &"x".repeat(length)))
+        .await;
+    until(|| scene.memory() == 2 * length).await;
+}
+
+#[tokio::test]
+async fn dripping_bodies_give_way_to_those_that_have_just_begun() {
+    let scene = Scene::start(&[("MAX_REQUESTS", "3")]);
+    let mut dripping = Vec::new();
+    for count in 1..=2 {
+        let mut client = scene.connect().await;
+        client.send(&post("/length", 9, "1")).await;
+        scene.all_stalled(count).await;
+        dripping.push(client);
+    }
+    scene.clock.advance(Duration::from_secs(10));
+    let mut late = scene.connect().await;
+    late.send(&post("/length", 2, "1")).await;
+    scene.all_stalled(3).await;
+    scene.clock.advance(Duration::from_secs(1));
+    for client in &mut dripping {
+        client.send("2").await;
+        settle().await;
+    }
+    for client in &mut dripping {
+        assert_ok(&scene.request(&post("/length", 2, "12")).await);
+        let mut next = scene.connect().await;
+        next.send(&get("/never")).await;
+        assert_problem(&client.response().await, 408, "request-timeout");
+        std::mem::forget(next);
+    }
+    late.send("2").await;
+    assert_ok(&late.response().await);
 }
