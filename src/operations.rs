@@ -13,7 +13,7 @@ pub(crate) use health::Draining;
 pub use health::HealthApi;
 pub use me::MeApi;
 use poem_openapi::Tags;
-pub use webhooks::WebhooksApi;
+pub use webhooks::{WebhooksApi, webhook_endpoint};
 
 /// The path of the webhook operation.
 pub(crate) const WEBHOOK_PATH: &str = "/webhooks/hanko";

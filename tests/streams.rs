@@ -77,15 +77,19 @@ fn start_server(hanko_url: &str) -> (Process, String) {
         .env_clear()
         .envs([("HANKO_API_URL", hanko_url), ("PORT", "0")])
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut line = String::new();
-    BufReader::new(process.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    let url = line.trim().strip_prefix("listening on ").unwrap();
-    (Process(process), url.to_owned())
+    let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
+    let url = log.by_ref().find_map(|line| {
+        let line = line.unwrap();
+        let (_, rest) = line.split_once("listening address=")?;
+        let address = rest.split(' ').next()?;
+        Some(format!("http://{address}"))
+    });
+    // The pipe stays open, and nobody has to read it.
+    std::mem::forget(log);
+    (Process(process), url.expect("it listens"))
 }
 
 /// What the process of [`clients`] reports of a stream.

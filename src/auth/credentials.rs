@@ -2,7 +2,7 @@
 
 use poem::http::{
     HeaderMap, HeaderValue, Method,
-    header::{AUTHORIZATION, COOKIE, ORIGIN},
+    header::{AUTHORIZATION, COOKIE, ORIGIN, UPGRADE},
 };
 
 use super::rejection::Rejection;
@@ -24,7 +24,9 @@ impl<'a> Credentials<'a> {
         let Some(token) = cookie(headers, hanko.cookie_name())? else {
             return Ok(None);
         };
-        let is_safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+        // A page of any site can open a WebSocket, with a GET that is not subject to CORS.
+        let is_safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+            && !headers.contains_key(UPGRADE);
         if !is_safe && !comes_from_trusted_page(headers, hanko) {
             return Err(Rejection::CrossSiteRequest);
         }

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 #[cfg(feature = "server")]
 use std::time::Duration;
 
@@ -5,14 +6,18 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 #[cfg(feature = "server")]
 use poem::EndpointExt;
-use poem::{Body, Endpoint, Request, RequestBody, http::header, web::Data};
+use poem::{
+    Body, Endpoint, Request, RequestBody, RouteMethod,
+    http::{Method, header},
+    web::Data,
+};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, Object, OpenApi,
     registry::{MetaMediaType, MetaRequest, MetaResponses, Registry},
     types::{Example, Type},
 };
 
-use super::Tag;
+use super::{Tag, WEBHOOK_PATH};
 #[cfg(feature = "server")]
 use crate::server::RequestLimits;
 use crate::{
@@ -226,4 +231,19 @@ impl WebhooksApi {
             Err(error) => Err(WebhookRejection(error)),
         }
     }
+}
+
+/// Returns the operation of [`WebhooksApi`] for an app without an OpenAPI document: put it where Hanko sends its webhooks. It
+/// takes the [`Hanko`] from the data of the request, and responds to POST.
+///
+/// # Panics
+/// Never: the API has this operation.
+pub fn webhook_endpoint() -> RouteMethod {
+    let mut routes = HashMap::new();
+    WebhooksApi.add_routes(&mut routes);
+    let receive = routes
+        .remove(WEBHOOK_PATH)
+        .and_then(|mut methods| methods.remove(&Method::POST))
+        .expect("the API has this operation");
+    RouteMethod::new().post(receive)
 }
