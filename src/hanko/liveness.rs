@@ -30,8 +30,9 @@ use self::{
     store::Store,
 };
 use super::{
+    id::SessionId,
     revocation::RevocationStore,
-    session::{Session, SessionId},
+    session::Session,
     streams::{EndReason, Streams},
 };
 use crate::{
