@@ -10,9 +10,8 @@ use std::{
 };
 
 use poem_hanko::{
-    Clock, Event, Hanko, ManualClock, MemoryStore, Receipt, Revocation, RevocationStore, Revoking,
-    SessionId, StoreUnavailable, UserId, WebhookError,
-    jose::{NumericDate, TokenError},
+    Clock, Event, Hanko, ManualClock, MemoryStore, NumericDate, Receipt, Revocation,
+    RevocationStore, Revoking, SessionId, StoreUnavailable, TokenError, UserId, WebhookError,
     testing::{Fault, LocalHanko, SignedIn},
 };
 use reqwest::Method;
