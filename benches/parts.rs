@@ -1,16 +1,22 @@
 //! The parts of a request, one by one: `cargo bench --bench parts`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
 
+use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use divan::{Bencher, black_box};
 use poem::{
     Request,
     http::header::{AUTHORIZATION, COOKIE},
 };
 use poem_hanko::{
-    Clock, FetchPolicy, Hanko, ManualClock, MemoryStore, RemoteKeySet, Revocation, RevocationStore,
-    SessionClaims, SessionId, SystemClock, Target, UserId,
-    jose::{ClaimsRules, KeySet, KeySetDocument, NumericDate, UnverifiedToken},
+    FetchPolicy, Hanko, HankoBuilder, ManualClock, MemoryStore, NumericDate, Revocation,
+    RevocationStore, SessionId, SessionMode, Target, UserId,
     testing::{LocalHanko, Person},
 };
 use tokio::runtime::{self, Runtime};
@@ -100,10 +106,18 @@ fn token(local_hanko: &LocalHanko) -> String {
         .token
 }
 
-/// The product's way to a session, with its keys fetched.
+/// Default settings, with the keys fetched.
 fn hanko(runtime: &Runtime, local_hanko: &LocalHanko) -> Hanko {
+    hanko_with(runtime, local_hanko, |builder| builder)
+}
+
+fn hanko_with(
+    runtime: &Runtime,
+    local_hanko: &LocalHanko,
+    settings: impl FnOnce(HankoBuilder) -> HankoBuilder,
+) -> Hanko {
     let _runtime = runtime.enter();
-    let hanko = Hanko::builder(local_hanko.tenant())
+    let hanko = settings(Hanko::builder(local_hanko.tenant()))
         .build()
         .expect("an HTTP client");
     runtime.block_on(hanko.wait_for_key_set_fetches(1));
@@ -133,25 +147,40 @@ fn credentials(bencher: Bencher<'_, '_>, place: &str) {
     });
 }
 
-/// Everything about a token that was never seen before.
+/// A token whose signature is verified each time.
 #[divan::bench(args = [2048, 4096], min_time = 1)]
 fn verify_cold(bencher: Bencher<'_, '_>, bits: usize) {
+    let runtime = runtime();
+    let local_hanko = local_hanko(&runtime, bits);
+    let hanko = hanko_with(&runtime, &local_hanko, |builder| {
+        builder
+            .session_mode(SessionMode::Stateless)
+            .token_cache_capacity(0)
+    });
+    let token = token(&local_hanko);
+    let authenticate = || runtime.block_on(hanko.authenticate(black_box(&token)));
+    authenticate().expect("a good token");
+    bencher.bench_local(authenticate);
+}
+
+/// The signature alone, by aws-lc with a parsed key: the least that [`verify_cold`] can take.
+#[divan::bench(args = [2048, 4096], min_time = 1)]
+fn verify_signature(bencher: Bencher<'_, '_>, bits: usize) {
     let local_hanko = local_hanko(&runtime(), bits);
     let token = token(&local_hanko);
-    let keys: KeySet = KeySetDocument::parse(local_hanko.key_set().to_string().as_bytes())
-        .expect("a JWK Set")
-        .key_set;
-    let rules = ClaimsRules {
-        leeway: Duration::from_secs(30),
-        ..ClaimsRules::default()
-    };
-    let now = NumericDate::from(SystemClock::new().unix_time());
-    let verify = || {
-        UnverifiedToken::parse(black_box(&token))?
-            .verify_signature(&keys)?
-            .validate::<SessionClaims>(&rules, now)
-    };
-    verify().expect("a good token");
+    let (signing_input, signature) = token.rsplit_once('.').expect("a JWS");
+    let decode = |text: &str| BASE64_URL_SAFE_NO_PAD.decode(text).expect("base64url");
+    let signature = decode(signature);
+    let jwk = &local_hanko.key_set()["keys"][0];
+    let component = |name: &str| decode(jwk[name].as_str().expect("a component"));
+    let key = RsaPublicKeyComponents {
+        n: component("n"),
+        e: component("e"),
+    }
+    .to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)
+    .expect("a key");
+    let verify = || key.verify_sig(black_box(signing_input.as_bytes()), &signature);
+    verify().expect("a good signature");
     bencher.bench_local(verify);
 }
 
@@ -167,39 +196,47 @@ fn verify_warm(bencher: Bencher<'_, '_>, bits: usize) {
     bencher.bench_local(authenticate);
 }
 
-/// Taking the current key set while it is being swapped as fast as it can be fetched, or left alone.
+/// Authenticating a cached token while the key set is being swapped as fast as it can be fetched, or left alone.
 #[divan::bench(args = ["left alone", "being swapped"], threads = [1, 2], min_time = 1)]
-fn current_key_set(bencher: Bencher<'_, '_>, state: &str) {
+fn key_set_swap(bencher: Bencher<'_, '_>, state: &str) {
     let runtime = runtime();
-    let local_hanko = local_hanko(&runtime, 2048);
-    let clock = ManualClock::new(Duration::ZERO);
+    let clock = ManualClock::new(Duration::from_hours(498_732));
+    let local_hanko = LocalHanko::builder().clock(Arc::new(clock.clone()));
+    let local_hanko = runtime
+        .block_on(local_hanko.start())
+        .expect("a local Hanko");
     let max_age = Duration::from_secs(1);
-    let client = reqwest::Client::builder().no_proxy().build();
-    let keys = {
-        let _runtime = runtime.enter();
-        RemoteKeySet::start(
-            local_hanko.tenant().jwks_url(),
-            client.expect("an HTTP client"),
-            FetchPolicy {
+    let hanko = hanko_with(&runtime, &local_hanko, |builder| {
+        builder
+            .session_mode(SessionMode::Stateless)
+            // The token has to outlive every fetch.
+            .leeway(Duration::from_hours(1_000_000))
+            .fetch_policy(FetchPolicy {
                 max_age,
                 cooldown: max_age,
                 ..FetchPolicy::default()
-            },
-            Arc::new(clock.clone()),
-        )
-    };
-    let keys = Arc::new(keys);
-    runtime.block_on(keys.wait_for_fetches(1));
+            })
+            .clock(Arc::new(clock.clone()))
+    });
+    let token = token(&local_hanko);
+    runtime
+        .block_on(hanko.authenticate(&token))
+        .expect("a good token");
     let swapper = (state == "being swapped").then(|| {
-        let keys = Arc::clone(&keys);
+        let hanko = hanko.clone();
         runtime.spawn(async move {
             for fetches in 2.. {
                 clock.advance(max_age);
-                keys.wait_for_fetches(fetches).await;
+                hanko.wait_for_key_set_fetches(fetches).await;
             }
         })
     });
-    bencher.bench(|| keys.current());
+    bencher.bench(|| {
+        // Cached, so this never waits.
+        let mut authenticated = pin!(hanko.authenticate(black_box(&token)));
+        let mut context = Context::from_waker(Waker::noop());
+        authenticated.as_mut().poll(&mut context).is_ready()
+    });
     if let Some(swapper) = swapper {
         swapper.abort();
     }

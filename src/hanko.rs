@@ -1,8 +1,12 @@
-//! What Hanko says: where its API is, what its tokens claim, and which sessions are active. Nothing of Poem.
+//! The API of Hanko: its URL, the claims of its tokens, which sessions are active, and its webhooks. Uses nothing of Poem.
 
 mod authenticate;
+mod builder;
+mod claim_reader;
 mod claims;
+mod error;
 mod http_client;
+mod id;
 mod liveness;
 mod origin;
 mod revocation;
@@ -12,12 +16,15 @@ mod token_cache;
 mod url;
 mod webhook;
 
-pub use authenticate::{
-    AuthenticateError, BuildError, DEFAULT_COOKIE_NAME, DEFAULT_LEEWAY,
-    DEFAULT_TOKEN_CACHE_CAPACITY, Hanko, HankoBuilder,
+pub use authenticate::Hanko;
+pub use builder::{
+    DEFAULT_COOKIE_NAME, DEFAULT_LEEWAY, DEFAULT_TOKEN_CACHE_CAPACITY, HankoBuilder,
 };
-pub use claims::{EmailClaim, SessionClaims};
+pub use claim_reader::ClaimError;
+pub use claims::EmailClaim;
+pub use error::{AuthenticateError, BuildError};
 pub use http_client::HttpClientError;
+pub use id::{IdError, SessionId, UserId};
 pub use liveness::{
     SessionMode, SessionPolicy, SessionPolicyError, ValidationError, ValidationStatus,
 };
@@ -26,7 +33,7 @@ pub use revocation::{
 };
 #[cfg(feature = "redis")]
 pub use revocation::{RedisStore, RedisStoreError};
-pub use session::{Session, SessionId, UserId};
+pub use session::Session;
 pub use streams::EndReason;
 #[cfg(feature = "server")]
 pub(crate) use url::is_loopback;

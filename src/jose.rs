@@ -1,30 +1,20 @@
-//! What the RFCs say of signed tokens and key sets, with nothing of Hanko or Poem in it.
+//! Signed tokens and key sets as the RFCs define them. Nothing here knows of Hanko, HTTP, Poem or tokio.
 //!
-//! A token passes three stages, each a type that only the stage before can make: [`UnverifiedToken`] is well-formed and
-//! of an allowed algorithm, [`SignedPayload`] was signed by a key of the set, and [`Verified`] also has claims that hold
-//! now. RFC 7515 (JWS), RFC 7517 (JWK), RFC 7518 (JWA), RFC 7519 (JWT), RFC 8725 (best practices).
+//! A token passes three stages, each a type that only the previous stage can create: [`UnverifiedToken`] is well-formed and
+//! uses the allowed algorithm, [`SignedPayload`] was signed by a key of the set, and [`Verified`] also has valid claims.
+//! RFC 7515 (JWS), RFC 7517 (JWK), RFC 7518 (JWA), RFC 7519 (JWT), RFC 8725 (best practices).
 
 mod claims;
 mod error;
 mod json;
 mod key_set;
+#[cfg(test)]
+mod tests;
 mod verifier;
 
-use std::sync::Once;
-
-pub use claims::{Claims, ClaimsRules, NumericDate, RegisteredClaims};
-pub use error::{TokenError, UnusableKey};
+pub use claims::NumericDate;
+pub(crate) use claims::{Claims, ClaimsRules, RegisteredClaims};
+pub use error::TokenError;
 pub(crate) use json::parse_object;
-pub use key_set::{KeySet, KeySetDocument, KeyThumbprint, PassedOverKey, VerificationKey};
-pub use verifier::{MAX_TOKEN_BYTES, SignedPayload, UnverifiedToken, Verified};
-
-/// Makes sure that `jsonwebtoken` has a crypto provider.
-///
-/// Where another crate of the same program turns on its second backend, `jsonwebtoken` knows no default and panics at
-/// first use. A provider that the program has installed itself is left in place.
-pub(crate) fn ensure_crypto_provider() {
-    static INSTALLED: Once = Once::new();
-    INSTALLED.call_once(|| {
-        let _already_installed = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
-    });
-}
+pub(crate) use key_set::{KeySet, KeySetDocument, KeyThumbprint, SkippedKey};
+pub(crate) use verifier::{MAX_TOKEN_BYTES, SignedPayload, UnverifiedToken, Verified};

@@ -25,7 +25,7 @@ pub use error::{FetchError, KeySetError};
 
 use crate::{
     clock::Clock,
-    jose::{KeySet, KeySetDocument, KeyThumbprint, PassedOverKey},
+    jose::{KeySet, KeySetDocument, KeyThumbprint, SkippedKey},
 };
 
 /// The largest JWK Set that is read, in bytes. A Hanko with ten 4096-bit keys answers 8 KiB.
@@ -95,7 +95,7 @@ impl Default for FetchPolicy {
     }
 }
 
-/// The state of a [`RemoteKeySet`], for readiness, logs and metrics.
+/// The state of the key set, for readiness, logs and metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeySetStatus {
@@ -113,7 +113,7 @@ pub struct KeySetStatus {
 }
 
 /// A JWK Set at a URL, kept up to date by a task that ends when this is dropped.
-pub struct RemoteKeySet {
+pub(crate) struct RemoteKeySet {
     shared: Arc<Shared>,
     task: AbortHandle,
 }
@@ -192,7 +192,7 @@ impl RemoteKeySet {
     /// Starts to fetch the set at `url` without waiting for it. Must be called within a tokio runtime.
     ///
     /// `client` must not follow redirects: an issuer that redirects its keys away is answered like any other error.
-    pub fn start(
+    pub(crate) fn start(
         url: Url,
         client: reqwest::Client,
         policy: FetchPolicy,
@@ -222,7 +222,7 @@ impl RemoteKeySet {
     ///
     /// # Errors
     /// [`KeySetError`] where none were fetched yet, or those held are older than [`FetchPolicy::max_stale`].
-    pub fn current(&self) -> Result<Arc<KeySet>, KeySetError> {
+    pub(crate) fn current(&self) -> Result<Arc<KeySet>, KeySetError> {
         self.shared.current()
     }
 
@@ -235,7 +235,7 @@ impl RemoteKeySet {
     /// [`KeySetError`] where there are no keys, or where `kid` is unknown and the last fetch failed, or too many requests
     /// wait for one already: then the token may well be good. Where the issuer does not know the key either, the set comes
     /// back without it.
-    pub async fn with_key(&self, kid: Option<&str>) -> Result<Arc<KeySet>, KeySetError> {
+    pub(crate) async fn with_key(&self, kid: Option<&str>) -> Result<Arc<KeySet>, KeySetError> {
         let shared = &self.shared;
         if shared.held.load().is_none() {
             shared.wait_for_first_fetch().await?;
@@ -281,14 +281,14 @@ impl RemoteKeySet {
     }
 
     /// Whether this key is among those that may be used now.
-    pub fn holds(&self, thumbprint: KeyThumbprint) -> bool {
+    pub(crate) fn holds(&self, thumbprint: KeyThumbprint) -> bool {
         let held = self.shared.held.load();
         held.as_ref()
             .is_some_and(|held| self.shared.is_usable(held) && held.key_set.contains(thumbprint))
     }
 
     /// How things stand.
-    pub fn status(&self) -> KeySetStatus {
+    pub(crate) fn status(&self) -> KeySetStatus {
         let shared = &self.shared;
         let now = shared.clock.monotonic();
         let usable_keys = shared.usable_keys();
@@ -306,7 +306,7 @@ impl RemoteKeySet {
     }
 
     /// Waits until `fetches` fetches have ended since the start.
-    pub async fn wait_for_fetches(&self, fetches: u64) {
+    pub(crate) async fn wait_for_fetches(&self, fetches: u64) {
         self.shared.wait_for_fetches(fetches).await;
     }
 }
@@ -458,7 +458,7 @@ impl Shared {
             .await
             .map_err(transport)?;
         if response.status() != StatusCode::OK {
-            return Err(FetchError::Status(response.status()));
+            return Err(FetchError::Status(response.status().as_u16()));
         }
         let max_age = response
             .headers()
@@ -481,12 +481,9 @@ impl Shared {
 
     /// Takes a fetched set into use and returns its freshness lifetime. `is_new` unless the last answer was the same.
     fn hold(&self, fetched: Fetched, is_new: bool) -> Result<Duration, FetchError> {
-        let KeySetDocument {
-            key_set,
-            passed_over,
-        } = fetched.document;
+        let KeySetDocument { key_set, skipped } = fetched.document;
         if is_new {
-            warn_of(&passed_over);
+            warn_of(&skipped);
         }
         // An empty set never replaces held keys: `current` lets go of them after `max_stale`.
         if key_set.is_empty() {
@@ -581,8 +578,8 @@ async fn keep_fresh(shared: Arc<Shared>, fetch_has_ended: watch::Sender<u64>) {
     }
 }
 
-fn warn_of(passed_over: &[PassedOverKey]) {
-    for key in passed_over.iter().take(MAX_WARNINGS) {
+fn warn_of(skipped: &[SkippedKey]) {
+    for key in skipped.iter().take(MAX_WARNINGS) {
         tracing::warn!(
             index = key.index,
             kid = key.kid.as_deref().map(loggable),
@@ -590,7 +587,7 @@ fn warn_of(passed_over: &[PassedOverKey]) {
             "passed over a key of the JWK Set"
         );
     }
-    let unnamed = passed_over.len().saturating_sub(MAX_WARNINGS);
+    let unnamed = skipped.len().saturating_sub(MAX_WARNINGS);
     if unnamed > 0 {
         tracing::warn!(keys = unnamed, "passed over further keys of the JWK Set");
     }

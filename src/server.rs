@@ -121,7 +121,7 @@ impl Server {
         tracing::info!(
             address = %self.address(),
             public_url = self.public_url,
-            hanko = %self.hanko.tenant(),
+            hanko = %self.hanko.url(),
             "listening"
         );
         let config = &self.config.http;

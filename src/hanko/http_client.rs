@@ -2,7 +2,7 @@
 
 use super::url::HankoUrl;
 
-/// Why there is no HTTP client to call Hanko with.
+/// Why the HTTP client that calls Hanko cannot be built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HttpClientError {
@@ -12,25 +12,25 @@ pub enum HttpClientError {
          or set SSL_CERT_FILE to a file of PEM certificates or SSL_CERT_DIR to a folder of them"
     )]
     NoRoots,
-    /// The TLS library or the proxy settings are to blame.
-    #[error("no HTTP client: {0}")]
+    /// The TLS library or the proxy settings caused it.
+    #[error("the HTTP client cannot be built: {0}")]
     Other(String),
 }
 
 /// Builds the client for the calls to this Hanko.
 ///
 /// It needs no root certificates if Hanko is called over `http` on loopback.
-pub(super) fn http_client(tenant: &HankoUrl) -> Result<reqwest::Client, HttpClientError> {
+pub(super) fn http_client(hanko: &HankoUrl) -> Result<reqwest::Client, HttpClientError> {
     let builder = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("poem-hanko/", env!("CARGO_PKG_VERSION")));
     // A proxy runs elsewhere and has another loopback.
-    let builder = if tenant.is_loopback() {
+    let builder = if hanko.is_loopback() {
         builder.no_proxy()
     } else {
         builder
     };
-    let builder = if tenant.is_loopback() && tenant.url().scheme() == "http" {
+    let builder = if hanko.is_loopback() && hanko.is_http() {
         // Neither redirects nor a proxy can lead to https, so the roots of the platform are not even read.
         builder.tls_certs_only([])
     } else {

@@ -30,8 +30,9 @@ use self::{
     store::Store,
 };
 use super::{
+    id::{SessionId, UserId},
     revocation::RevocationStore,
-    session::{Session, SessionId, UserId},
+    session::Session,
     streams::{EndReason, Streams},
 };
 use crate::{

@@ -14,7 +14,7 @@ pub(crate) use mirror::Mirror;
 
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisStore, RedisStoreError};
-use super::session::{SessionId, UserId};
+use super::id::{SessionId, UserId};
 use crate::jose::NumericDate;
 
 /// The end of a session, or of all sessions of a user.

@@ -1,63 +1,25 @@
-//! A session: the proof that a request was authenticated.
+//! The proof that a request was authenticated.
 
 use std::{
     fmt,
     sync::{Arc, Weak},
 };
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use uuid::Uuid;
 
 use super::{
     authenticate::Inner,
+    claim_reader::{self, ClaimError},
     claims::{EmailClaim, SessionClaims},
+    id::{SessionId, UserId},
     streams::{self, EndReason},
 };
-use crate::jose::{NumericDate, Verified};
+use crate::jose::{NumericDate, Verified, parse_object};
 
-macro_rules! uuid_newtype {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(Uuid);
-
-        impl $name {
-            /// The UUID itself.
-            pub fn as_uuid(self) -> Uuid {
-                self.0
-            }
-        }
-
-        impl From<Uuid> for $name {
-            fn from(uuid: Uuid) -> Self {
-                Self(uuid)
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.fmt(formatter)
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(formatter, concat!(stringify!($name), "({})"), self.0)
-            }
-        }
-    };
-}
-
-uuid_newtype! {
-    /// The id of a session at Hanko (`session_id`).
-    SessionId
-}
-uuid_newtype! {
-    /// The id of a user at Hanko (`sub`).
-    UserId
-}
-
-/// An authenticated session. Only [`Hanko::authenticate`](super::Hanko::authenticate) makes one; a clone is cheap.
+/// An authenticated session. Only [`Hanko::authenticate`](super::Hanko::authenticate) and its variants return one. A clone
+/// is cheap.
 #[derive(Clone)]
 pub struct Session(Arc<Authenticated>);
 
@@ -114,49 +76,109 @@ impl Session {
         self.0.hanko.upgrade()
     }
 
-    /// The id of the session.
+    /// Returns the id of the session.
     pub fn id(&self) -> SessionId {
-        self.claims().session_id
+        self.session_claims().session_id
     }
 
-    /// The id of the user whose session it is.
+    /// Returns the id of the user whose session it is.
     pub fn user_id(&self) -> UserId {
-        self.claims().user_id
+        self.session_claims().user_id
     }
 
-    /// The user's primary e-mail address, if the user has one.
+    /// Returns the user's primary e-mail address, if the user has one.
     pub fn email(&self) -> Option<&EmailClaim> {
-        self.claims().email.as_ref()
+        self.session_claims().email.as_ref()
     }
 
-    /// The user name, if the user has one.
+    /// Returns the user name, if the user has one.
     pub fn username(&self) -> Option<&str> {
-        self.claims().username.as_deref()
+        self.session_claims().username.as_deref()
     }
 
-    /// When the token was issued.
+    /// Returns when the token was issued.
     pub fn issued_at(&self) -> Option<NumericDate> {
         self.verified().registered().issued_at
     }
 
-    /// When the token expires.
+    /// Returns when the token expires.
     pub fn expires_at(&self) -> NumericDate {
         self.verified().registered().expires_at
     }
 
-    /// The audience of the token: by default the id of the WebAuthn relying party.
+    /// Returns the audience of the token: by default the id of the WebAuthn relying party.
     pub fn audience(&self) -> &[String] {
         &self.verified().registered().audience
     }
 
-    /// The issuer of the token, if Hanko is configured with one.
+    /// Returns the issuer of the token, if Hanko is configured with one.
     pub fn issuer(&self) -> Option<&str> {
         self.verified().registered().issuer.as_deref()
     }
 
-    /// The claims that the operator's JWT template adds.
+    /// Returns the claims that the operator's JWT template adds.
     pub fn custom_claims(&self) -> &Map<String, Value> {
-        &self.claims().custom
+        &self.session_claims().custom
+    }
+
+    /// Reads all claims of the token into a type of yours: the registered ones, Hanko's and those of the JWT template.
+    ///
+    /// ```no_run
+    /// # fn example(session: poem_hanko::Session) -> Result<(), poem_hanko::ClaimError> {
+    /// #[derive(serde::Deserialize)]
+    /// struct Claims {
+    ///     sub: poem_hanko::UserId,
+    ///     role: String,
+    ///     plan: Option<String>,
+    /// }
+    ///
+    /// let claims: Claims = session.claims()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Decodes the token again. To read a claim of the JWT template alone, [`claim`](Self::claim) is faster.
+    ///
+    /// # Errors
+    /// [`ClaimError`] if a claim is missing or has another form.
+    pub fn claims<T: DeserializeOwned>(&self) -> Result<T, ClaimError> {
+        claim_reader::read_all(self.all_claims())
+    }
+
+    /// Reads one claim by its name, or by a JSON Pointer (RFC 6901) if `name` starts with `/`. Returns `None` if the claim is
+    /// absent or `null`.
+    ///
+    /// ```no_run
+    /// # fn example(session: poem_hanko::Session) -> Result<(), poem_hanko::ClaimError> {
+    /// let role: Option<String> = session.claim("role")?;
+    /// let seats: Option<u32> = session.claim("/metadata/plan/seats")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ClaimError`] if the claim has another form.
+    pub fn claim<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, ClaimError> {
+        let read = |claims: &Map<String, Value>| match find(claims, name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => claim_reader::read_one(name, value).map(Some),
+        };
+        let custom = self.custom_claims();
+        if custom.contains_key(&first_segment(name)) {
+            return read(custom);
+        }
+        // Absent, or a claim that is kept in another form.
+        read(&self.all_claims())
+    }
+
+    /// Decodes the Claims Set from the token, which was verified.
+    fn all_claims(&self) -> Map<String, Value> {
+        let payload = self.token().split('.').nth(1).unwrap_or_default();
+        BASE64_URL_SAFE_NO_PAD
+            .decode(payload)
+            .ok()
+            .and_then(|payload| parse_object(&payload))
+            .unwrap_or_default()
     }
 
     /// Completes when the session ends: when Hanko reports or confirms its end, its key is withdrawn, its token expires, or
@@ -183,7 +205,61 @@ impl Session {
         streams::ended(self.clone())
     }
 
-    fn claims(&self) -> &SessionClaims {
+    fn session_claims(&self) -> &SessionClaims {
         self.verified().claims()
+    }
+}
+
+/// Returns the name of the claim that `name` is about: itself, or the first segment of a JSON Pointer.
+fn first_segment(name: &str) -> String {
+    match name.strip_prefix('/') {
+        None => name.to_owned(),
+        Some(pointer) => {
+            let first = pointer.split('/').next().unwrap_or_default();
+            // RFC 6901 section 4, in this order.
+            first.replace("~1", "/").replace("~0", "~")
+        }
+    }
+}
+
+/// Returns the claim of this name, or the value at this JSON Pointer.
+fn find<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    let claim = claims.get(&first_segment(name))?;
+    match name.strip_prefix('/').and_then(|rest| rest.find('/')) {
+        // One for the slash that was removed.
+        Some(end) => claim.pointer(&name[end + 1..]),
+        None => Some(claim),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn claims_are_found_by_name_and_by_pointer() {
+        let claims = json!({
+            "role": "admin",
+            "a/b~c": { "": [{ "d": 1 }] },
+            "https://example.com/role": "owner",
+        });
+        let claims = claims.as_object().unwrap();
+        for (name, expected) in [
+            ("role", Some(json!("admin"))),
+            ("/role", Some(json!("admin"))),
+            ("https://example.com/role", Some(json!("owner"))),
+            ("a/b~c", Some(json!({ "": [{ "d": 1 }] }))),
+            ("/a~1b~0c//0/d", Some(json!(1))),
+            ("/a~1b~0c//1/d", None),
+            ("/role/x", None),
+            ("/role/", None),
+            ("absent", None),
+            ("/", None),
+            ("", None),
+        ] {
+            assert_eq!(find(claims, name), expected.as_ref(), "{name}");
+        }
     }
 }

@@ -17,12 +17,14 @@ use tokio::{
 
 use super::{
     authenticate::Inner,
+    id::SessionId,
     liveness::SessionMode,
     revocation::{Revocation, Target},
-    session::{Session, SessionId},
+    session::Session,
 };
 
-/// With `SESSION_CACHE_TTL` at zero, a stream has its session validated this often.
+/// The interval at which the session of a stream is validated if [`SessionPolicy::cache_ttl`](super::SessionPolicy) is
+/// shorter.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a session ended while a stream was open.

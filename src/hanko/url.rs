@@ -1,17 +1,28 @@
 //! The URL of a Hanko API and those below it.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use url::{Host, Url};
 
-/// A Hanko API: Hanko Cloud's `https://….hanko.io`, or a self-hosted one, whose URL may end in a tenant id.
-#[derive(Clone, PartialEq, Eq)]
+/// The URL of a Hanko API: `https://….hanko.io` of Hanko Cloud, or that of a self-hosted Hanko, whose path may end in a
+/// tenant id.
+///
+/// ```
+/// use poem_hanko::{HankoUrl, HankoUrlError, PlainHttp};
+///
+/// let url: HankoUrl = "https://f4ee0000-0000-4000-8000-000000000000.hanko.io".parse()?;
+/// assert_eq!(url.as_str(), "https://f4ee0000-0000-4000-8000-000000000000.hanko.io/");
+/// assert_eq!("http://hanko:8000".parse::<HankoUrl>(), Err(HankoUrlError::PlainHttp));
+/// assert!(HankoUrl::parse("http://hanko:8000", PlainHttp::Allowed).is_ok());
+/// # Ok::<(), HankoUrlError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct HankoUrl {
     /// Always ends in a slash, so that joining keeps its path.
     base: Url,
 }
 
-/// Why a URL is not that of a Hanko API.
+/// Why a text is not accepted as the URL of a Hanko API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HankoUrlError {
@@ -21,13 +32,13 @@ pub enum HankoUrlError {
     /// Neither `https` nor `http`.
     #[error("must start with https://")]
     Scheme,
-    /// `http` to a host that is not loopback: whoever sits between could hand us their own keys.
+    /// `http` to a host that is not loopback: anybody on the network path could replace the keys.
     #[error("uses http to a host that is not loopback")]
     PlainHttp,
-    /// User name or password.
+    /// Contains a user name or a password.
     #[error("must hold no user name or password")]
     UserInfo,
-    /// A query or a fragment.
+    /// Contains a query or a fragment.
     #[error("must have no query or fragment")]
     QueryOrFragment,
 }
@@ -38,12 +49,13 @@ pub enum PlainHttp {
     /// Only to `localhost`, `127.0.0.0/8` and `[::1]`.
     #[default]
     LoopbackOnly,
-    /// To any host, for instance inside a cluster whose network is trusted.
+    /// To any host, such as one inside a cluster with a trusted network.
     Allowed,
 }
 
 impl HankoUrl {
-    /// Reads the base URL of a Hanko API. It may carry a path and end in a slash or not.
+    /// Parses the base URL of a Hanko API. It may have a path, and may end in a slash. The [`FromStr`] implementation does
+    /// the same with [`PlainHttp::LoopbackOnly`].
     ///
     /// # Errors
     /// [`HankoUrlError`], which never repeats the URL.
@@ -58,8 +70,8 @@ impl HankoUrl {
         if base.query().is_some() || base.fragment().is_some() {
             return Err(HankoUrlError::QueryOrFragment);
         }
-        let tenant_is_loopback = is_loopback(&base);
-        if base.scheme() == "http" && !tenant_is_loopback && plain_http == PlainHttp::LoopbackOnly {
+        let host_is_loopback = is_loopback(&base);
+        if base.scheme() == "http" && !host_is_loopback && plain_http == PlainHttp::LoopbackOnly {
             return Err(HankoUrlError::PlainHttp);
         }
         if !base.path().ends_with('/') {
@@ -69,22 +81,27 @@ impl HankoUrl {
         Ok(Self { base })
     }
 
-    /// The base URL.
-    pub fn url(&self) -> &Url {
-        &self.base
+    /// Returns the URL as text. It always ends in a slash.
+    pub fn as_str(&self) -> &str {
+        self.base.as_str()
     }
 
-    /// `GET` answers the JWK Set (Hanko `backend/handler/well_known.go`).
-    pub fn jwks_url(&self) -> Url {
+    /// Returns whether the scheme is `http`.
+    pub(crate) fn is_http(&self) -> bool {
+        self.base.scheme() == "http"
+    }
+
+    /// Returns the URL of the JWK Set (Hanko `backend/handler/well_known.go`).
+    pub(crate) fn jwks_url(&self) -> Url {
         self.join(".well-known/jwks.json")
     }
 
-    /// `POST` tells whether a session is alive (Hanko `backend/handler/session.go`).
-    pub fn validate_session_url(&self) -> Url {
+    /// Returns the URL that validates a session (Hanko `backend/handler/session.go`).
+    pub(crate) fn validate_session_url(&self) -> Url {
         self.join("sessions/validate")
     }
 
-    /// Whether the API is on this machine.
+    /// Returns whether the API is on this machine.
     pub fn is_loopback(&self) -> bool {
         is_loopback(&self.base)
     }
@@ -93,6 +110,15 @@ impl HankoUrl {
         let mut url = self.base.clone();
         url.set_path(&format!("{}{relative}", self.base.path()));
         url
+    }
+}
+
+impl FromStr for HankoUrl {
+    type Err = HankoUrlError;
+
+    /// Parses an `https` URL, or an `http` URL whose host is loopback.
+    fn from_str(url: &str) -> Result<Self, HankoUrlError> {
+        Self::parse(url, PlainHttp::LoopbackOnly)
     }
 }
 
@@ -131,7 +157,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn refuses(url: &str, expected: HankoUrlError) {
+    fn rejects(url: &str, expected: HankoUrlError) {
         assert_eq!(
             HankoUrl::parse(url, PlainHttp::LoopbackOnly),
             Err(expected),
@@ -151,25 +177,36 @@ mod tests {
     }
 
     #[test]
+    fn from_str_allows_plain_http_to_loopback_only() {
+        let url: HankoUrl = "http://localhost:8001/tenant".parse().unwrap();
+        assert_eq!(url.as_str(), "http://localhost:8001/tenant/");
+        assert_eq!(url.to_string(), url.as_str());
+        assert_eq!(
+            "http://hanko.example".parse::<HankoUrl>(),
+            Err(HankoUrlError::PlainHttp)
+        );
+    }
+
+    #[test]
     fn plain_http_is_for_loopback_unless_allowed() {
         jwks_url("http://localhost:8001");
         jwks_url("http://127.8.0.1:8001/");
         jwks_url("http://[::1]:8001/");
-        refuses("http://hanko.example", HankoUrlError::PlainHttp);
-        refuses("http://localhost.example", HankoUrlError::PlainHttp);
+        rejects("http://hanko.example", HankoUrlError::PlainHttp);
+        rejects("http://localhost.example", HankoUrlError::PlainHttp);
         assert!(HankoUrl::parse("http://hanko.example", PlainHttp::Allowed).is_ok());
     }
 
     #[test]
-    fn odd_urls_are_refused() {
-        refuses("", HankoUrlError::NotAUrl);
-        refuses("x.hanko.io", HankoUrlError::NotAUrl);
-        refuses("https://", HankoUrlError::NotAUrl);
-        refuses("ftp://x.hanko.io", HankoUrlError::Scheme);
-        refuses("file:///etc/passwd", HankoUrlError::Scheme);
-        refuses("https://user@x.hanko.io", HankoUrlError::UserInfo);
-        refuses("https://:secret@x.hanko.io", HankoUrlError::UserInfo);
-        refuses("https://x.hanko.io?a=b", HankoUrlError::QueryOrFragment);
-        refuses("https://x.hanko.io#a", HankoUrlError::QueryOrFragment);
+    fn urls_with_more_than_a_base_are_rejected() {
+        rejects("", HankoUrlError::NotAUrl);
+        rejects("x.hanko.io", HankoUrlError::NotAUrl);
+        rejects("https://", HankoUrlError::NotAUrl);
+        rejects("ftp://x.hanko.io", HankoUrlError::Scheme);
+        rejects("file:///etc/passwd", HankoUrlError::Scheme);
+        rejects("https://user@x.hanko.io", HankoUrlError::UserInfo);
+        rejects("https://:secret@x.hanko.io", HankoUrlError::UserInfo);
+        rejects("https://x.hanko.io?a=b", HankoUrlError::QueryOrFragment);
+        rejects("https://x.hanko.io#a", HankoUrlError::QueryOrFragment);
     }
 }

@@ -1,21 +1,23 @@
-//! Registered claims (RFC 7519 section 4.1) and the rules that decide whether they hold.
+//! Registered claims (RFC 7519 section 4.1) and their validation.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
 use super::error::TokenError;
 
-/// A `NumericDate` (RFC 7519 section 2): seconds since 1970-01-01T00:00:00Z, perhaps with a fraction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A `NumericDate` (RFC 7519 section 2): seconds since 1970-01-01T00:00:00Z, with or without a fraction.
+///
+/// Converts to [`SystemTime`] and [`DateTime<Utc>`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NumericDate(Duration);
 
 impl NumericDate {
-    /// 9999-12-31T23:59:59Z, the last second that RFC 3339 can write. A later date is a mistake or an attack, and no token
-    /// is valid then.
+    /// 9999-12-31T23:59:59Z, the last second that RFC 3339 can represent. A token with a later date is rejected.
     pub const LAST: Self = Self(Duration::from_secs(253_402_300_799));
 
-    /// The time since 1970-01-01T00:00:00Z.
+    /// Returns the time since 1970-01-01T00:00:00Z.
     pub fn since_epoch(self) -> Duration {
         self.0
     }
@@ -30,31 +32,45 @@ impl NumericDate {
 }
 
 impl From<Duration> for NumericDate {
-    /// The date that lies `since_epoch` after 1970-01-01T00:00:00Z.
+    /// Returns the date that is `since_epoch` after 1970-01-01T00:00:00Z.
     fn from(since_epoch: Duration) -> Self {
         Self(since_epoch)
     }
 }
 
+impl From<NumericDate> for SystemTime {
+    /// Converts a date after [`NumericDate::LAST`] to that date.
+    fn from(date: NumericDate) -> Self {
+        UNIX_EPOCH + date.min(NumericDate::LAST).0
+    }
+}
+
+impl From<NumericDate> for DateTime<Utc> {
+    /// Converts a date after [`NumericDate::LAST`] to that date.
+    fn from(date: NumericDate) -> Self {
+        SystemTime::from(date).into()
+    }
+}
+
 /// The registered claims of a token, of the right types.
 #[derive(Clone, Debug)]
-pub struct RegisteredClaims {
+pub(crate) struct RegisteredClaims {
     /// `iss`
-    pub issuer: Option<String>,
+    pub(crate) issuer: Option<String>,
     /// `sub`
-    pub subject: Option<String>,
-    /// `aud`: one string counts as an array of one.
-    pub audience: Vec<String>,
+    pub(crate) subject: Option<String>,
+    /// `aud`; a string counts as an array with one element.
+    pub(crate) audience: Vec<String>,
     /// `exp`
-    pub expires_at: NumericDate,
+    pub(crate) expires_at: NumericDate,
     /// `nbf`
-    pub not_before: Option<NumericDate>,
+    pub(crate) not_before: Option<NumericDate>,
     /// `iat`
-    pub issued_at: Option<NumericDate>,
+    pub(crate) issued_at: Option<NumericDate>,
 }
 
 impl RegisteredClaims {
-    /// Takes the registered claims out of a Claims Set.
+    /// Moves the registered claims out of a Claims Set.
     pub(super) fn take_from(claims: &mut Map<String, Value>) -> Result<Self, TokenError> {
         if claims.contains_key("cnf") {
             return Err(TokenError::KeyBound);
@@ -69,11 +85,11 @@ impl RegisteredClaims {
         })
     }
 
-    /// Whether the times hold at `now`, allowing for `leeway`.
+    /// Checks the times at `now`, with `leeway`.
     ///
     /// # Errors
     /// [`TokenError::Expired`], [`TokenError::NotYetValid`] or [`TokenError::IssuedInTheFuture`].
-    pub fn check_times(&self, now: NumericDate, leeway: Duration) -> Result<(), TokenError> {
+    pub(crate) fn check_times(&self, now: NumericDate, leeway: Duration) -> Result<(), TokenError> {
         if now.0 >= self.expires_at.0 + leeway {
             return Err(TokenError::Expired);
         }
@@ -89,27 +105,27 @@ impl RegisteredClaims {
     }
 }
 
-/// A Claims Set of one kind of token, made of its registered claims and all the others.
-pub trait Claims: Sized {
-    /// Reads the claims of this kind.
+/// The claims of one kind of token.
+pub(crate) trait Claims: Sized {
+    /// Reads the claims of this kind of token.
     ///
     /// # Errors
-    /// A [`TokenError`] where the token is not of this kind.
+    /// A [`TokenError`] if the token is not of this kind.
     fn from_claims(
         registered: &RegisteredClaims,
         private: Map<String, Value>,
     ) -> Result<Self, TokenError>;
 }
 
-/// What the registered claims must say.
+/// The rules that registered claims are validated by.
 #[derive(Clone, Debug, Default)]
-pub struct ClaimsRules {
-    /// `aud` must contain one of these; any will do, or none, where the list is empty.
-    pub audiences: Vec<String>,
-    /// `iss` must equal this; any will do, or none, where it is unset.
-    pub issuer: Option<String>,
+pub(crate) struct ClaimsRules {
+    /// `aud` must contain one of these. If there are none, `aud` is not checked.
+    pub(crate) audiences: Vec<String>,
+    /// `iss` must equal this. If there is none, `iss` is not checked.
+    pub(crate) issuer: Option<String>,
     /// The allowed clock skew for `exp`, `nbf` and `iat`.
-    pub leeway: Duration,
+    pub(crate) leeway: Duration,
 }
 
 impl ClaimsRules {
@@ -176,7 +192,7 @@ fn take_audience(claims: &mut Map<String, Value>) -> Result<Vec<String>, TokenEr
                     _ => Err(malformed),
                 })
                 .collect::<Result<_, _>>()?;
-            // They were collected where the values lay, which takes many times the room: tokens are remembered.
+            // `collect` reused the larger allocation; shrink it, since cached tokens live for hours.
             audiences.shrink_to_fit();
             Ok(audiences)
         }

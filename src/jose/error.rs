@@ -1,10 +1,12 @@
-/// Why a token was refused. The token is at fault, and the same token will be refused again.
+//! Why a token is rejected, or a key is not used.
+
+/// Why a token was rejected. The same token will be rejected again.
 ///
-/// The messages are fixed and hold nothing of the token, so they may be logged and sent.
+/// The messages are fixed and contain nothing of the token, so they may be logged and sent to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// Longer than a token of its use may be: [`MAX_TOKEN_BYTES`](super::MAX_TOKEN_BYTES) for one that a request bears.
+    /// Longer than a token may be: 16 KiB for a session token.
     #[error("the token is too large")]
     TooLarge,
     /// Not three non-empty segments (RFC 7515 section 7.1).
@@ -22,13 +24,13 @@ pub enum TokenError {
     /// `typ` is neither absent nor `JWT` (RFC 8725 section 3.11).
     #[error("the token is of another type")]
     WrongType,
-    /// `crit` or `b64` is present: no extension is understood here (RFC 7515 section 4.1.11, RFC 7797).
+    /// `crit` or `b64` is present, and no extension is supported (RFC 7515 section 4.1.11, RFC 7797).
     #[error("the token demands an extension that is not supported")]
     CriticalExtension,
     /// No key of the current set has this `kid`.
     #[error("the token was signed by an unknown key")]
     UnknownKey,
-    /// The signature is not that of the key.
+    /// No key with this `kid` has made the signature.
     #[error("the token's signature is invalid")]
     InvalidSignature,
     /// The Claims Set is not a JSON object without duplicate members (RFC 7519 section 4).
@@ -40,13 +42,13 @@ pub enum TokenError {
     /// A claim is of the wrong type, or out of range.
     #[error("the token's claim `{0}` is malformed")]
     MalformedClaim(&'static str),
-    /// `exp` has come (RFC 7519 section 4.1.4).
+    /// `exp` is in the past (RFC 7519 section 4.1.4).
     #[error("the token has expired")]
     Expired,
-    /// `nbf` lies in the future (RFC 7519 section 4.1.5).
+    /// `nbf` is in the future (RFC 7519 section 4.1.5).
     #[error("the token is not valid yet")]
     NotYetValid,
-    /// `iat` lies in the future (RFC 7519 section 4.1.6).
+    /// `iat` is in the future (RFC 7519 section 4.1.6).
     #[error("the token was issued in the future")]
     IssuedInTheFuture,
     /// `aud` names none of the configured audiences (RFC 7519 section 4.1.3).
@@ -55,7 +57,7 @@ pub enum TokenError {
     /// `iss` is not the configured issuer (RFC 7519 section 4.1.1).
     #[error("the token is from another issuer")]
     WrongIssuer,
-    /// `cnf` binds the token to a key that its sender has to prove (RFC 7800): it is no bearer token.
+    /// `cnf` binds the token to a key whose possession the sender must prove (RFC 7800), so it is not a bearer token.
     #[error("the token is bound to a key and cannot be used as a bearer token")]
     KeyBound,
     /// A token of another kind, signed by the same keys.
@@ -63,10 +65,10 @@ pub enum TokenError {
     WrongKind,
 }
 
-/// Why a key of a JWK Set was passed over.
+/// Why a key of a JWK Set is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum UnusableKey {
+pub(crate) enum UnusableKey {
     /// Not a JSON object without duplicate members, or a member has the wrong type.
     #[error("it is not a well-formed JWK")]
     Malformed,
@@ -82,7 +84,7 @@ pub enum UnusableKey {
     /// `key_ops` is present without `verify`.
     #[error("its `key_ops` lack verify")]
     Operations,
-    /// A private key was published: anybody can sign with it.
+    /// A private key is published, so anybody can sign with it.
     #[error("it is a private key")]
     Private,
     /// Less than 2048 bits or more than 8192.

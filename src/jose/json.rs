@@ -1,7 +1,7 @@
 //! JSON objects in which no member occurs twice, at any depth.
 //!
-//! RFC 7515 section 4 and RFC 7519 section 4 let a parser take the last of several members of one name. Two parsers that
-//! choose differently read two different tokens, so such an object is refused here.
+//! RFC 7515 section 4 and RFC 7519 section 4 allow a parser to use the last of several members with one name. Two parsers
+//! that choose differently would read two different tokens, so such an object is rejected here.
 
 use std::fmt;
 

@@ -1,62 +1,63 @@
-//! A JWK Set (RFC 7517 section 5) turned into the keys that may verify RS256.
+//! Parses a JWK Set (RFC 7517 section 5) into the keys that may verify RS256.
 
 use std::fmt;
 
-use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use jsonwebtoken::jwk::{
-    AlgorithmParameters, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse, ThumbprintHash,
+use aws_lc_rs::{
+    digest::{SHA256, digest},
+    signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents},
 };
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::{ensure_crypto_provider, error::UnusableKey, json};
+use super::{error::UnusableKey, json};
 
 /// Members that only a private key has (RFC 7518 sections 6.3.2 and 6.4).
 const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
-/// The largest RSA modulus that is taken. Verification time grows with the square of the size.
+/// The largest RSA modulus that is accepted. Verification time grows with the square of the size.
 const MAX_MODULUS_BITS: usize = 8192;
 /// The smallest (RFC 7518 section 3.3).
 const MIN_MODULUS_BITS: usize = 2048;
-/// The largest exponent with which aws-lc verifies. It would find that out at the first signature only, and call that
-/// wrong.
+/// The largest exponent that aws-lc accepts. It checks this only when it verifies a signature, and reports it as an
+/// invalid signature.
 const MAX_EXPONENT_BITS: usize = 33;
 
-/// The members that say what a key is for. A `null` there is of the wrong type, and no licence for everything.
+/// The members that restrict the use of a key. `null` is of the wrong type; it does not mean that there is no restriction.
 const RESTRICTING_MEMBERS: [&str; 3] = ["use", "alg", "key_ops"];
 
-/// The JWK thumbprint (RFC 7638, SHA-256) of a key: its identity, whatever `kid` it goes by.
+/// The JWK thumbprint (RFC 7638, SHA-256) of a key: its identity, whatever its `kid`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct KeyThumbprint([u8; 32]);
+pub(crate) struct KeyThumbprint([u8; 32]);
 
 impl fmt::Debug for KeyThumbprint {
-    /// As RFC 7638 writes it: in base64url.
+    /// Writes it in base64url, as RFC 7638 does.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&BASE64_URL_SAFE_NO_PAD.encode(self.0))
     }
 }
 
 /// A public key that may verify RS256 signatures, parsed once.
-pub struct VerificationKey {
+pub(crate) struct VerificationKey {
     kid: Option<String>,
     thumbprint: KeyThumbprint,
     public_key: ParsedPublicKey,
 }
 
 impl VerificationKey {
-    /// Whether `signature` is this key's over `message` (RFC 7518 section 3.3).
-    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+    /// Returns whether `signature` is a signature of `message` by this key (RFC 7518 section 3.3).
+    pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         self.public_key.verify_sig(message, signature).is_ok()
     }
 
-    /// The `kid` under which the set lists the key.
-    pub fn kid(&self) -> Option<&str> {
+    /// Returns the `kid` of the key in its set.
+    pub(crate) fn kid(&self) -> Option<&str> {
         self.kid.as_deref()
     }
 
-    /// The identity of the key material.
-    pub fn thumbprint(&self) -> KeyThumbprint {
+    /// Returns the identity of the key material.
+    pub(crate) fn thumbprint(&self) -> KeyThumbprint {
         self.thumbprint
     }
 }
@@ -73,52 +74,52 @@ impl fmt::Debug for VerificationKey {
 
 /// An immutable set of verification keys.
 #[derive(Debug, Default)]
-pub struct KeySet {
+pub(crate) struct KeySet {
     keys: Vec<VerificationKey>,
 }
 
 /// A key of the document that is not in the [`KeySet`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PassedOverKey {
-    /// Its place in `keys`, from 0.
-    pub index: usize,
-    /// Its `kid`, where that could be read.
-    pub kid: Option<String>,
-    /// Why it was passed over.
-    pub reason: UnusableKey,
+pub(crate) struct SkippedKey {
+    /// Its index in `keys`.
+    pub(crate) index: usize,
+    /// Its `kid`, if it has a readable one.
+    pub(crate) kid: Option<String>,
+    /// Why it is not used.
+    pub(crate) reason: UnusableKey,
 }
 
-/// What a JWK Set document holds: the usable keys, and the others with the reason.
+/// A parsed JWK Set document: the usable keys, and the others with the reason.
 #[derive(Debug)]
-pub struct KeySetDocument {
+pub(crate) struct KeySetDocument {
     /// The keys that may verify RS256, perhaps none.
-    pub key_set: KeySet,
+    pub(crate) key_set: KeySet,
     /// All other keys of the document.
-    pub passed_over: Vec<PassedOverKey>,
+    pub(crate) skipped: Vec<SkippedKey>,
 }
 
 impl KeySetDocument {
-    /// Parses a JWK Set. `None` where it is no JSON object with an array `keys`; a key that cannot be used is passed
-    /// over and spoils nothing (RFC 7517 section 5).
-    pub fn parse(document: &[u8]) -> Option<Self> {
+    /// Parses a JWK Set. Returns `None` if it is not a JSON object with an array `keys`. A key that cannot be used is
+    /// skipped and does not affect the others (RFC 7517 section 5).
+    pub(crate) fn parse(document: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
         struct Document<'a> {
             #[serde(borrow)]
             keys: Vec<&'a RawValue>,
         }
 
-        // serde would take an array for an object whose members have lost their names.
+        // serde also deserializes a struct from an array, by position.
         if !document.trim_ascii_start().starts_with(b"{") {
             return None;
         }
         let document: Document<'_> = serde_json::from_slice(document).ok()?;
         let mut key_set = KeySet::default();
-        let mut passed_over = Vec::new();
+        let mut skipped = Vec::new();
         for (index, jwk) in document.keys.iter().enumerate() {
             let members = json::parse_object(jwk.get().as_bytes()).map(Value::Object);
             match parse_key(members.as_ref()) {
                 Ok(key) => key_set.keys.push(key),
-                Err(reason) => passed_over.push(PassedOverKey {
+                Err(reason) => skipped.push(SkippedKey {
                     index,
                     kid: members
                         .as_ref()
@@ -128,17 +129,13 @@ impl KeySetDocument {
                 }),
             }
         }
-        Some(Self {
-            key_set,
-            passed_over,
-        })
+        Some(Self { key_set, skipped })
     }
 }
 
 impl KeySet {
-    /// The keys that a token may have been signed with: those of its `kid`, or all where it names none
-    /// (RFC 7515 section 4.1.4).
-    pub fn candidates<'a>(
+    /// Returns the keys that may have signed a token: those with its `kid`, or all if it has none (RFC 7515 section 4.1.4).
+    pub(crate) fn candidates<'a>(
         &'a self,
         kid: Option<&'a str>,
     ) -> impl Iterator<Item = &'a VerificationKey> {
@@ -147,23 +144,23 @@ impl KeySet {
             .filter(move |key| kid.is_none_or(|kid| key.kid() == Some(kid)))
     }
 
-    /// Whether there is a key that a token of this `kid`, or without one, may have been signed with.
-    pub fn has_candidate(&self, kid: Option<&str>) -> bool {
+    /// Returns whether the set has a key that may have signed a token with this `kid`, or without one.
+    pub(crate) fn has_candidate(&self, kid: Option<&str>) -> bool {
         self.candidates(kid).next().is_some()
     }
 
-    /// Whether the set has this key material.
-    pub fn contains(&self, thumbprint: KeyThumbprint) -> bool {
+    /// Returns whether the set has this key material.
+    pub(crate) fn contains(&self, thumbprint: KeyThumbprint) -> bool {
         self.keys.iter().any(|key| key.thumbprint() == thumbprint)
     }
 
-    /// How many keys there are.
-    pub fn len(&self) -> usize {
+    /// Returns the number of keys.
+    pub(crate) fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    /// Returns whether the set has no key.
+    pub(crate) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 }
@@ -203,7 +200,7 @@ fn parse_key(members: Option<&Value>) -> Result<VerificationKey, UnusableKey> {
     {
         return Err(UnusableKey::Operations);
     }
-    // `kty` is RSA: what has come out as anything else has an `n` or `e` that is no string.
+    // `kty` is RSA, so any other variant means that `n` or `e` is not a string.
     let AlgorithmParameters::RSA(parameters) = &jwk.algorithm else {
         return Err(UnusableKey::Malformed);
     };
@@ -211,38 +208,43 @@ fn parse_key(members: Option<&Value>) -> Result<VerificationKey, UnusableKey> {
     let exponent = decode_base64url_uint(&parameters.e)?;
     let public_key = parse_components(&modulus, &exponent)?;
 
-    ensure_crypto_provider();
-    let thumbprint = jwk
-        .thumbprint(ThumbprintHash::SHA256)
-        .ok()
-        .and_then(|text| BASE64_URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok())
-        .map(KeyThumbprint)
-        .ok_or(UnusableKey::Malformed)?;
     Ok(VerificationKey {
         kid: jwk.common.key_id,
-        thumbprint,
+        thumbprint: thumbprint(&modulus, &exponent),
         public_key,
     })
 }
 
-/// Decodes a `Base64urlUInt` (RFC 7518 section 2), which has no leading zero octet.
+/// Computes the thumbprint of an RSA key (RFC 7638 section 3): the digest of its required members in lexicographic order.
+///
+/// Not `Jwk::thumbprint`, which needs a crypto provider for the whole process: that is the choice of the program.
+fn thumbprint(modulus: &[u8], exponent: &[u8]) -> KeyThumbprint {
+    let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+    let (n, e) = (encode(modulus), encode(exponent));
+    let members = format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#);
+    let mut thumbprint = [0; 32];
+    thumbprint.copy_from_slice(digest(&SHA256, members.as_bytes()).as_ref());
+    KeyThumbprint(thumbprint)
+}
+
+/// Decodes a `Base64urlUInt` (RFC 7518 section 2), which has no leading zero byte.
 fn decode_base64url_uint(value: &str) -> Result<Vec<u8>, UnusableKey> {
-    let octets = BASE64_URL_SAFE_NO_PAD
+    let bytes = BASE64_URL_SAFE_NO_PAD
         .decode(value)
         .map_err(|_| UnusableKey::Malformed)?;
-    match octets.first() {
+    match bytes.first() {
         None | Some(0) => Err(UnusableKey::Malformed),
-        Some(_) => Ok(octets),
+        Some(_) => Ok(bytes),
     }
 }
 
 fn parse_components(modulus: &[u8], exponent: &[u8]) -> Result<ParsedPublicKey, UnusableKey> {
-    // Neither has a leading zero octet.
-    let bits = |octets: &[u8]| octets.len() * 8 - octets[0].leading_zeros() as usize;
+    // Neither has a leading zero byte.
+    let bits = |bytes: &[u8]| bytes.len() * 8 - bytes[0].leading_zeros() as usize;
     if !(MIN_MODULUS_BITS..=MAX_MODULUS_BITS).contains(&bits(modulus)) {
         return Err(UnusableKey::Size);
     }
-    let is_odd = |octets: &[u8]| octets.last().is_some_and(|octet| octet & 1 == 1);
+    let is_odd = |bytes: &[u8]| bytes.last().is_some_and(|byte| byte & 1 == 1);
     // With an exponent of 1 every message is its own signature.
     if !is_odd(modulus)
         || !is_odd(exponent)

@@ -1,4 +1,4 @@
-//! The three stages of a token: well-formed, signed, valid.
+//! The three stages of a token: well-formed, verified signature, validated claims.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
@@ -10,11 +10,11 @@ use super::{
     key_set::{KeySet, KeyThumbprint, VerificationKey},
 };
 
-/// The longest bearer token that is looked at, in bytes. Hanko's are below 1 KiB; browsers keep no cookie above 4 KiB.
-pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
+/// The longest session token that is parsed, in bytes. Hanko's are below 1 KiB; browsers keep no cookie above 4 KiB.
+pub(crate) const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
-/// A compact JWS (RFC 7515 section 7.1) with an acceptable JOSE Header. Nothing in it may be believed yet.
-pub struct UnverifiedToken<'a> {
+/// A compact JWS (RFC 7515 section 7.1) with an acceptable JOSE Header. Nothing in it can be trusted yet.
+pub(crate) struct UnverifiedToken<'a> {
     kid: Option<String>,
     signing_input: &'a str,
     payload: Vec<u8>,
@@ -22,20 +22,19 @@ pub struct UnverifiedToken<'a> {
 }
 
 impl<'a> UnverifiedToken<'a> {
-    /// Takes a bearer token of at most [`MAX_TOKEN_BYTES`] apart, refusing before any cryptography what could not be
-    /// accepted anyway.
+    /// Parses a session token of at most [`MAX_TOKEN_BYTES`]. Rejects, before any cryptography, what can never be accepted.
     ///
     /// # Errors
     /// [`TokenError::TooLarge`] up to [`TokenError::CriticalExtension`], in the order of that enum.
-    pub fn parse(token: &'a str) -> Result<Self, TokenError> {
+    pub(crate) fn parse(token: &'a str) -> Result<Self, TokenError> {
         Self::parse_within(token, MAX_TOKEN_BYTES)
     }
 
-    /// The same for a token of another use, of at most `max_bytes`.
+    /// Parses a token of at most `max_bytes`.
     ///
     /// # Errors
     /// Those of [`parse`](Self::parse).
-    pub fn parse_within(token: &'a str, max_bytes: usize) -> Result<Self, TokenError> {
+    pub(crate) fn parse_within(token: &'a str, max_bytes: usize) -> Result<Self, TokenError> {
         if token.len() > max_bytes {
             return Err(TokenError::TooLarge);
         }
@@ -59,13 +58,13 @@ impl<'a> UnverifiedToken<'a> {
         })
     }
 
-    /// The `kid` that the header names.
-    pub fn kid(&self) -> Option<&str> {
+    /// Returns the `kid` of the header.
+    pub(crate) fn kid(&self) -> Option<&str> {
         self.kid.as_deref()
     }
 
-    /// Checks what the claims would be worth if the signature were valid. Nothing in them may be believed: this only tells a
-    /// token that may turn out to be valid from one that never can.
+    /// Validates the claims without the signature, to reject a token that can never become valid. Nothing in them can be
+    /// trusted.
     ///
     /// # Errors
     /// Those of [`SignedPayload::validate`].
@@ -78,11 +77,11 @@ impl<'a> UnverifiedToken<'a> {
         Ok(UnverifiedClaims { registered, claims })
     }
 
-    /// Verifies the signature with the keys of the set that go by the token's `kid`, or with all where it names none.
+    /// Verifies the signature with the keys of the set that have the token's `kid`, or with all if it has none.
     ///
     /// # Errors
     /// [`TokenError::UnknownKey`] or [`TokenError::InvalidSignature`].
-    pub fn verify_signature(self, keys: &KeySet) -> Result<SignedPayload, TokenError> {
+    pub(crate) fn verify_signature(self, keys: &KeySet) -> Result<SignedPayload, TokenError> {
         if !keys.has_candidate(self.kid()) {
             return Err(TokenError::UnknownKey);
         }
@@ -98,8 +97,8 @@ impl<'a> UnverifiedToken<'a> {
     }
 }
 
-/// A payload that a key of the set has signed. What it says need not hold now, nor be meant for us.
-pub struct SignedPayload {
+/// A payload that a key of the set has signed. Its claims may have expired, or be meant for somebody else.
+pub(crate) struct SignedPayload {
     signed_by: KeyThumbprint,
     payload: Vec<u8>,
 }
@@ -109,7 +108,7 @@ impl SignedPayload {
     ///
     /// # Errors
     /// [`TokenError::MalformedClaims`] and those after it in that enum.
-    pub fn validate<C: Claims>(
+    pub(crate) fn validate<C: Claims>(
         self,
         rules: &ClaimsRules,
         now: NumericDate,
@@ -135,33 +134,33 @@ fn read_claims<C: Claims>(
     Ok((registered, claims))
 }
 
-/// The claims of a token whose signature was not verified.
+/// The claims of a token whose signature has not been verified.
 pub(crate) struct UnverifiedClaims<C> {
     pub(crate) registered: RegisteredClaims,
     pub(crate) claims: C,
 }
 
-/// The claims of a token whose signature was verified and whose claims held when they were validated.
+/// The claims of a token with a verified signature. They were valid when they were validated.
 #[derive(Clone, Debug)]
-pub struct Verified<C> {
+pub(crate) struct Verified<C> {
     signed_by: KeyThumbprint,
     registered: RegisteredClaims,
     claims: C,
 }
 
 impl<C> Verified<C> {
-    /// The key that signed.
-    pub fn signed_by(&self) -> KeyThumbprint {
+    /// Returns the key that signed the token.
+    pub(crate) fn signed_by(&self) -> KeyThumbprint {
         self.signed_by
     }
 
-    /// The registered claims.
-    pub fn registered(&self) -> &RegisteredClaims {
+    /// Returns the registered claims.
+    pub(crate) fn registered(&self) -> &RegisteredClaims {
         &self.registered
     }
 
-    /// The claims of this kind of token.
-    pub fn claims(&self) -> &C {
+    /// Returns the other claims of this kind of token.
+    pub(crate) fn claims(&self) -> &C {
         &self.claims
     }
 }
@@ -172,8 +171,8 @@ fn decode(segment: &str) -> Result<Vec<u8>, TokenError> {
         .map_err(|_| TokenError::NotBase64Url)
 }
 
-/// Checks a JOSE Header and returns its `kid`. `jku`, `jwk`, `x5u` and `x5c` are not even read: a key that comes with
-/// the token proves nothing.
+/// Checks a JOSE Header and returns its `kid`. Never reads `jku`, `jwk`, `x5u` and `x5c`: a key that comes with the token
+/// proves nothing.
 fn parse_header(header: &[u8]) -> Result<Option<String>, TokenError> {
     let mut header: Map<String, Value> =
         json::parse_object(header).ok_or(TokenError::MalformedHeader)?;

@@ -1,20 +1,20 @@
-use std::time::Duration;
+//! Why keys are not available.
 
-use reqwest::StatusCode;
+use std::time::Duration;
 
 /// Why there are no keys from the JWK Set: one fetch failed, or was not waited for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
-    /// No connection, or it broke.
+    /// There was no connection, or it broke.
     #[error("the JWK Set could not be fetched: {0}")]
     Transport(String),
-    /// Not complete in time.
+    /// The response was not complete in time.
     #[error("the JWK Set was not complete within {0:?}")]
     Timeout(Duration),
-    /// Any status but 200. Redirects are not followed.
+    /// The response had another status than 200. Redirects are not followed.
     #[error("the JWK Set was answered with status {0}")]
-    Status(StatusCode),
+    Status(u16),
     /// More than 1 MiB.
     #[error("the JWK Set is larger than 1 MiB")]
     TooLarge,
@@ -30,7 +30,7 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// The same in words that hold nothing internal, such as the name of a host, and that anybody may read.
+    /// Returns a message without internal details, such as the name of a host, that may be shown to anybody.
     pub fn summary(&self) -> &'static str {
         match self {
             Self::Transport(_) => "The JWK Set could not be fetched.",
@@ -44,13 +44,13 @@ impl FetchError {
     }
 }
 
-/// There are no keys to verify with. The caller's token may be good, and trying again later may help.
+/// No key is available to verify a token. The token may be valid, and a later retry may succeed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no verification keys: {}", reason.as_ref().map_or_else(|| "not fetched yet".to_owned(), ToString::to_string))]
 pub struct KeySetError {
-    /// What went wrong at the last fetch; `None` before the first one ended.
+    /// Why the last fetch failed; `None` if the first one has not ended.
     pub reason: Option<FetchError>,
-    /// When the next fetch is due, from now.
+    /// The time until the next fetch.
     pub retry_after: Duration,
 }
 

@@ -3,16 +3,17 @@ use std::{fmt, io, sync::Arc};
 use aws_lc_rs::{
     encoding::AsDer,
     rsa::{KeyPair, KeySize},
+    signature::{KeyPair as _, RsaPublicKeyComponents},
 };
 use base64::{
     Engine,
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
 };
-use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, crypto::aws_lc, jwk};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::jose::{self, KeySet, KeySetDocument};
+use crate::jose::{KeySet, KeySetDocument};
 
 /// The keys of the JWK Set, oldest first, as Hanko lists them. The last one signs; there is always one.
 #[derive(Debug)]
@@ -90,7 +91,6 @@ impl SigningKey {
         let failed = |error: &dyn fmt::Display| {
             io::Error::other(format!("no RSA key could be generated: {error}"))
         };
-        jose::ensure_crypto_provider();
         let key_pair = KeyPair::generate(size).map_err(|error| failed(&error))?;
         let der = key_pair.as_der().map_err(|error| failed(&error))?;
         // jsonwebtoken reads PKCS #8 only from PEM.
@@ -99,12 +99,21 @@ impl SigningKey {
             BASE64_STANDARD.encode(der.as_ref())
         );
         let private = EncodingKey::from_rsa_pem(pem.as_bytes()).map_err(|error| failed(&error))?;
-        let mut public = jwk::Jwk::from_encoding_key(&private, Algorithm::RS256)
-            .map_err(|error| failed(&error))?;
         let kid = Uuid::new_v4().to_string();
-        public.common.key_id = Some(kid.clone());
-        public.common.public_key_use = Some(jwk::PublicKeyUse::Signature);
-        public.common.key_algorithm = Some(jwk::KeyAlgorithm::RS256);
+        let components = RsaPublicKeyComponents::<Vec<u8>>::from(key_pair.public_key());
+        let public = jwk::Jwk {
+            common: jwk::CommonParameters {
+                key_id: Some(kid.clone()),
+                public_key_use: Some(jwk::PublicKeyUse::Signature),
+                key_algorithm: Some(jwk::KeyAlgorithm::RS256),
+                ..jwk::CommonParameters::default()
+            },
+            algorithm: jwk::AlgorithmParameters::RSA(jwk::RSAKeyParameters {
+                key_type: jwk::RSAKeyType::RSA,
+                n: BASE64_URL_SAFE_NO_PAD.encode(components.n),
+                e: BASE64_URL_SAFE_NO_PAD.encode(components.e),
+            }),
+        };
         Ok(Self {
             kid,
             private,
@@ -115,8 +124,9 @@ impl SigningKey {
     pub(super) fn sign(&self, claims: &Map<String, Value>) -> String {
         let mut header = Header::new(Algorithm::RS256);
         header.kid = Some(self.kid.clone());
-        jsonwebtoken::encode(&header, claims, &self.private)
-            .expect("a key that this process generated signs any JSON")
+        let header = serde_json::to_vec(&header).expect("a header is JSON");
+        let claims = serde_json::to_vec(claims).expect("claims are JSON");
+        self.sign_raw(&header, &claims)
     }
 
     pub(super) fn sign_raw(&self, header: &[u8], payload: &[u8]) -> String {
@@ -125,9 +135,15 @@ impl SigningKey {
             BASE64_URL_SAFE_NO_PAD.encode(header),
             BASE64_URL_SAFE_NO_PAD.encode(payload)
         );
-        let signature =
-            jsonwebtoken::crypto::sign(signing_input.as_bytes(), &self.private, Algorithm::RS256)
-                .expect("a key that this process generated signs any bytes");
-        format!("{signing_input}.{signature}")
+        // Not `jsonwebtoken::encode`, which needs a crypto provider for the whole process: that is the choice of the program.
+        let signer = (aws_lc::DEFAULT_PROVIDER.signer_factory)(&Algorithm::RS256, &self.private)
+            .expect("RS256 fits a key of RSA");
+        let signature = signer
+            .try_sign(signing_input.as_bytes())
+            .expect("a key that this process generated signs any bytes");
+        format!(
+            "{signing_input}.{}",
+            BASE64_URL_SAFE_NO_PAD.encode(signature)
+        )
     }
 }

@@ -7,9 +7,8 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use poem_hanko::{
-    AuthenticateError, Hanko, HankoUrl, ManualClock, MemoryStore, PlainHttp, Receipt, Revocation,
-    RevocationStore, SessionId, SessionMode, Target, UserId, WebhookError,
-    jose::{NumericDate, TokenError},
+    AuthenticateError, Hanko, HankoUrl, ManualClock, MemoryStore, NumericDate, PlainHttp, Receipt,
+    Revocation, RevocationStore, SessionId, SessionMode, Target, TokenError, UserId, WebhookError,
 };
 use serde_json::{Map, Value, json};
 use uuid::Uuid;

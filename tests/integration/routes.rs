@@ -1,8 +1,7 @@
 use std::time::Duration;
 
 use poem_hanko::{
-    ManualClock,
-    jose::TokenError,
+    ManualClock, TokenError,
     testing::{LocalHanko, SESSION_LIFESPAN},
 };
 use reqwest::Method;

@@ -7,8 +7,7 @@ use std::{
 
 use poem_hanko::{
     AuthenticateError, Hanko, HankoUrl, KeySetError, ManualClock, PlainHttp, Session, SessionMode,
-    SessionPolicy, ValidationError, WebhookError,
-    jose::TokenError,
+    SessionPolicy, TokenError, ValidationError, WebhookError,
     testing::{LocalHanko, Person, SESSION_LIFESPAN, SignedIn},
 };
 use reqwest::Method;

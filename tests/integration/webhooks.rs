@@ -10,10 +10,9 @@ use std::{
 };
 
 use poem_hanko::{
-    Clock, Event, Hanko, LogFormat, ManualClock, MemoryStore, Receipt, Revocation, RevocationStore,
-    Revoking, SessionId, StoreUnavailable, TelemetryConfig, UserId, WebhookError,
-    jose::{NumericDate, TokenError},
-    subscriber,
+    Clock, Event, Hanko, LogFormat, ManualClock, MemoryStore, NumericDate, Receipt, Revocation,
+    RevocationStore, Revoking, SessionId, StoreUnavailable, TelemetryConfig, TokenError, UserId,
+    WebhookError, subscriber,
     testing::{Fault, LocalHanko, SignedIn},
 };
 use reqwest::Method;

@@ -22,6 +22,7 @@ use redis::{
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
 use tokio::{
+    runtime::Handle,
     sync::{Notify, broadcast},
     task::AbortHandle,
 };
@@ -53,12 +54,19 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// Number of pings after which Redis is compared with the mirror, because it may have evicted keys.
 const PINGS_BETWEEN_FILLS: u32 = 12;
 
-/// The URL is not that of a Redis.
+/// Why a [`RedisStore`] cannot be started.
 ///
 /// The message neither contains the URL nor repeats the message of the Redis client, which may contain the password.
-#[derive(Debug, thiserror::Error)]
-#[error("not a Redis URL such as redis://localhost:6379 or rediss://redis.example:6380/1")]
-pub struct RedisStoreError(());
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RedisStoreError {
+    /// The URL is not that of a Redis.
+    #[error("not a Redis URL such as redis://localhost:6379 or rediss://redis.example:6380/1")]
+    Url,
+    /// There is no tokio runtime, so the task that mirrors Redis cannot be started.
+    #[error("must be started within a tokio runtime, such as in an async fn of #[tokio::main]")]
+    NoRuntime,
+}
 
 /// Revocations shared through Redis.
 pub struct RedisStore {
@@ -96,13 +104,14 @@ impl Drop for RedisStore {
 }
 
 impl RedisStore {
-    /// Starts to connect to the Redis at `url`, without waiting for it. Must be called within a tokio runtime.
+    /// Starts to connect to the Redis at `url`, without waiting for it.
     ///
     /// # Errors
-    /// [`RedisStoreError`] if `url` is not that of a Redis. An unavailable Redis is not an error: the store is not ready
-    /// until Redis is available.
+    /// [`RedisStoreError`] if `url` is not that of a Redis, or if this is called outside of a tokio runtime. An unavailable
+    /// Redis is not an error: the store is not ready until Redis is available.
     pub fn start(url: &str, clock: Arc<dyn Clock>) -> Result<Self, RedisStoreError> {
-        let hide = |_: redis::RedisError| RedisStoreError(());
+        let runtime = Handle::try_current().map_err(|_| RedisStoreError::NoRuntime)?;
+        let hide = |_: redis::RedisError| RedisStoreError::Url;
         let client = Client::open(url.into_connection_info().map_err(hide)?).map_err(hide)?;
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(COMMAND_TIMEOUT))
@@ -119,7 +128,9 @@ impl RedisStore {
             write_failed: Notify::new(),
             clock,
         });
-        let task = tokio::spawn(keep_mirroring(Arc::clone(&shared))).abort_handle();
+        let task = runtime
+            .spawn(keep_mirroring(Arc::clone(&shared)))
+            .abort_handle();
         Ok(Self { shared, task })
     }
 }

@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::hanko::{
+    id::{SessionId, UserId},
     revocation::{Revocation, Target},
-    session::{SessionId, UserId},
 };
 use crate::jose::{Claims, NumericDate, RegisteredClaims, TokenError, Verified, parse_object};
 

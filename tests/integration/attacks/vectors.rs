@@ -2,10 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use poem_hanko::{
-    ManualClock,
-    jose::{KeySetDocument, TokenError, UnverifiedToken},
-};
+use poem_hanko::ManualClock;
 use serde_json::{Value, json};
 
 use super::issuer::Issuer;
@@ -17,42 +14,11 @@ const WYCHEPROOF: &str = concat!(
     "/../shared/vectors/wycheproof-rs256.json"
 );
 
-/// Those whose label says `valid` and that are refused all the same, with the rule that refuses them and the argument.
-const ARGUED: [(&[u64], TokenError, &str); 4] = [
-    (
-        &[259, 264, 268, 272, 320, 325],
-        TokenError::NotCompact,
-        "an empty payload: that of a JWT is a JSON object (RFC 7519 section 7.2)",
-    ),
-    (
-        &[265, 266, 267, 269, 270, 271],
-        TokenError::AlgorithmNotAllowed,
-        "RS384 and RS512 are not RS256",
-    ),
-    (
-        &[273, 274, 275, 287, 288, 321, 322, 323, 326, 327, 328],
-        TokenError::AlgorithmNotAllowed,
-        "PS256, PS384 and PS512 are not RS256",
-    ),
-    // The label contradicts the octets, too. The other cases of which that is true, 347, 351, 367, 370, 372 and 373, are
-    // not about RSA and not among these vectors.
-    (
-        &[346, 350],
-        TokenError::AlgorithmNotAllowed,
-        "the JWK is for PS256 and the header says PS384",
-    ),
-];
-
-fn verify(jwk: &Value, token: &str) -> Result<(), TokenError> {
-    let set = json!({ "keys": [jwk] }).to_string();
-    let document = KeySetDocument::parse(set.as_bytes()).expect("a JWK Set");
-    UnverifiedToken::parse(token)?
-        .verify_signature(&document.key_set)
-        .map(drop)
-}
+/// The ids of the vectors whose signature is valid. `src/jose/tests/vectors.rs` compares every label.
+const VERIFIED: [u64; 7] = [33, 260, 261, 262, 263, 345, 349];
 
 #[tokio::test]
-async fn wycheproof_signatures_are_verified_as_labelled_and_none_is_a_session() {
+async fn no_wycheproof_vector_is_a_session() {
     if !Path::new(WYCHEPROOF).exists() {
         report("skipped: the Wycheproof vectors are not in ../shared/vectors");
         return;
@@ -76,17 +42,7 @@ async fn wycheproof_signatures_are_verified_as_labelled_and_none_is_a_session() 
             let id = test["id"].as_u64().expect("an id");
             let name = format!("{} {id} {}", group["name"], test["name"]);
             let token = test["jws"].as_str().expect("a JWS");
-            let is_labelled_valid = test["valid"] == true;
-            let verdict = verify(&group["jwk"], token);
-            let argued = ARGUED.iter().find(|(ids, ..)| ids.contains(&id));
-            let is_valid = if let Some((_, rule, argument)) = argued {
-                assert!(is_labelled_valid, "{name} needs no argument");
-                assert_eq!(verdict, Err(*rule), "{name}: {argument}");
-                false
-            } else {
-                assert_eq!(verdict.is_ok(), is_labelled_valid, "{name}: {verdict:?}");
-                is_labelled_valid
-            };
+            let is_valid = VERIFIED.contains(&id);
             if is_valid {
                 verified.push(id);
             } else {
@@ -112,7 +68,7 @@ async fn wycheproof_signatures_are_verified_as_labelled_and_none_is_a_session() 
         "wycheproof: {} verified, {refused} refused",
         verified.len()
     ));
-    assert_eq!(verified, [33, 260, 261, 262, 263, 345, 349]);
+    assert_eq!(verified, VERIFIED);
     assert_eq!(refused, 311);
 }
 
@@ -140,9 +96,7 @@ const RFC_7515_A_2_TOKEN: &str = concat!(
 );
 
 #[tokio::test]
-async fn the_example_of_rfc_7515_verifies_and_is_no_session() {
-    assert_eq!(verify(&rfc_7515_a_2_jwk(), RFC_7515_A_2_TOKEN), Ok(()));
-
+async fn the_example_of_rfc_7515_is_not_a_session() {
     let issuer = Issuer::start().await;
     issuer.publish(&[rfc_7515_a_2_jwk()]);
     // In 2026 it has expired. A minute before its `exp` of 2011-03-22T18:43:00Z it is a token, but no session.
@@ -164,14 +118,4 @@ async fn the_example_of_rfc_7515_verifies_and_is_no_session() {
         );
         assert_problem(response, 401, "invalid-token").await;
     }
-}
-
-#[test]
-fn the_private_key_of_rfc_7515_is_passed_over() {
-    let mut jwk = rfc_7515_a_2_jwk();
-    jwk["d"] = json!("AQAB");
-    assert_eq!(
-        verify(&jwk, RFC_7515_A_2_TOKEN),
-        Err(TokenError::UnknownKey)
-    );
 }

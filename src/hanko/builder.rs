@@ -1,0 +1,245 @@
+//! The settings of a `Hanko`, and how it is put together.
+
+use std::{
+    fmt::{self, Display},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::runtime::Handle;
+
+use super::{
+    authenticate::{Hanko, Inner},
+    error::BuildError,
+    http_client::http_client,
+    liveness::{Liveness, SessionMode, SessionPolicy},
+    revocation::{MemoryStore, RevocationStore},
+    streams::Streams,
+    token_cache::TokenCache,
+    url::HankoUrl,
+    webhook::{self, Event, Listener, Queue, Webhooks},
+};
+use crate::{
+    clock::{Clock, SystemClock},
+    jose::ClaimsRules,
+    keys::{FetchPolicy, RemoteKeySet},
+    sampling::Sampler,
+};
+
+/// The default name of Hanko's session cookie.
+pub const DEFAULT_COOKIE_NAME: &str = "hanko";
+/// The default of the allowed clock skew between Hanko and this process.
+pub const DEFAULT_LEEWAY: Duration = Duration::from_secs(30);
+/// The default number of verified tokens that are cached.
+pub const DEFAULT_TOKEN_CACHE_CAPACITY: usize = 10_000;
+
+/// Configures and builds a [`Hanko`].
+#[derive(Clone)]
+#[must_use]
+pub struct HankoBuilder {
+    url: HankoUrl,
+    rules: ClaimsRules,
+    fetch_policy: FetchPolicy,
+    token_cache_capacity: usize,
+    session_policy: SessionPolicy,
+    revocation_store: Option<Arc<dyn RevocationStore>>,
+    listeners: Vec<Listener>,
+    clock: Arc<dyn Clock>,
+    cookie_name: String,
+    trusted_origins: Vec<String>,
+    trusts_loopback_origins: bool,
+}
+
+impl HankoBuilder {
+    pub(super) fn new(url: HankoUrl) -> Self {
+        Self {
+            url,
+            rules: ClaimsRules {
+                leeway: DEFAULT_LEEWAY,
+                ..ClaimsRules::default()
+            },
+            fetch_policy: FetchPolicy::default(),
+            token_cache_capacity: DEFAULT_TOKEN_CACHE_CAPACITY,
+            session_policy: SessionPolicy::default(),
+            revocation_store: None,
+            listeners: Vec::new(),
+            clock: Arc::new(SystemClock::new()),
+            cookie_name: DEFAULT_COOKIE_NAME.to_owned(),
+            trusted_origins: Vec::new(),
+            trusts_loopback_origins: false,
+        }
+    }
+
+    /// Sets the accepted audiences: `aud` must contain one of them. Default: `aud` is not checked.
+    pub fn audiences(mut self, audiences: impl IntoIterator<Item = String>) -> Self {
+        self.rules.audiences = audiences.into_iter().collect();
+        self
+    }
+
+    /// Sets the issuer: `iss` must equal it. Default: `iss` is not checked.
+    pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
+        self.rules.issuer = Some(issuer.into());
+        self
+    }
+
+    /// Sets the allowed clock skew for `exp`, `nbf` and `iat`. Default: [`DEFAULT_LEEWAY`].
+    pub fn leeway(mut self, leeway: Duration) -> Self {
+        self.rules.leeway = leeway;
+        self
+    }
+
+    /// Sets how the JWK Set is fetched. Default: [`FetchPolicy::default`].
+    pub fn fetch_policy(mut self, fetch_policy: FetchPolicy) -> Self {
+        self.fetch_policy = fetch_policy;
+        self
+    }
+
+    /// Sets how many verified tokens are cached; 0 verifies the token of every request. Default:
+    /// [`DEFAULT_TOKEN_CACHE_CAPACITY`].
+    pub fn token_cache_capacity(mut self, capacity: usize) -> Self {
+        self.token_cache_capacity = capacity;
+        self
+    }
+
+    /// Sets how the end of a session is noticed. Default: [`SessionMode::Hybrid`].
+    pub fn session_mode(mut self, session_mode: SessionMode) -> Self {
+        self.session_policy.mode = session_mode;
+        self
+    }
+
+    /// Sets how sessions are validated at Hanko. Default: [`SessionPolicy::default`].
+    pub fn session_policy(mut self, session_policy: SessionPolicy) -> Self {
+        self.session_policy = session_policy;
+        self
+    }
+
+    /// Sets where revocations are kept. Default: a [`MemoryStore`].
+    pub fn revocation_store(mut self, store: Arc<dyn RevocationStore>) -> Self {
+        self.revocation_store = Some(store);
+        self
+    }
+
+    /// Passes every verified event to `listener`, at least once while the process runs. Hanko does not wait for it.
+    ///
+    /// Up to 1,000 events are queued. If the listener fails, panics or takes longer than 30 s, the event is retried for
+    /// 10 minutes while later events go on; then it is given up, which is logged. Use [`Event::id`] to recognize an event
+    /// that is delivered again.
+    ///
+    /// Another call adds another listener. Each has its own queue and receives every event.
+    pub fn on_event<F, Fut, E>(mut self, listener: F) -> Self
+    where
+        F: Fn(Event) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Display,
+    {
+        self.listeners.push(Listener::new(listener));
+        self
+    }
+
+    /// Sets the name of the session cookie. Default: [`DEFAULT_COOKIE_NAME`].
+    pub fn cookie_name(mut self, cookie_name: impl Into<String>) -> Self {
+        self.cookie_name = cookie_name.into();
+        self
+    }
+
+    /// Sets the origins, such as `https://app.example`, whose pages may send the cookie with requests that change
+    /// something. Pages of the API's own origin always may. Default: none.
+    pub fn trusted_origins(mut self, origins: impl IntoIterator<Item = String>) -> Self {
+        self.trusted_origins = origins.into_iter().collect();
+        self
+    }
+
+    /// Sets whether pages of every `http` origin on this machine are trusted as well (`localhost`, `127.0.0.1`, `[::1]`, any port), for
+    /// development. Default: false.
+    pub fn trust_loopback_origins(mut self, trust: bool) -> Self {
+        self.trusts_loopback_origins = trust;
+        self
+    }
+
+    /// Sets the clock. Default: [`SystemClock`].
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Builds the [`Hanko`] and starts to fetch its keys, without waiting for them.
+    ///
+    /// # Errors
+    /// [`BuildError`], such as [`BuildError::NoRuntime`] if this is not called within a tokio runtime.
+    pub fn build(self) -> Result<Hanko, BuildError> {
+        // The tasks started below would panic.
+        Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
+        self.session_policy.validate()?;
+        let client = http_client(&self.url)?;
+        let clock = self.clock;
+        let sampler = Sampler::new(Arc::clone(&clock));
+        let keys = Arc::new(RemoteKeySet::start(
+            self.url.jwks_url(),
+            client.clone(),
+            self.fetch_policy,
+            Arc::clone(&clock),
+        ));
+        let revocations = self
+            .revocation_store
+            .unwrap_or_else(|| Arc::new(MemoryStore::new(Arc::clone(&clock))));
+        let streams = Arc::new(Streams::default());
+        let liveness = Liveness::new(
+            self.session_policy,
+            self.url.validate_session_url(),
+            client,
+            Arc::clone(&keys),
+            Arc::clone(&revocations),
+            Arc::clone(&streams),
+            Arc::clone(&clock),
+        );
+        let capacity = self.token_cache_capacity;
+        // The webhook tokens of Hanko never have an issuer.
+        let webhook_rules = ClaimsRules {
+            issuer: None,
+            ..self.rules.clone()
+        };
+        let counters = Arc::new(webhook::Counters::default());
+        let queues = self
+            .listeners
+            .into_iter()
+            .map(|listener| {
+                Queue::start(
+                    listener,
+                    Arc::clone(&clock),
+                    Arc::clone(&counters),
+                    sampler.clone(),
+                )
+            })
+            .collect();
+        let webhooks = Webhooks::new(webhook_rules, queues, counters, sampler.clone());
+        Ok(Hanko::new(Inner {
+            url: self.url,
+            keys,
+            session_rules: self.rules,
+            verified: (capacity > 0).then(|| TokenCache::new(capacity)),
+            revocations,
+            liveness,
+            streams,
+            webhooks,
+            clock,
+            cookie_name: self.cookie_name,
+            trusted_origins: self.trusted_origins,
+            trusts_loopback_origins: self.trusts_loopback_origins,
+            sampler,
+        }))
+    }
+}
+
+impl fmt::Debug for HankoBuilder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("HankoBuilder")
+            .field("url", &self.url)
+            .field("audiences", &self.rules.audiences)
+            .field("issuer", &self.rules.issuer)
+            .field("leeway", &self.rules.leeway)
+            .field("session_policy", &self.session_policy)
+            .field("cookie_name", &self.cookie_name)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,61 @@
+//! Why a token is rejected, and why a `Hanko` cannot be built.
+
+use std::time::Duration;
+
+use super::{
+    http_client::HttpClientError,
+    liveness::{SessionPolicyError, ValidationError},
+};
+use crate::{jose::TokenError, keys::KeySetError};
+
+/// The suggested pause before a retry if Hanko or the revocation store did not respond.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Why a token was not authenticated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthenticateError {
+    /// The token is not a valid session token. Sending it again does not help.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The session has ended, although its token has not expired.
+    #[error("the session has ended")]
+    SessionEnded,
+    /// No key is available to verify the token.
+    #[error(transparent)]
+    KeySet(#[from] KeySetError),
+    /// Hanko did not say whether the session is active.
+    #[error(transparent)]
+    Validation(#[from] ValidationError),
+    /// The revocation store has not loaded the revocations yet.
+    #[error("the revocations are not known yet")]
+    RevocationsUnknown,
+}
+
+impl AuthenticateError {
+    /// Returns the time after which a retry may succeed, or `None` if a retry does not help.
+    ///
+    /// If this is `Some`, it is not known now whether the token is valid, and the request must be rejected.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Token(_) | Self::SessionEnded => None,
+            Self::KeySet(error) => Some(error.retry_after),
+            Self::Validation(_) | Self::RevocationsUnknown => Some(RETRY_AFTER),
+        }
+    }
+}
+
+/// Why [`HankoBuilder::build`](super::HankoBuilder::build) failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// `build` was called outside of a tokio runtime, so the tasks that fetch the keys cannot be started.
+    #[error("must be built within a tokio runtime, such as in an async fn of #[tokio::main]")]
+    NoRuntime,
+    /// The HTTP client that calls Hanko cannot be built.
+    #[error(transparent)]
+    Client(#[from] HttpClientError),
+    /// The session policy contradicts itself.
+    #[error(transparent)]
+    SessionPolicy(#[from] SessionPolicyError),
+}

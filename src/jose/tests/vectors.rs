@@ -1,0 +1,119 @@
+//! Vectors that others published.
+
+use std::{fs, path::Path};
+
+use serde_json::{Value, json};
+
+use crate::jose::{KeySetDocument, TokenError, UnverifiedToken};
+
+/// Beside the repository; there is no copy of them in it.
+const WYCHEPROOF: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../shared/vectors/wycheproof-rs256.json"
+);
+
+/// Those whose label says `valid` but that are rejected, with the rule that rejects them and the argument.
+const ARGUED: [(&[u64], TokenError, &str); 4] = [
+    (
+        &[259, 264, 268, 272, 320, 325],
+        TokenError::NotCompact,
+        "an empty payload: that of a JWT is a JSON object (RFC 7519 section 7.2)",
+    ),
+    (
+        &[265, 266, 267, 269, 270, 271],
+        TokenError::AlgorithmNotAllowed,
+        "RS384 and RS512 are not RS256",
+    ),
+    (
+        &[273, 274, 275, 287, 288, 321, 322, 323, 326, 327, 328],
+        TokenError::AlgorithmNotAllowed,
+        "PS256, PS384 and PS512 are not RS256",
+    ),
+    // The label contradicts the bytes, too. The other cases of which that is true, 347, 351, 367, 370, 372 and 373, are
+    // not about RSA and not among these vectors.
+    (
+        &[346, 350],
+        TokenError::AlgorithmNotAllowed,
+        "the JWK is for PS256 and the header says PS384",
+    ),
+];
+
+fn verify(jwk: &Value, token: &str) -> Result<(), TokenError> {
+    let set = json!({ "keys": [jwk] }).to_string();
+    let document = KeySetDocument::parse(set.as_bytes()).expect("a JWK Set");
+    UnverifiedToken::parse(token)?
+        .verify_signature(&document.key_set)
+        .map(drop)
+}
+
+#[test]
+fn wycheproof_signatures_are_verified_as_labelled() {
+    if !Path::new(WYCHEPROOF).exists() {
+        eprintln!("skipped: the Wycheproof vectors are not in ../shared/vectors");
+        return;
+    }
+    let text = fs::read_to_string(WYCHEPROOF).expect("the vectors");
+    let vectors: Value = serde_json::from_str(&text).expect("JSON");
+    let (mut verified, mut rejected) = (Vec::new(), 0);
+    for group in vectors["groups"].as_array().expect("groups") {
+        for test in group["tests"].as_array().expect("tests") {
+            let id = test["id"].as_u64().expect("an id");
+            let name = format!("{} {id} {}", group["name"], test["name"]);
+            let is_labelled_valid = test["valid"] == true;
+            let verdict = verify(&group["jwk"], test["jws"].as_str().expect("a JWS"));
+            let argued = ARGUED.iter().find(|(ids, ..)| ids.contains(&id));
+            if let Some((_, rule, argument)) = argued {
+                assert!(is_labelled_valid, "{name} needs no argument");
+                assert_eq!(verdict, Err(*rule), "{name}: {argument}");
+            } else {
+                assert_eq!(verdict.is_ok(), is_labelled_valid, "{name}: {verdict:?}");
+            }
+            if verdict.is_ok() {
+                verified.push(id);
+            } else {
+                rejected += 1;
+            }
+        }
+    }
+    // The integration test of the same vectors has these ids, too.
+    assert_eq!(verified, [33, 260, 261, 262, 263, 345, 349]);
+    assert_eq!(rejected, 311);
+}
+
+/// RFC 7515 appendix A.2, the public part of its key.
+fn rfc_7515_a_2_jwk() -> Value {
+    json!({
+        "kty": "RSA",
+        "n": "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2l\
+              ZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEM\
+              a2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2P\
+              AcDTW9gb54h4FRWyuXpoQ",
+        "e": "AQAB",
+    })
+}
+
+const RFC_7515_A_2_TOKEN: &str = concat!(
+    "eyJhbGciOiJSUzI1NiJ9",
+    ".",
+    "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ",
+    ".",
+    "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7",
+    "t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi1",
+    "2jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGl",
+    "UPQGe77Rw"
+);
+
+#[test]
+fn the_example_of_rfc_7515_is_verified() {
+    assert_eq!(verify(&rfc_7515_a_2_jwk(), RFC_7515_A_2_TOKEN), Ok(()));
+}
+
+#[test]
+fn the_private_key_of_rfc_7515_is_skipped() {
+    let mut jwk = rfc_7515_a_2_jwk();
+    jwk["d"] = json!("AQAB");
+    assert_eq!(
+        verify(&jwk, RFC_7515_A_2_TOKEN),
+        Err(TokenError::UnknownKey)
+    );
+}
