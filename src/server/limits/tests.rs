@@ -233,6 +233,8 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const WINDOW_UPDATE: u8 = 8;
+/// The flags of a request without a body.
+const END_STREAM_AND_HEADERS: u8 = 0x5;
 
 const LARGE_RESPONSE: usize = 1024 * 1024;
 
@@ -262,7 +264,6 @@ impl Client {
         block.push(u8::try_from(path.len()).expect("a short path"));
         block.extend(path.as_bytes());
         block.extend([0x01, 1, b'a']);
-        const END_STREAM_AND_HEADERS: u8 = 0x5;
         self.send_frame(HEADERS, END_STREAM_AND_HEADERS, stream, &block)
             .await;
     }
