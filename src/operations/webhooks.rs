@@ -224,7 +224,7 @@ impl WebhooksApi {
         body: SignedBody,
     ) -> Result<Received, WebhookRejection> {
         let client = request.remote_addr().as_socket_addr();
-        let client = client.map(|address| address.ip());
+        let client = client.map(std::net::SocketAddr::ip);
         match hanko.receive_webhook_bytes(body.0, client).await {
             Ok(Receipt::Verified(_)) => Ok(Received::Applied),
             Ok(Receipt::Held) => Ok(Received::Held),

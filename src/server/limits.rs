@@ -211,12 +211,16 @@ impl Limits {
     }
 
     /// Counts one more request in flight. Returns `None` if there is no place and none can be made.
-    fn admit(&self) -> Option<Place> {
+    ///
+    /// Streams of HTTP/2 begin before their handlers run, so a burst of them fills all places at once. Hence each
+    /// connection has at most one request in the reserved part.
+    fn admit(&self, connection: &Connection) -> Option<Place> {
         let before = self.requests.fetch_add(1, Ordering::Relaxed);
         if before < self.open_places() {
             return Some(Place::Open);
         }
-        if before < self.max_requests || self.drop_stalled() {
+        let may_have_reserved = before < self.max_requests && connection.has_one_request();
+        if may_have_reserved || self.drop_stalled() {
             return Some(Place::Reserved);
         }
         self.requests.fetch_sub(1, Ordering::Relaxed);

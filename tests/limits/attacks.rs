@@ -522,7 +522,7 @@ async fn attack_once(
 /// What an attack sends at the beginning of each connection.
 fn opening(attack: Attack) -> Vec<u8> {
     match attack {
-        Attack::Silent => Vec::new(),
+        Attack::Silent | Attack::Mixed => Vec::new(),
         Attack::Heads => {
             let filler = "x".repeat(60 * 1024);
             format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {filler}").into_bytes()
@@ -590,7 +590,6 @@ fn opening(attack: Attack) -> Vec<u8> {
         Attack::LargeForged => post_webhook(&forged_webhook(196_000), 0),
         Attack::SmallForged => post_webhook(&forged_webhook(15_000), 0),
         Attack::Dripping => post_webhook("", 1000),
-        Attack::Mixed => Vec::new(),
     }
 }
 

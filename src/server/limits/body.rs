@@ -167,12 +167,54 @@ pub(in crate::server) struct ResponseBody {
     body: BoxBody<Bytes, io::Error>,
     exchange: Arc<Exchange>,
     kind: ResponseKind,
-    /// Of a finite response of HTTP/2, what was read of `body` and not passed on.
+    /// How a finite response of HTTP/2 is passed on. Boxed, since most are of HTTP/1.
+    pieces: Option<Box<Pieces>>,
+}
+
+#[derive(Default)]
+struct Pieces {
+    /// What was read of the body and not passed on.
     rest: Bytes,
-    /// Whether the last byte is passed on by itself, so that this exists until the client can read all others.
+    /// Whether the last byte is passed on by itself, so that the response exists until the client can read all others.
     holds_last: bool,
     /// Whether a piece was passed on that h2 may not have taken yet.
     has_passed_on: bool,
+}
+
+impl Pieces {
+    /// Passes `body` on as its connection takes it, so that what its client does not read waits here.
+    fn poll(
+        &mut self,
+        body: &mut BoxBody<Bytes, io::Error>,
+        exchange: &Exchange,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let connection = exchange.connection();
+        if std::mem::take(&mut self.has_passed_on) {
+            // hyper asks for more when h2 has taken the last piece.
+            exchange.note_taken();
+        }
+        ready!(connection.poll_takes(context));
+        while self.rest.is_empty() {
+            let length = body.size_hint().exact().unwrap_or_default();
+            self.holds_last |= connection.may_read_in_parts(length);
+            match ready!(Pin::new(&mut *body).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                end => return Poll::Ready(end),
+            }
+        }
+        let mut length = self.rest.len().min(RESPONSE_PIECE);
+        let is_last = length == self.rest.len() && body.size_hint().exact() == Some(0);
+        if self.holds_last && is_last && length > 1 {
+            length -= 1;
+        }
+        connection.take(length);
+        self.has_passed_on = true;
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
+    }
 }
 
 impl ResponseBody {
@@ -208,42 +250,18 @@ impl ResponseBody {
     }
 
     fn new(body: BoxBody<Bytes, io::Error>, exchange: Arc<Exchange>, kind: ResponseKind) -> Self {
+        let is_in_pieces = kind == ResponseKind::Finite && exchange.connection().is_http2();
         Self {
             body,
             exchange,
             kind,
-            rest: Bytes::new(),
-            holds_last: false,
-            has_passed_on: false,
+            pieces: is_in_pieces.then(Box::default),
         }
     }
 
-    /// Passes a response of HTTP/2 on as its connection takes it, so that what its client does not read waits here.
-    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        if std::mem::take(&mut self.has_passed_on) {
-            // Being asked for more, it knows that h2 has taken the last piece.
-            self.exchange.note_taken();
-        }
-        ready!(self.exchange.connection().poll_takes(context));
-        while self.rest.is_empty() {
-            let length = self.body.size_hint().exact().unwrap_or_default();
-            self.holds_last |= self.exchange.connection().may_read_in_parts(length);
-            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.rest = data,
-                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
-                },
-                end => return Poll::Ready(end),
-            }
-        }
-        let mut length = self.rest.len().min(RESPONSE_PIECE);
-        let is_last = length == self.rest.len() && self.body.size_hint().exact() == Some(0);
-        if self.holds_last && is_last && length > 1 {
-            length -= 1;
-        }
-        self.exchange.connection().take(length);
-        self.has_passed_on = true;
-        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
+    /// Bytes that were read of the body and not passed on.
+    fn rest(&self) -> usize {
+        self.pieces.as_ref().map_or(0, |pieces| pieces.rest.len())
     }
 }
 
@@ -252,27 +270,28 @@ impl Body for ResponseBody {
     type Error = io::Error;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        if self.kind == ResponseKind::Finite && self.exchange.connection().is_http2() {
-            return self.poll_piece(context);
+        let this = self.get_mut();
+        if let Some(pieces) = &mut this.pieces {
+            return pieces.poll(&mut this.body, &this.exchange, context);
         }
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        if !self.body.is_end_stream() {
-            self.exchange.note_waiting();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
+        if !this.body.is_end_stream() {
+            this.exchange.note_waiting();
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
+        self.rest() == 0 && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
         let mut hint = self.body.size_hint();
-        if let Some(length) = hint.exact() {
-            hint.set_exact(length + self.rest.len() as u64);
+        if let Some(length) = hint.exact().filter(|_| self.pieces.is_some()) {
+            hint.set_exact(length + self.rest() as u64);
         }
         hint
     }

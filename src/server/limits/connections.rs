@@ -483,6 +483,10 @@ impl Connection {
         self.charge.swap(bytes, Ordering::Relaxed)
     }
 
+    pub(super) fn has_one_request(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) == 1
+    }
+
     /// Notes that a head is complete. Returns when its first byte arrived, if that is known.
     pub(super) fn begin_request(&self) -> Option<Duration> {
         self.requests.fetch_add(1, Ordering::Relaxed);

@@ -105,7 +105,7 @@ impl Exchange {
         connection: &Arc<Connection>,
     ) -> (Arc<Self>, Result<(), LimitError>) {
         let began_at = connection.begin_request();
-        let place = limits.admit();
+        let place = limits.admit(connection);
         let exchange = Self {
             limits: Arc::clone(limits),
             connection: Arc::clone(connection),

@@ -225,6 +225,8 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const WINDOW_UPDATE: u8 = 8;
+/// The flags of a request without a body.
+const END_STREAM_AND_HEADERS: u8 = 0x5;
 
 const LARGE_RESPONSE: usize = 1024 * 1024;
 
@@ -254,7 +256,6 @@ impl Client {
         block.push(u8::try_from(path.len()).expect("a short path"));
         block.extend(path.as_bytes());
         block.extend([0x01, 1, b'a']);
-        const END_STREAM_AND_HEADERS: u8 = 0x5;
         self.send_frame(HEADERS, END_STREAM_AND_HEADERS, stream, &block)
             .await;
     }
@@ -975,13 +976,34 @@ async fn dripping_bodies_give_way_to_those_that_have_just_begun() {
         client.send("2").await;
         settle().await;
     }
+    let mut running = Vec::new();
     for client in &mut dripping {
         assert_ok(&scene.request(&post("/length", 2, "12")).await);
         let mut next = scene.connect().await;
         next.send(&get("/never")).await;
         assert_problem(&client.response().await, 408, "request-timeout");
-        std::mem::forget(next);
+        running.push(next);
     }
     late.send("2").await;
     assert_ok(&late.response().await);
+}
+
+#[tokio::test]
+async fn each_connection_has_one_of_the_reserved_places() {
+    let scene = Scene::start(&[("MAX_REQUESTS", "16")]);
+    let mut waiting = Vec::new();
+    for count in 1..=14 {
+        let mut client = scene.join().await;
+        client.send(&get("/never")).await;
+        until(|| scene.in_flight() == count).await;
+        waiting.push(client);
+    }
+    let mut streams = scene.connect_http2(0).await;
+    streams.get_http2(1, "/urgent").await;
+    until(|| scene.in_flight() == 15).await;
+    streams.get_http2(3, "/urgent").await;
+    // Its rejection is a response that is not read.
+    until(|| scene.unread() == 1).await;
+    assert_eq!(scene.in_flight(), 15);
+    assert_ok(&scene.request(&get("/quick")).await);
 }
