@@ -2,11 +2,11 @@
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    #[cfg(feature = "server")]
+    #[cfg(feature = "swagger-ui")]
     swagger_ui::unpack();
 }
 
-#[cfg(feature = "server")]
+#[cfg(feature = "swagger-ui")]
 mod swagger_ui {
     use std::{
         env, fs,

@@ -26,11 +26,11 @@ pub use telemetry::{InstallError, flush, install, subscriber};
 
 use crate::{
     clock::{Clock, SystemClock},
+    edge::{AddData, EdgeCore, Endpoints, Operations, Pages, PlainEndpoint},
     hanko::{Event, Hanko, HankoBuilder, HankoUrl, RedisStore},
     openapi::{ApiType, Conflict, Document, RouteMap, WithProblems, merge},
     operations::{HealthApi, WEBHOOK_PATH, WebhooksApi},
-    pages::Pages,
-    server::{AddData, Edge, Endpoints, Listener, PlainEndpoint, Server, StartError},
+    server::{Listener, Server, StartError},
     testing::LocalHanko,
 };
 
@@ -377,7 +377,7 @@ impl App {
         hanko: Hanko,
         public_url: &str,
         local_hanko: Option<Arc<LocalHanko>>,
-    ) -> Result<Edge, StartError> {
+    ) -> Result<EdgeCore, StartError> {
         let document = self.document(public_url, hanko.cookie_name())?;
         let mut pages = document.add_pages(Pages::default());
         if let Some(local_hanko) = local_hanko {
@@ -402,7 +402,7 @@ impl App {
             plain: self.plain,
             data: self.data,
         };
-        Ok(Edge::new(hanko, endpoints, pages)?)
+        Ok(EdgeCore::new(hanko, Operations::new(endpoints)?, pages))
     }
 
     /// Returns the APIs in the order of the document.

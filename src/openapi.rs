@@ -1,16 +1,16 @@
 //! The OpenAPI document: what operations document, and what becomes of it.
 
 mod apis;
+mod conflict;
 mod document;
 mod json_body;
 mod problems;
-mod routes;
-#[cfg(feature = "server")]
+#[cfg(feature = "swagger-ui")]
 pub(crate) mod swagger_ui;
 
 pub(crate) use apis::{ApiType, RouteMap, merge};
+pub use conflict::Conflict;
 pub use document::{Document, DocumentFormat};
 pub use json_body::JsonBody;
 pub use problems::{ProblemOf, ProblemTypes, WithProblems};
 pub(crate) use problems::{describe, responses_of};
-pub use routes::{Conflict, RouteTable, WithRouteTable};

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-#[cfg(feature = "server")]
+#[cfg(feature = "swagger-ui")]
 use poem::{Endpoint, EndpointExt, RouteMethod, error::MethodNotAllowedError};
 use poem::{
     IntoResponse, Response,
@@ -357,7 +357,7 @@ pub fn method_not_allowed(allow: &HeaderValue) -> Response {
 }
 
 /// Returns the route with a 405 with `allow` for the methods that it lacks.
-#[cfg(feature = "server")]
+#[cfg(feature = "swagger-ui")]
 pub(crate) fn allowing(allow: &'static str, route: RouteMethod) -> impl Endpoint {
     let allow = HeaderValue::from_static(allow);
     route

@@ -1,25 +1,18 @@
 //! Serves operations for the sessions of a Hanko: listens, limits what clients use, and shuts down.
 
 mod connection;
-mod cors;
-mod edge;
 mod http2;
-mod limits;
-mod listen;
-mod operations;
+pub(crate) mod listen;
 mod transport;
 
 use std::{error::Error, io, net::SocketAddr, sync::Arc};
 
-pub(crate) use edge::Edge;
-use limits::Limits;
-pub use limits::{LimitedEndpoint, RequestLimits};
 pub(crate) use listen::Listener;
-pub(crate) use operations::{AddData, Endpoints, PlainEndpoint};
 
 use crate::{
     app::Config,
     clock::Clock,
+    edge::{EdgeCore, limits::Limits},
     hanko::{BuildError, Hanko, RedisStoreError},
     openapi::Conflict,
     testing::LocalHanko,
@@ -61,7 +54,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Server {
     listener: Listener,
-    edge: Edge,
+    edge: EdgeCore,
     public_url: String,
     config: Config,
     hanko: Hanko,
@@ -72,7 +65,7 @@ pub struct Server {
 impl Server {
     pub(crate) fn new(
         listener: Listener,
-        edge: Edge,
+        edge: EdgeCore,
         public_url: String,
         config: Config,
         local_hanko: Option<Arc<LocalHanko>>,
@@ -126,8 +119,9 @@ impl Server {
         );
         let config = &self.config.http;
         let max_connections = listen::max_connections(config.max_connections);
-        let limits = Limits::new(config, max_connections, self.clock);
+        let limits = Limits::new(config.limits(), max_connections, self.clock);
         listen::serve(self.listener, self.edge, Arc::new(limits), config, shutdown).await;
+        self.hanko.report_lost();
         tracing::info!("stopped");
     }
 }

@@ -14,9 +14,9 @@ use url::form_urlencoded;
 
 use crate::{
     auth::{BEARER_SCHEME, Rejection, authenticate, comes_from_trusted_page},
+    edge::Pages,
     hanko::Hanko,
     openapi::swagger_ui::escape,
-    pages::Pages,
     problem::{Problem, ProblemType, Unavailable, allowing},
     testing::{LocalHanko, Person, SESSION_LIFESPAN},
 };

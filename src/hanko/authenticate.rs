@@ -283,6 +283,10 @@ impl Hanko {
     }
 
     /// Returns the limiter of the log lines that clients can cause.
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.0.clock
+    }
+
     pub(crate) fn sampler(&self) -> &Sampler {
         &self.0.sampler
     }

@@ -12,7 +12,7 @@ use poem_openapi::{
 };
 use serde_json::{Map, Value};
 
-use super::routes::Conflict;
+use super::conflict::Conflict;
 
 /// The endpoints of an API by path and method, as Poem's router takes them.
 pub(crate) type RouteMap = HashMap<String, HashMap<Method, BoxEndpoint<'static>>>;

@@ -16,8 +16,8 @@ use poem::{
 use url::Url;
 
 use crate::{
+    edge::Pages,
     openapi::{Document, DocumentFormat},
-    pages::Pages,
     problem::allowing,
 };
 

@@ -1,10 +1,8 @@
 use std::collections::HashMap;
-#[cfg(feature = "server")]
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-#[cfg(feature = "server")]
 use poem::EndpointExt;
 use poem::{
     Body, Endpoint, Request, RequestBody, RouteMethod,
@@ -18,10 +16,9 @@ use poem_openapi::{
 };
 
 use super::{Tag, WEBHOOK_PATH};
-#[cfg(feature = "server")]
-use crate::server::RequestLimits;
 use crate::{
     auth::Rejection,
+    edge::RequestLimits,
     hanko::{Hanko, Receipt, WebhookError},
     openapi::responses_of,
     problem::{Problem, ProblemType},
@@ -38,7 +35,6 @@ pub struct WebhooksApi;
 const MAX_BODY_BYTES: usize = 256 * 1024;
 
 /// The time for head, body and handler. Hanko gives up after 10 s, and a webhook waits for keys for 8 s at most.
-#[cfg(feature = "server")]
 const TIMEOUT: Duration = Duration::from_secs(12);
 
 /// A webhook request of Hanko.
@@ -107,7 +103,6 @@ async fn read(body: Body) -> Result<Bytes, ProblemType> {
 
 /// Sets the limits of the operation, whatever those of others are: Hanko does not send a webhook again, so one that waits
 /// for a key must not be cut off.
-#[cfg(feature = "server")]
 fn limited(endpoint: impl Endpoint) -> impl Endpoint {
     endpoint.with(
         RequestLimits::new()
@@ -115,11 +110,6 @@ fn limited(endpoint: impl Endpoint) -> impl Endpoint {
             .timeout(TIMEOUT)
             .urgent(),
     )
-}
-
-#[cfg(not(feature = "server"))]
-fn limited(endpoint: impl Endpoint) -> impl Endpoint {
-    endpoint
 }
 
 impl<'a> ApiExtractor<'a> for SignedBody {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt, TryFutureExt};
+use futures_util::FutureExt;
 use http_body_util::{BodyExt, combinators::BoxBody};
 use hyper::{
     body::{Body as _, Bytes, Incoming},
@@ -26,19 +26,19 @@ use poem::{
     web::{LocalAddr, RemoteAddr},
 };
 use tokio_util::task::TaskTracker;
-use tower::{Layer, ServiceExt};
-use tower_http::cors::CorsLayer;
 
-use super::{
-    cors::{self, Origin},
-    edge::{self, Edge},
-    limits::{
-        Command, Connection, Exchange, LimitError, Limits, MAX_FIELDS, MAX_UNWRITTEN, RequestBody,
-        ResponseBody, take_begun,
+use super::transport::Transport;
+use crate::{
+    edge::{
+        self, EdgeCore,
+        cors::Origin,
+        limits::{
+            Command, Connection, Exchange, LimitError, Limits, MAX_FIELDS, MAX_UNWRITTEN,
+            RequestBody, ResponseBody, take_begun,
+        },
     },
-    transport::Transport,
+    problem::ProblemType,
 };
-use crate::problem::ProblemType;
 
 /// The most that is read of one HTTP/1 head: a token of the largest size and the headers of a proxy fit in.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -63,8 +63,7 @@ const OWN_HEAD_BYTES: usize = 1024;
 pub(super) struct Protocols {
     http1: http1::Builder,
     http2: http2::Builder<Tracked>,
-    edge: Arc<Edge>,
-    cors: CorsLayer,
+    edge: Arc<EdgeCore>,
     limits: Arc<Limits>,
 }
 
@@ -111,7 +110,7 @@ impl<F: Future> Future for Stream<F> {
 }
 
 impl Protocols {
-    pub(super) fn new(edge: Edge, limits: Arc<Limits>, tasks: TaskTracker) -> Self {
+    pub(super) fn new(edge: EdgeCore, limits: Arc<Limits>, tasks: TaskTracker) -> Self {
         let mut http1 = http1::Builder::new();
         http1
             // `Connections::sweep` bounds the time of heads.
@@ -134,7 +133,6 @@ impl Protocols {
         Self {
             http1,
             http2,
-            cors: cors::layer(edge.hanko().clone()),
             edge: Arc::new(edge),
             limits,
         }
@@ -254,39 +252,20 @@ impl Service {
             .and_then(|()| check_head(&request))
             .err();
         let version = request.version();
+        let request = self.poem_request(request, &exchange);
+        let edge = Arc::clone(&self.protocols.edge);
+        let of_edge = Arc::clone(&exchange);
+        let finish = move |response: poem::Response| Ok(finish(response.into(), exchange, version));
         // Most requests are not cross-origin.
         if request.headers().contains_key(header::ORIGIN) {
-            return self.respond_to_origin(request, exchange, rejection);
+            let response = edge.respond_to_origin(request, of_edge, rejection);
+            return Box::pin(response.map(finish));
         }
-        let response = self.pass_on(request, Arc::clone(&exchange), rejection, Origin::None);
-        Box::pin(response.map(move |response| Ok(finish(response.into(), exchange, version))))
+        let response = edge.respond(request, of_edge, rejection, Origin::None);
+        Box::pin(response.map(finish))
     }
 
-    fn respond_to_origin(
-        &self,
-        request: Request<Incoming>,
-        exchange: Arc<Exchange>,
-        rejection: Option<ProblemType>,
-    ) -> ResponseFuture {
-        let version = request.version();
-        let service = self.clone();
-        let of_service = Arc::clone(&exchange);
-        let service = tower::service_fn(move |request| {
-            service
-                .pass_on(request, Arc::clone(&of_service), rejection, Origin::Some)
-                .map(|response| Ok::<_, Infallible>(Response::from(response)))
-        });
-        let response = self.protocols.cors.layer(service).oneshot(request);
-        Box::pin(response.map_ok(move |response| finish(response, exchange, version)))
-    }
-
-    fn pass_on(
-        &self,
-        request: Request<Incoming>,
-        exchange: Arc<Exchange>,
-        rejection: Option<ProblemType>,
-        origin: Origin,
-    ) -> impl Future<Output = poem::Response> + Send + use<> {
+    fn poem_request(&self, request: Request<Incoming>, exchange: &Arc<Exchange>) -> poem::Request {
         let has_body = !request.body().is_end_stream();
         let mut request: poem::Request = (
             request,
@@ -297,10 +276,10 @@ impl Service {
             .into();
         if has_body {
             let incoming = request.take_body().into();
-            let body = RequestBody::new(incoming, Arc::clone(&exchange));
+            let body = RequestBody::new(incoming, Arc::clone(exchange));
             request.set_body(Body::from(body.boxed()));
         }
-        Arc::clone(&self.protocols.edge).respond(request, exchange, rejection, origin)
+        request
     }
 }
 

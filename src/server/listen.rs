@@ -11,11 +11,15 @@ use tokio_util::task::TaskTracker;
 use super::{
     StartError,
     connection::{self, Protocols},
-    edge::Edge,
-    limits::{Command, Limits, Need},
     transport::Transport,
 };
-use crate::app::HttpConfig;
+use crate::{
+    app::HttpConfig,
+    edge::{
+        EdgeCore,
+        limits::{Command, Limits, Need},
+    },
+};
 
 /// How many connections may wait to be accepted. A client beyond them waits a second for its next attempt.
 const ACCEPT_BACKLOG: u32 = 4096;
@@ -119,9 +123,9 @@ fn raise_descriptor_limit() -> Option<u64> {
 
 /// Serves until `shutdown` ends, goes on for `SHUTDOWN_DELAY`, and then waits for running requests, at most for
 /// `SHUTDOWN_GRACE`. When it returns, no task of a connection is left.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     listener: Listener,
-    edge: Edge,
+    edge: EdgeCore,
     limits: Arc<Limits>,
     config: &HttpConfig,
     shutdown: impl Future<Output = ()>,

@@ -15,10 +15,8 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{
-    http2::FrameWatch,
-    limits::{Connection, Ticket},
-};
+use super::http2::FrameWatch;
+use crate::edge::limits::{Connection, Ticket};
 
 /// Responses up to this size, which are almost all, go to the kernel in one piece.
 const SMALL: usize = 1024;
@@ -201,13 +199,13 @@ mod tests {
     use tokio::{io::AsyncReadExt, net::TcpListener};
 
     use super::*;
-    use crate::{app::Config, clock::ManualClock, server::limits::Limits};
+    use crate::{app::Config, clock::ManualClock, edge::limits::Limits};
 
     #[tokio::test]
     async fn parts_keep_their_order_whether_joined_or_not() {
         let config = Config::of_variables(&[]);
         let clock = Arc::new(ManualClock::new(Duration::ZERO));
-        let limits = Arc::new(Limits::new(&config.http, 1, clock));
+        let limits = Arc::new(Limits::new(config.http.limits(), 1, clock));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         for body_length in [0, 1, SMALL - 11, SMALL - 10, SMALL - 9, 4 * SMALL] {

@@ -6,13 +6,10 @@ use std::{
 use url::Url;
 
 use super::reader::{Reader, duration, origins, positive_count, positive_duration, size};
-use crate::hanko::is_loopback;
+use crate::{edge::limits::LimitSettings, hanko::is_loopback};
 
 pub(super) const DEFAULT_PORT: u16 = 8000;
 const DEFAULT_MAX_CONNECTIONS: usize = 16 * 1024;
-const DEFAULT_MAX_REQUESTS: usize = 4096;
-const DEFAULT_MAX_REQUEST_BODY: usize = 256 * 1024;
-const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 
 /// Where and how the API is served.
@@ -43,6 +40,7 @@ pub struct HttpConfig {
 
 impl HttpConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        let limits = LimitSettings::default();
         Self {
             host: reader.or("HOST", IpAddr::V4(Ipv4Addr::LOCALHOST), |value| {
                 if value == "localhost" {
@@ -60,11 +58,11 @@ impl HttpConfig {
             allowed_origins: read_allowed_origins(reader),
             public_url: read_public_url(reader),
             max_connections: reader.or("MAX_CONNECTIONS", DEFAULT_MAX_CONNECTIONS, positive_count),
-            max_requests: reader.or("MAX_REQUESTS", DEFAULT_MAX_REQUESTS, positive_count),
-            max_request_body: reader.or("MAX_REQUEST_BODY", DEFAULT_MAX_REQUEST_BODY, size),
+            max_requests: reader.or("MAX_REQUESTS", limits.max_requests, positive_count),
+            max_request_body: reader.or("MAX_REQUEST_BODY", limits.max_body, size),
             request_timeout: reader.or(
                 "REQUEST_TIMEOUT",
-                DEFAULT_REQUEST_TIMEOUT,
+                limits.request_timeout,
                 positive_duration,
             ),
             shutdown_delay: reader.or("SHUTDOWN_DELAY", Duration::ZERO, duration),
@@ -84,6 +82,15 @@ impl HttpConfig {
                 format!("http://{}", SocketAddr::new(self.host, port))
             }
         })
+    }
+
+    /// Returns the limits of requests.
+    pub(crate) fn limits(&self) -> LimitSettings {
+        LimitSettings {
+            max_requests: self.max_requests,
+            max_body: self.max_request_body,
+            request_timeout: self.request_timeout,
+        }
     }
 
     /// Returns the allowed origins on loopback, if the service itself is reached elsewhere: whatever listens on that port of

@@ -28,7 +28,7 @@ const CANDIDATES: usize = 64;
 
 /// Bytes of responses that an HTTP/2 connection takes before it has written them: h2 holds them, whatever its client
 /// reads. The rest of a response waits in its stream, where it can be reset.
-pub(in crate::server) const MAX_UNWRITTEN: usize = 32 * 1024;
+pub(crate) const MAX_UNWRITTEN: usize = 32 * 1024;
 
 /// The window of a stream that HTTP/2 begins with (RFC 9113 section 6.9.2).
 const DEFAULT_WINDOW: u32 = 65_535;
@@ -36,7 +36,7 @@ const DEFAULT_WINDOW: u32 = 65_535;
 /// What a connection is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub(in crate::server) enum Command {
+pub(crate) enum Command {
     /// Finish the requests in flight and accept no more.
     Drain = 1,
     /// Close at once.
@@ -55,7 +55,7 @@ enum Rank {
 }
 
 /// The open connections.
-pub(in crate::server) struct Connections {
+pub(crate) struct Connections {
     max: usize,
     head_timeout: Duration,
     permits: Arc<Semaphore>,
@@ -75,7 +75,7 @@ struct Table {
 
 /// What a connection is closed for.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::server) enum Need {
+pub(crate) enum Need {
     /// A place for another connection.
     Place,
     /// A place for another connection that uses HTTP/2.
@@ -96,7 +96,7 @@ impl Need {
 }
 
 /// One open connection, and what it is doing.
-pub(in crate::server) struct Connection {
+pub(crate) struct Connection {
     /// Where it is in the table.
     place: AtomicUsize,
     /// When it last received a byte or finished a response, in nanoseconds of the clock.
@@ -134,9 +134,9 @@ pub(in crate::server) struct Connection {
 }
 
 /// Keeps a place in the table until it is dropped. The transport owns it, so that it also covers an upgraded connection.
-pub(in crate::server) struct Ticket {
-    pub(in crate::server) limits: Arc<Limits>,
-    pub(in crate::server) connection: Arc<Connection>,
+pub(crate) struct Ticket {
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) connection: Arc<Connection>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -161,7 +161,7 @@ impl Connections {
     }
 
     /// Waits for a place, making room if there is none, and adds a connection.
-    pub(in crate::server) async fn admit(&self, limits: &Arc<Limits>) -> Ticket {
+    pub(crate) async fn admit(&self, limits: &Arc<Limits>) -> Ticket {
         let permit = loop {
             if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
                 break permit;
@@ -212,12 +212,12 @@ impl Connections {
     }
 
     /// How many are open.
-    pub(in crate::server) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.lock().open.len()
     }
 
     /// Waits until none is open.
-    pub(in crate::server) async fn all_closed(&self) {
+    pub(crate) async fn all_closed(&self) {
         loop {
             let closed = self.closed.notified();
             if self.count() == 0 {
@@ -227,18 +227,14 @@ impl Connections {
         }
     }
 
-    pub(in crate::server) fn tell_all(&self, command: Command) {
+    pub(crate) fn tell_all(&self, command: Command) {
         for connection in &self.lock().open {
             connection.tell(command);
         }
     }
 
     /// Takes one of the places of HTTP/2 connections. Returns `false` if there is none and none can be freed.
-    pub(in crate::server) fn admit_http2(
-        &self,
-        connection: &Connection,
-        clock: &Arc<dyn Clock>,
-    ) -> bool {
+    pub(crate) fn admit_http2(&self, connection: &Connection, clock: &Arc<dyn Clock>) -> bool {
         let max = MAX_HTTP2_CONNECTIONS.min(self.max.div_ceil(2));
         if self.http2.fetch_add(1, Ordering::Relaxed) >= max
             && self.close_first(Need::Http2Place, clock).is_none()
@@ -266,7 +262,7 @@ impl Connections {
     }
 
     /// Closes the connection that comes first, of those that meet the need. Returns it, or `None` if there is none.
-    pub(in crate::server) fn close_first(
+    pub(crate) fn close_first(
         &self,
         need: Need,
         clock: &Arc<dyn Clock>,
@@ -331,6 +327,13 @@ impl Connections {
 }
 
 impl Connection {
+    /// Stands for the connection of a request if somebody else has accepted it.
+    pub(crate) fn unknown(limits: &Limits) -> Self {
+        let connection = Self::new(nanoseconds(limits.clock.monotonic()));
+        connection.is_receiving.store(false, Ordering::Relaxed);
+        connection
+    }
+
     fn new(now: u64) -> Self {
         Self {
             place: AtomicUsize::new(0),
@@ -390,7 +393,7 @@ impl Connection {
     }
 
     /// Tells the connection what to do. Returns `false` if it has been told already.
-    pub(in crate::server) fn tell(&self, command: Command) -> bool {
+    pub(crate) fn tell(&self, command: Command) -> bool {
         let before = self.command.fetch_max(command as u8, Ordering::Release);
         if before >= command as u8 {
             return false;
@@ -403,12 +406,12 @@ impl Connection {
         self.command.load(Ordering::Acquire) >= command as u8
     }
 
-    pub(in crate::server) fn is_told_to_close(&self) -> bool {
+    pub(crate) fn is_told_to_close(&self) -> bool {
         self.is_told(Command::Close)
     }
 
     /// Returns what the connection is told to do, and wakes the task when that changes.
-    pub(in crate::server) fn poll_command(&self, context: &mut Context<'_>) -> Option<Command> {
+    pub(crate) fn poll_command(&self, context: &mut Context<'_>) -> Option<Command> {
         self.waker.register(context.waker());
         match self.command.load(Ordering::Acquire) {
             0 => None,
@@ -418,13 +421,13 @@ impl Connection {
     }
 
     /// Ready when the connection is told to do anything.
-    pub(in crate::server) fn poll_told(&self, context: &mut Context<'_>) -> Poll<Command> {
+    pub(crate) fn poll_told(&self, context: &mut Context<'_>) -> Poll<Command> {
         self.poll_command(context)
             .map_or(Poll::Pending, Poll::Ready)
     }
 
     /// Notes that bytes have arrived. Returns whether they begin a head of HTTP/1.
-    pub(in crate::server) fn received(&self, clock: &Arc<dyn Clock>) -> bool {
+    pub(crate) fn received(&self, clock: &Arc<dyn Clock>) -> bool {
         let has_request = self.requests.load(Ordering::Relaxed) > 0;
         let is_receiving = self.is_receiving.load(Ordering::Relaxed);
         // The answers to our pings do not make an idle HTTP/2 connection active.
@@ -447,22 +450,22 @@ impl Connection {
     }
 
     /// Whether bytes that arrive belong to a head of HTTP/1.
-    pub(in crate::server) fn is_between_heads(&self) -> bool {
+    pub(crate) fn is_between_heads(&self) -> bool {
         self.requests.load(Ordering::Relaxed) == 0
     }
 
-    pub(in crate::server) fn set_blocked(&self, is_blocked: bool) {
+    pub(crate) fn set_blocked(&self, is_blocked: bool) {
         if self.is_blocked.load(Ordering::Relaxed) != is_blocked {
             self.is_blocked.store(is_blocked, Ordering::Relaxed);
         }
     }
 
-    pub(in crate::server) fn is_http2(&self) -> bool {
+    pub(crate) fn is_http2(&self) -> bool {
         self.is_http2.load(Ordering::Relaxed)
     }
 
     /// Whether a streaming response of HTTP/1 is being written.
-    pub(in crate::server) fn is_streaming(&self) -> bool {
+    pub(crate) fn is_streaming(&self) -> bool {
         self.streaming.load(Ordering::Relaxed) > 0 && !self.is_http2() && !self.is_upgraded()
     }
 
@@ -470,7 +473,7 @@ impl Connection {
         self.is_upgraded.store(true, Ordering::Relaxed);
     }
 
-    pub(in crate::server) fn is_upgraded(&self) -> bool {
+    pub(crate) fn is_upgraded(&self) -> bool {
         self.is_upgraded.load(Ordering::Relaxed)
     }
 
@@ -525,7 +528,7 @@ impl Connection {
     }
 
     /// Notes a window that the client has set for streams of HTTP/2.
-    pub(in crate::server) fn set_window(&self, bytes: u32) {
+    pub(crate) fn set_window(&self, bytes: u32) {
         self.window.fetch_min(bytes, Ordering::Relaxed);
     }
 
@@ -555,7 +558,7 @@ impl Connection {
     }
 
     /// Notes that everything that can be sent was written.
-    pub(in crate::server) fn has_written(&self) {
+    pub(crate) fn has_written(&self) {
         if self.unwritten.swap(0, Ordering::AcqRel) < MAX_UNWRITTEN {
             return;
         }

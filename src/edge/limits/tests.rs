@@ -19,10 +19,11 @@ use super::{Limits, RequestLimits, SMALL_BODY};
 use crate::{
     app::Config,
     clock::{Clock, ManualClock},
+    edge::Pages,
+    edge::{EdgeCore, Endpoints, Operations},
     hanko::{Hanko, HankoUrl, PlainHttp},
     operations::{HealthApi, MeApi, WebhooksApi},
-    pages::Pages,
-    server::{Edge, Endpoints, Listener, listen},
+    server::{Listener, listen},
 };
 
 /// A server with endpoints of its own, and the clock that the test moves.
@@ -44,12 +45,16 @@ impl Scene {
             .build()
             .expect("a client");
         let operations = (MeApi, WebhooksApi, HealthApi);
-        let edge = Edge::new(hanko, Endpoints::of(operations), pages()).expect("no conflict");
+        let edge = EdgeCore::new(
+            hanko,
+            Operations::new(Endpoints::of(operations)).expect("no conflict"),
+            pages(),
+        );
         let listener = Listener::bind(([127, 0, 0, 1], 0).into()).expect("a free port");
         let address = listener.address();
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let limits = Arc::new(Limits::new(
-            &config.http,
+            config.http.limits(),
             config.http.max_connections,
             shared,
         ));

@@ -5,14 +5,14 @@ use std::time::Duration;
 use poem::http::{HeaderMap, HeaderValue, Method, header};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 
-use super::edge::REQUEST_ID;
+use super::REQUEST_ID;
 use crate::hanko::Hanko;
 
 /// How long a browser may remember the response to a preflight request.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_mins(10);
 
 /// Allows the origins that `hanko` trusts.
-pub(super) fn layer(hanko: Hanko) -> CorsLayer {
+pub(crate) fn layer(hanko: Hanko) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(move |origin, _| {
             origin
@@ -39,14 +39,14 @@ pub(super) fn layer(hanko: Hanko) -> CorsLayer {
 
 /// Whether a request has an `Origin`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(crate) enum Origin {
     None,
     Some,
 }
 
 /// Adds `Vary: Origin` to the response to a request without an `Origin`, if a cache may store it. Otherwise the cache would
 /// use it for a page of another origin, without the headers that allow that page to read it.
-pub(super) fn vary(headers: &mut HeaderMap) {
+pub(crate) fn vary(headers: &mut HeaderMap) {
     let is_stored = headers
         .get(header::CACHE_CONTROL)
         .is_none_or(|value| !lists(value, "no-store"));

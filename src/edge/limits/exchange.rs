@@ -21,7 +21,7 @@ use crate::{clock::Sleep, problem::ProblemType};
 /// Why a request is not answered by its handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(in crate::server) enum LimitError {
+pub(crate) enum LimitError {
     /// The body is larger than allowed.
     BodyTooLarge = 1,
     /// The body did not arrive in time, or was dropped to make room for others.
@@ -33,7 +33,7 @@ pub(in crate::server) enum LimitError {
 }
 
 impl LimitError {
-    pub(in crate::server) const fn problem_type(self) -> ProblemType {
+    pub(crate) const fn problem_type(self) -> ProblemType {
         match self {
             Self::BodyTooLarge => ProblemType::CONTENT_TOO_LARGE,
             Self::BodyLate => ProblemType::REQUEST_TIMEOUT,
@@ -54,7 +54,7 @@ impl LimitError {
 }
 
 /// A request in flight. It counts as one until its response begins, and as one of its connection until its response ends.
-pub(in crate::server) struct Exchange {
+pub(crate) struct Exchange {
     limits: Arc<Limits>,
     connection: Arc<Connection>,
     /// When the first byte of its head arrived; `None` stands for the time when the handler first waits.
@@ -100,7 +100,7 @@ fn milliseconds(duration: Duration) -> u64 {
 impl Exchange {
     /// Begins a request whose head is complete. Fails if there is no room; the exchange exists in either case, since the
     /// rejection is a response, too.
-    pub(in crate::server) fn begin(
+    pub(crate) fn begin(
         limits: &Arc<Limits>,
         connection: &Arc<Connection>,
     ) -> (Arc<Self>, Result<(), LimitError>) {
@@ -132,7 +132,7 @@ impl Exchange {
         (Arc::new(exchange), outcome)
     }
 
-    pub(in crate::server) fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.limits.is_draining()
     }
 
@@ -153,7 +153,7 @@ impl Exchange {
     }
 
     /// The limit that the request has run into.
-    pub(in crate::server) fn error(&self) -> Option<LimitError> {
+    pub(crate) fn error(&self) -> Option<LimitError> {
         LimitError::from_code(self.error.load(Ordering::Acquire))
     }
 
@@ -165,7 +165,7 @@ impl Exchange {
     }
 
     /// Accounts for `bytes` more of the request.
-    pub(in crate::server) fn charge(&self, bytes: usize) -> Result<(), LimitError> {
+    pub(crate) fn charge(&self, bytes: usize) -> Result<(), LimitError> {
         let size = Size::of(self.charge.fetch_add(bytes, Ordering::Relaxed) + bytes);
         if self.limits.charge(bytes, size) {
             return Ok(());
@@ -234,7 +234,7 @@ impl Exchange {
     }
 
     /// Notes that the stream of the response waits until its client reads. Ready if it was reset.
-    pub(in crate::server) fn poll_unread(self: &Arc<Self>, context: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_unread(self: &Arc<Self>, context: &Context<'_>) -> Poll<()> {
         self.waker.register(context.waker());
         if self.is_reset.load(Ordering::Acquire) {
             return Poll::Ready(());
@@ -308,7 +308,7 @@ impl Exchange {
     }
 
     /// Polls `handler` within the limits of the request.
-    pub(in crate::server) fn limit<F: Future>(self: &Arc<Self>, handler: F) -> Limited<F> {
+    pub(crate) fn limit<F: Future>(self: &Arc<Self>, handler: F) -> Limited<F> {
         Limited {
             handler: Some(handler),
             exchange: Arc::clone(self),
@@ -362,12 +362,12 @@ pub(super) fn with_current(change: impl FnOnce(&Exchange)) {
 }
 
 /// Returns the exchange of an HTTP/2 stream if its response has begun in this poll of it.
-pub(in crate::server) fn take_begun() -> Option<Arc<Exchange>> {
+pub(crate) fn take_begun() -> Option<Arc<Exchange>> {
     BEGUN.take()
 }
 
 /// A handler that is dropped when a limit of its request is reached.
-pub(in crate::server) struct Limited<F> {
+pub(crate) struct Limited<F> {
     handler: Option<F>,
     exchange: Arc<Exchange>,
     /// The timer, and the time since when it runs. Most handlers are ready at once and need none.

@@ -12,11 +12,12 @@ mod body;
 mod connections;
 mod exchange;
 mod operation;
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests;
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -24,19 +25,19 @@ use std::{
     time::Duration,
 };
 
-pub(super) use body::{RequestBody, ResponseBody};
-pub(super) use connections::{Command, Connection, Connections, MAX_UNWRITTEN, Need, Ticket};
-pub(super) use exchange::{Exchange, LimitError, take_begun};
+pub(crate) use body::{RequestBody, ResponseBody};
+pub(crate) use connections::{Command, Connection, Connections, MAX_UNWRITTEN, Need, Ticket};
+pub(crate) use exchange::{Exchange, LimitError, take_begun};
 pub use operation::{LimitedEndpoint, RequestLimits};
 
-use crate::{app::HttpConfig, clock::Clock};
+use crate::clock::Clock;
 
 /// The most fields of a request head, trailers aside. hyper checks it for HTTP/1; h2 knows no such limit.
-pub(super) const MAX_FIELDS: usize = 100;
+pub(crate) const MAX_FIELDS: usize = 100;
 
 /// The most connections that use HTTP/2. Each has about 40 KiB of buffers and up to 100 streams, so that clients and
 /// proxies need few of them.
-pub(super) const MAX_HTTP2_CONNECTIONS: usize = 256;
+pub(crate) const MAX_HTTP2_CONNECTIONS: usize = 256;
 
 /// Bytes that bodies, unread responses and large heads may occupy together.
 ///
@@ -57,7 +58,7 @@ const SMALL_MEMORY: usize = 8 * 1024 * 1024;
 /// A body up to this size has room whatever large bodies and unread responses occupy, and other incomplete ones give way
 /// to it. Hanko's webhooks are smaller, and Hanko does not send them again. Only what running handlers hold of small
 /// bodies can take its room.
-pub(super) const SMALL_BODY: usize = 16 * 1024;
+pub(crate) const SMALL_BODY: usize = 16 * 1024;
 
 /// What a request with a small body occupies at most: its head may be as large.
 const SMALL_REQUEST: usize = 2 * SMALL_BODY;
@@ -84,10 +85,31 @@ const EXPECTED_BYTES_PER_SECOND: u64 = 16 * 1024;
 /// How often connections and responses whose time is over are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Limits of each request, and of all together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LimitSettings {
+    /// How many requests may wait for the head of their response.
+    pub(crate) max_requests: usize,
+    /// The largest body, in bytes.
+    pub(crate) max_body: usize,
+    /// The time for head, body and handler together.
+    pub(crate) request_timeout: Duration,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self {
+            max_requests: 4096,
+            max_body: 256 * 1024,
+            request_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
 /// What all connections of a server share.
-pub(super) struct Limits {
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) connections: Connections,
+pub(crate) struct Limits {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) connections: Connections,
     max_requests: usize,
     max_body: usize,
     request_timeout: Duration,
@@ -183,15 +205,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl fmt::Debug for Limits {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Limits").finish_non_exhaustive()
+    }
+}
+
 impl Limits {
     /// Returns limits as configured, for at most `max_connections`, which the descriptors allow.
-    pub(super) fn new(config: &HttpConfig, max_connections: usize, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(
+        settings: LimitSettings,
+        max_connections: usize,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self {
-            connections: Connections::new(max_connections, config.request_timeout),
+            connections: Connections::new(max_connections, settings.request_timeout),
             clock,
-            max_requests: config.max_requests,
-            max_body: config.max_request_body,
-            request_timeout: config.request_timeout,
+            max_requests: settings.max_requests,
+            max_body: settings.max_body,
+            request_timeout: settings.request_timeout,
             requests: AtomicUsize::new(0),
             memory: AtomicUsize::new(0),
             heads: AtomicUsize::new(0),
@@ -202,11 +234,11 @@ impl Limits {
     }
 
     /// Whether the server has been told to shut down.
-    pub(super) fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Relaxed)
     }
 
-    pub(super) fn start_draining(&self) {
+    pub(crate) fn start_draining(&self) {
         self.is_draining.store(true, Ordering::Relaxed);
     }
 
@@ -277,7 +309,7 @@ impl Limits {
     }
 
     /// Changes what a connection itself holds: a partial head, or the bytes of a large one.
-    pub(super) fn recharge(&self, connection: &Connection, bytes: usize) {
+    pub(crate) fn recharge(&self, connection: &Connection, bytes: usize) {
         let before = connection.charge();
         if bytes == before {
             return;
@@ -391,7 +423,7 @@ impl Limits {
     }
 
     /// Closes connections and resets responses whose time is over, until it is dropped.
-    pub(super) async fn sweep(&self) {
+    pub(crate) async fn sweep(&self) {
         loop {
             self.clock.sleep(SWEEP_INTERVAL).await;
             let now = self.clock.monotonic();

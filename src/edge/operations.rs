@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use poem::{
-    EndpointExt, IntoEndpoint, PathPattern, Request, Response, Route,
+    Endpoint, EndpointExt, IntoEndpoint, PathPattern, Request, Response, Route,
     endpoint::{BoxEndpoint, DynEndpoint},
     http::{Method, Uri, uri::PathAndQuery},
 };
@@ -16,7 +16,8 @@ use poem_openapi::{
     registry::{MetaApi, MetaOperation, MetaParamIn, Registry},
 };
 
-use crate::openapi::{Conflict, RouteMap, RouteTable};
+use super::routes::RouteTable;
+use crate::openapi::{Conflict, RouteMap};
 
 /// The operations of an API and the plain endpoints beside it, and the way to them.
 ///
@@ -25,7 +26,7 @@ use crate::openapi::{Conflict, RouteMap, RouteTable};
 /// of the router, if its operation never reads the query: its metadata name neither a query parameter nor an API key in the
 /// query. It is looked up by path and method, and gets what the router would have added, the pattern of the path. With
 /// poem-openapi's feature `cookie`, which is off, it would also need the cookie jar. All other requests are routed by Poem.
-pub(super) struct Operations {
+pub(crate) struct Operations {
     direct: HashMap<String, Direct>,
     routed: BoxEndpoint<'static>,
     routes: RouteTable,
@@ -106,9 +107,19 @@ impl OpenApi for Routed {
 }
 
 impl Operations {
+    /// Returns an endpoint as the only one, whose routes are these.
+    pub(crate) fn around(endpoint: impl Endpoint + 'static, routes: RouteTable) -> Self {
+        Self {
+            direct: HashMap::new(),
+            routed: endpoint.map_to_response().boxed(),
+            routes,
+            data: Vec::new(),
+        }
+    }
+
     /// # Errors
     /// A [`Conflict`] of two routes.
-    pub(super) fn new(endpoints: Endpoints) -> Result<Self, Conflict> {
+    pub(crate) fn new(endpoints: Endpoints) -> Result<Self, Conflict> {
         let Endpoints {
             meta,
             routes: mut operations,
@@ -166,14 +177,14 @@ impl Operations {
     }
 
     /// Returns the response to a request for `path` that failed with `error`.
-    pub(super) async fn failed(&self, path: Option<PathAndQuery>, error: poem::Error) -> Response {
+    pub(crate) async fn failed(&self, path: Option<PathAndQuery>, error: poem::Error) -> Response {
         self.routes
             .response(&path.map(Uri::from).unwrap_or_default(), error)
             .await
     }
 
     /// Passes a request to its operation.
-    pub(super) fn call(&self, mut request: Request) -> BoxFuture<'_, poem::Result<Response>> {
+    pub(crate) fn call(&self, mut request: Request) -> BoxFuture<'_, poem::Result<Response>> {
         for add in &self.data {
             add(&mut request);
         }

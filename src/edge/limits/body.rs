@@ -30,7 +30,7 @@ const RESPONSE_PIECE: usize = 16 * 1024;
 const FIRST_CAPACITY: usize = 1024;
 
 /// A request body within the limits of its request. It is read when its handler asks for it.
-pub(in crate::server) struct RequestBody {
+pub(crate) struct RequestBody {
     incoming: BoxBody<Bytes, io::Error>,
     exchange: Arc<Exchange>,
     piece: Vec<u8>,
@@ -39,10 +39,7 @@ pub(in crate::server) struct RequestBody {
 }
 
 impl RequestBody {
-    pub(in crate::server) fn new(
-        incoming: BoxBody<Bytes, io::Error>,
-        exchange: Arc<Exchange>,
-    ) -> Self {
+    pub(crate) fn new(incoming: BoxBody<Bytes, io::Error>, exchange: Arc<Exchange>) -> Self {
         Self {
             incoming,
             exchange,
@@ -163,7 +160,7 @@ impl Drop for RequestBody {
 }
 
 /// A response body that ends the exchange when it is dropped.
-pub(in crate::server) struct ResponseBody {
+pub(crate) struct ResponseBody {
     body: BoxBody<Bytes, io::Error>,
     exchange: Arc<Exchange>,
     kind: ResponseKind,
@@ -220,7 +217,7 @@ impl Pieces {
 impl ResponseBody {
     /// Begins a response. If it is a streaming one, or an upgrade, and there are too many of those, this returns its
     /// headers instead.
-    pub(in crate::server) fn begin(
+    pub(crate) fn begin(
         response: Response<BoxBody<Bytes, io::Error>>,
         exchange: Arc<Exchange>,
     ) -> Result<Response<Self>, HeaderMap> {
@@ -239,7 +236,7 @@ impl ResponseBody {
     }
 
     /// Begins a response of a known length.
-    pub(in crate::server) fn finite(
+    pub(crate) fn finite(
         response: Response<BoxBody<Bytes, io::Error>>,
         exchange: Arc<Exchange>,
     ) -> Response<Self> {

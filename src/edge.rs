@@ -1,0 +1,389 @@
+//! The edge of a service: what stands between clients and handlers, whoever accepts the connections. It finds what serves a
+//! request, keeps it within limits, applies CORS, makes problems of errors, and completes every response.
+
+pub(crate) mod cors;
+pub(crate) mod limits;
+mod operations;
+mod pages;
+mod routes;
+
+use std::{convert::Infallible, fmt, io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use http_body_util::{BodyExt, combinators::BoxBody};
+use hyper::body::Bytes;
+use poem::{
+    Body, Endpoint, Middleware, Request, Response,
+    endpoint::DynEndpoint,
+    http::{
+        self, HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+        header::{self, Entry},
+    },
+};
+use tower::{Layer, ServiceExt};
+use tower_http::cors::CorsLayer;
+use tracing::Instrument;
+use uuid::Uuid;
+
+pub(crate) use self::operations::{AddData, Endpoints, Operations, PlainEndpoint};
+use self::{
+    cors::Origin,
+    limits::{Connection, Exchange, LimitError, LimitSettings, Limits, RequestBody},
+};
+pub use self::{
+    limits::{LimitedEndpoint, RequestLimits},
+    pages::{Pages, WithPages},
+    routes::{RouteTable, WithRouteTable},
+};
+use crate::{
+    hanko::Hanko,
+    operations::Draining,
+    problem::{self, Problem, ProblemType},
+};
+
+/// Identifies a request in our log and in those of proxies.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A longer id than this is replaced by one of ours.
+const MAX_REQUEST_ID_BYTES: usize = 64;
+
+/// When a client may try again after a rejection for lack of room or time.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// A middleware for the outside of a Poem app: what [`App`](crate::App) has around its API.
+///
+/// - It puts the [`Hanko`] into the data of each request.
+/// - It bounds requests, bodies and time; an operation can set [`RequestLimits`] of its own.
+/// - It answers CORS preflights, and allows the origins that the [`Hanko`] trusts, with credentials.
+/// - It makes a problem (RFC 9457) of each error and each panic. No other text of an error reaches a client.
+/// - It adds `X-Request-Id`, `X-Content-Type-Options`, and `Cache-Control: no-store` unless the response has its own.
+///
+/// Poem's own server sets no limits on connections and heads: put it behind a proxy that does, or use [`App`](crate::App).
+///
+/// ```no_run
+/// use poem::{EndpointExt, Route, Server, get, handler, listener::TcpListener};
+/// use poem_hanko::{Edge, Hanko, HankoUrl, Rejection, authenticate, webhook_endpoint};
+///
+/// #[handler]
+/// async fn hello(request: &poem::Request) -> poem::Result<String> {
+///     let session = authenticate(request).await?.ok_or(Rejection::MissingCredentials)?;
+///     Ok(format!("Hello, {}!", session.user_id()))
+/// }
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let url: HankoUrl = "https://example.hanko.io".parse()?;
+/// let hanko = Hanko::builder(url).build()?;
+/// let app = Route::new()
+///     .at("/hello", get(hello))
+///     .at("/webhooks/hanko", webhook_endpoint())
+///     .with(Edge::new(&hanko));
+/// Server::new(TcpListener::bind("127.0.0.1:8000")).run(app).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Edge {
+    hanko: Hanko,
+    limits: LimitSettings,
+    routes: RouteTable,
+}
+
+impl Edge {
+    /// Returns a middleware for the sessions of `hanko`, with default limits: 4096 requests at a time, bodies of 256 KiB, and
+    /// 30 s for body and handler together.
+    pub fn new(hanko: &Hanko) -> Self {
+        Self {
+            hanko: hanko.clone(),
+            limits: LimitSettings::default(),
+            routes: RouteTable::default(),
+        }
+    }
+
+    /// Sets the routes of the API inside, so that a 405 names the methods of its path and a 400 the parameter at fault.
+    #[must_use]
+    pub fn routes(mut self, routes: RouteTable) -> Self {
+        self.routes = routes;
+        self
+    }
+
+    /// Sets how many requests may wait for their response at a time. Others get 503 `overloaded`. Default: 4096.
+    #[must_use]
+    pub fn max_requests(mut self, requests: usize) -> Self {
+        self.limits.max_requests = requests;
+        self
+    }
+
+    /// Sets the largest body, in bytes. A larger one gets 413 `content-too-large`. Default: 256 KiB.
+    #[must_use]
+    pub fn max_body(mut self, bytes: usize) -> Self {
+        self.limits.max_body = bytes;
+        self
+    }
+
+    /// Sets the time for body and handler together. A late body gets 408 `request-timeout`, a late handler 503
+    /// `handler-timeout`. Default: 30 s.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.limits.request_timeout = timeout;
+        self
+    }
+}
+
+impl<E: Endpoint + 'static> Middleware<E> for Edge {
+    type Output = EdgeEndpoint;
+
+    fn transform(&self, endpoint: E) -> EdgeEndpoint {
+        let clock = Arc::clone(self.hanko.clock());
+        let operations = Operations::around(endpoint, self.routes.clone());
+        EdgeEndpoint {
+            core: Arc::new(EdgeCore::new(
+                self.hanko.clone(),
+                operations,
+                Pages::default(),
+            )),
+            limits: Arc::new(Limits::new(self.limits, 0, clock)),
+        }
+    }
+}
+
+/// An endpoint with an [`Edge`] around it.
+#[derive(Clone, Debug)]
+pub struct EdgeEndpoint {
+    core: Arc<EdgeCore>,
+    limits: Arc<Limits>,
+}
+
+impl Endpoint for EdgeEndpoint {
+    type Output = Response;
+
+    async fn call(&self, mut request: Request) -> poem::Result<Response> {
+        let connection = Arc::new(Connection::unknown(&self.limits));
+        let (exchange, admitted) = Exchange::begin(&self.limits, &connection);
+        let rejection = admitted.err().map(LimitError::problem_type);
+        let incoming = request.take_body().into();
+        let body = RequestBody::new(incoming, Arc::clone(&exchange));
+        request.set_body(Body::from(body.boxed()));
+        let core = Arc::clone(&self.core);
+        Ok(if request.headers().contains_key(header::ORIGIN) {
+            core.respond_to_origin(request, exchange, rejection).await
+        } else {
+            core.respond(request, exchange, rejection, Origin::None)
+                .await
+        })
+    }
+}
+
+/// Serves every request: passes it to a page or an operation, makes problems of errors and panics, and adds the headers that
+/// every response has.
+pub(crate) struct EdgeCore {
+    hanko: Hanko,
+    operations: Operations,
+    pages: Pages,
+    cors: CorsLayer,
+}
+
+impl fmt::Debug for EdgeCore {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("EdgeCore").finish_non_exhaustive()
+    }
+}
+
+impl EdgeCore {
+    /// Requests for anything but a page go to `operations`. All of them have `hanko` in their data.
+    pub(crate) fn new(hanko: Hanko, operations: Operations, pages: Pages) -> Self {
+        Self {
+            cors: cors::layer(hanko.clone()),
+            hanko,
+            operations,
+            pages,
+        }
+    }
+
+    /// Returns what authenticates its requests.
+    #[cfg(feature = "server")]
+    pub(crate) fn hanko(&self) -> &Hanko {
+        &self.hanko
+    }
+
+    /// Responds to a request that has an `Origin`.
+    pub(crate) fn respond_to_origin(
+        self: Arc<Self>,
+        request: Request,
+        exchange: Arc<Exchange>,
+        rejection: Option<ProblemType>,
+    ) -> BoxFuture<'static, Response> {
+        // The layer reads the method and the headers only.
+        let mut head = http::Request::new(());
+        *head.method_mut() = request.method().clone();
+        head.headers_mut().clone_from(request.headers());
+        let cors = self.cors.clone();
+        let mut request = Some(request);
+        let inner = tower::service_fn(move |_head: http::Request<()>| {
+            // It is called once at most: a preflight is answered by the layer.
+            let response = request.take().map(|request| {
+                Arc::clone(&self).respond(request, Arc::clone(&exchange), rejection, Origin::Some)
+            });
+            async move {
+                let response = match response {
+                    Some(response) => response.await,
+                    None => problem_response(ProblemType::INTERNAL_ERROR),
+                };
+                let (head, body) = response.into_parts();
+                let mut response = http::Response::new(body);
+                *response.status_mut() = head.status;
+                *response.version_mut() = head.version;
+                *response.headers_mut() = head.headers;
+                *response.extensions_mut() = head.extensions;
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let response = cors.layer(inner).oneshot(head);
+        Box::pin(response.map(|outcome| {
+            let Ok(response) = outcome;
+            Response::from(response.map(|body| -> BoxBody<Bytes, io::Error> { body.into() }))
+        }))
+    }
+
+    /// Responds to a request, with `rejection` if there is one.
+    ///
+    /// Not `async fn`: its state machine would hold several copies of `Request`.
+    pub(crate) fn respond(
+        self: Arc<Self>,
+        mut request: Request,
+        exchange: Arc<Exchange>,
+        rejection: Option<ProblemType>,
+        origin: Origin,
+    ) -> impl Future<Output = Response> + Send + use<> {
+        let request_id = request_id(request.headers());
+        let method = request.method().clone();
+        let path = request.uri().path_and_query().cloned();
+        request.set_data(self.hanko.clone());
+        if exchange.is_draining() {
+            request.set_data(Draining);
+        }
+        let span = tracing::debug_span!("request", id = request_id.to_str().unwrap_or_default());
+        async move {
+            let mut response = match rejection {
+                Some(problem_type) => problem_response(problem_type),
+                None => {
+                    // Each boxed, for the same reason.
+                    let outcome = match self.pages.get(request.uri().path()) {
+                        Some(page) => DynEndpoint::call(page, request),
+                        None => self.operations.call(request),
+                    };
+                    let outcome = AssertUnwindSafe(outcome).catch_unwind();
+                    let outcome = exchange.limit(outcome).instrument(span.clone()).await;
+                    let response = match outcome {
+                        Ok(Ok(Ok(response))) => response,
+                        Ok(Ok(Err(error))) => {
+                            Box::pin(self.operations.failed(path, error))
+                                .instrument(span.clone())
+                                .await
+                        }
+                        Ok(Err(_panic)) => problem::from_panic(),
+                        Err(error) => problem_response(error.problem_type()),
+                    };
+                    limited(response, &exchange)
+                }
+            };
+            let _entered = span.enter();
+            // Never the path, nor an unknown method: either may contain a token.
+            let method = known(&method).unwrap_or("other");
+            tracing::debug!(method, status = response.status().as_u16(), "answered");
+            let headers = response.headers_mut();
+            headers.insert(REQUEST_ID, request_id);
+            headers.insert(
+                header::X_CONTENT_TYPE_OPTIONS,
+                HeaderValue::from_static("nosniff"),
+            );
+            // A response may depend on a session unless it says otherwise.
+            match headers.entry(header::CACHE_CONTROL) {
+                Entry::Vacant(entry) => {
+                    entry.insert(HeaderValue::from_static("no-store"));
+                }
+                Entry::Occupied(_) if origin == Origin::None => cors::vary(headers),
+                Entry::Occupied(_) => {}
+            }
+            response
+        }
+    }
+}
+
+/// The response of a handler, or the problem that its body has run into a limit: to the handler, that looks like a
+/// connection that was lost.
+fn limited(response: Response, exchange: &Exchange) -> Response {
+    match exchange.error() {
+        Some(error)
+            if response.status().is_client_error() || response.status().is_server_error() =>
+        {
+            problem_response(error.problem_type())
+        }
+        _ => response,
+    }
+}
+
+fn problem_response(problem_type: ProblemType) -> Response {
+    let mut response = Problem::from(problem_type).into_response();
+    if problem_type.status() == StatusCode::SERVICE_UNAVAILABLE {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, RETRY_AFTER);
+    }
+    response
+}
+
+/// Rejects a streaming response, or an upgrade, that had these headers.
+pub(crate) fn reject_stream(headers: HeaderMap) -> Response {
+    let mut response = problem_response(ProblemType::OVERLOADED);
+    let about_stream = |name: &HeaderName| {
+        name == header::CONNECTION
+            || name == header::UPGRADE
+            || name.as_str().starts_with("content-")
+            || name.as_str().starts_with("sec-websocket-")
+    };
+    let mut last = None;
+    for (name, value) in headers {
+        // A name that is repeated is given once.
+        last = name.or(last);
+        if let Some(name) = last.clone().filter(|name| !about_stream(name)) {
+            response.headers_mut().append(name, value);
+        }
+    }
+    response
+}
+
+/// Returns the name of the method if it is a well-known one.
+fn known(method: &Method) -> Option<&str> {
+    let is_known = matches!(
+        *method,
+        Method::GET
+            | Method::HEAD
+            | Method::POST
+            | Method::PUT
+            | Method::PATCH
+            | Method::DELETE
+            | Method::OPTIONS
+            | Method::TRACE
+    );
+    is_known.then_some(method.as_str())
+}
+
+/// Returns the id that came with the request if it is well-formed, otherwise a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let is_harmless = |value: &&HeaderValue| {
+        let bytes = value.as_bytes();
+        (1..=MAX_REQUEST_ID_BYTES).contains(&bytes.len())
+            && bytes
+                .iter()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
+    };
+    headers
+        .get(REQUEST_ID)
+        .filter(is_harmless)
+        .cloned()
+        .unwrap_or_else(|| {
+            let mut text = [0; uuid::fmt::Simple::LENGTH];
+            let id = Uuid::new_v4().simple().encode_lower(&mut text);
+            HeaderValue::from_str(id).unwrap_or(HeaderValue::from_static("unknown"))
+        })
+}
