@@ -8,23 +8,15 @@
 //! Tests can change its settings while it runs: the session limit, the idle timeout, the events that are sent, a [`Fault`],
 //! and when the responses of `/sessions/validate` are sent.
 
-mod database;
 mod handle;
 mod key;
-mod person;
 mod routes;
-mod server;
 mod state;
-mod time;
-mod validations;
-mod webhooks;
 
 use std::time::Duration;
 
-pub use handle::{LocalHanko, LocalHankoBuilder};
-pub use person::{Person, SignedIn};
-pub use validations::{Fault, HeldValidations};
-pub use webhooks::DeliveryError;
+pub use handle::{LocalHanko, LocalHankoBuilder, Person, SignedIn};
+pub use state::{DeliveryError, Fault, HeldValidations};
 
 /// The lifetime of session tokens: Hanko's default.
 pub const SESSION_LIFESPAN: Duration = Duration::from_hours(12);
