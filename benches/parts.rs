@@ -103,7 +103,7 @@ fn token(local_hanko: &LocalHanko) -> String {
 /// The product's way to a session, with its keys fetched.
 fn hanko(runtime: &Runtime, local_hanko: &LocalHanko) -> Hanko {
     let _runtime = runtime.enter();
-    let hanko = Hanko::builder(local_hanko.tenant())
+    let hanko = Hanko::builder(local_hanko.hanko_url())
         .build()
         .expect("an HTTP client");
     runtime.block_on(hanko.wait_for_key_set_fetches(1));
@@ -178,7 +178,7 @@ fn current_key_set(bencher: Bencher<'_, '_>, state: &str) {
     let keys = {
         let _runtime = runtime.enter();
         RemoteKeySet::start(
-            local_hanko.tenant().jwks_url(),
+            local_hanko.hanko_url().jwks_url(),
             client.expect("an HTTP client"),
             FetchPolicy {
                 max_age,

@@ -106,7 +106,7 @@ impl Server {
             local_hanko = local_hanko.issuer(issuer);
         }
         let local_hanko = local_hanko.start().await.map_err(StartError::LocalHanko)?;
-        let tenant = local_hanko.tenant();
+        let tenant = local_hanko.hanko_url();
         let local_hanko = Arc::new(local_hanko);
         let clock = Arc::new(SystemClock::new());
         let server = Self::bind_with(config, tenant, clock, Some(Arc::clone(&local_hanko)))?;

@@ -21,11 +21,14 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    SESSION_LIFESPAN,
     handle::{Person, SignedIn},
     key::KeyRing,
 };
-use crate::{clock::Clock, jose::UnverifiedToken};
+use crate::{
+    clock::Clock,
+    hanko::{Hanko, WebhookError},
+    jose::UnverifiedToken,
+};
 
 /// How long webhook tokens are valid: Hanko's constant.
 const WEBHOOK_LIFESPAN: Duration = Duration::from_mins(5);
@@ -37,7 +40,7 @@ pub(super) struct State {
     pub(super) key_size: KeySize,
     pub(super) audience: String,
     pub(super) issuer: Option<String>,
-    pub(super) cookie_name: String,
+    pub(super) cookie_name: Arc<str>,
     pub(super) webhooks: WebhookQueue,
     pub(super) validations: ValidationCounter,
     pub(super) hold: Arc<CurrentHold>,
@@ -93,6 +96,14 @@ impl State {
         *self.fault.borrow()
     }
 
+    /// Returns whether responses wait for the test, which holds them back, or for its clock.
+    #[cfg(feature = "testing")]
+    pub(super) fn keeps_responses(&self) -> bool {
+        self.fault() == Fault::Hangs
+            || self.hold.is_set()
+            || !self.settings().validation_delay.is_zero()
+    }
+
     /// Waits while requests hang, and returns the fault that is set then.
     pub(super) async fn fault_after_hang(&self) -> Fault {
         until(&self.fault, |fault| *fault != Fault::Hangs).await;
@@ -103,39 +114,21 @@ impl State {
         &self,
         person: &Person,
         session_id: Uuid,
-        now: Duration,
+        times: (Duration, Duration),
     ) -> Map<String, Value> {
-        let mut claims = person.custom_claims.clone();
-        let mut set = |name: &str, value: Value| claims.insert(name.to_owned(), value);
-        set("sub", json!(person.id));
-        set("iat", json!(now.as_secs()));
-        set("exp", json!((now + SESSION_LIFESPAN).as_secs()));
-        set("aud", json!([self.audience]));
-        set("session_id", json!(session_id));
-        if let Some(issuer) = &self.issuer {
-            set("iss", json!(issuer));
-        }
-        if let Some(email) = &person.email {
-            let is_verified = person.is_email_verified;
-            set(
-                "email",
-                json!({ "address": email, "is_primary": true, "is_verified": is_verified }),
-            );
-        }
-        if let Some(username) = &person.username {
-            set("username", json!(username));
-        }
-        if !person.amr.is_empty() {
-            set("amr", json!(person.amr));
-        }
-        claims
+        person.token_claims(session_id, times, &self.audience, self.issuer.as_deref())
     }
 
-    /// Creates a session as a flow of Hanko does, or its Admin API.
-    pub(super) fn create_session(&self, person: &Person, source: Source) -> SignedIn {
+    /// Creates a session as a flow of Hanko does, or its Admin API. Returns the claims of its token, too.
+    pub(super) fn create_session(
+        &self,
+        person: &Person,
+        source: Source,
+    ) -> (Map<String, Value>, SignedIn) {
         let now = self.clock.unix_time();
-        let session = SessionRow::new(person.id, source, now);
-        let mut claims = self.claims_of(person, session.id, now);
+        let times = person.session_times(now);
+        let session = SessionRow::new(person.uuid(), source, times, now);
+        let mut claims = self.claims_of(person, session.id, times);
         let event = match source {
             Source::Flow => "session.create.flow",
             Source::AdminApi => {
@@ -146,17 +139,20 @@ impl State {
         };
         let mut inner = self.inner();
         let limit = inner.settings.session_limit;
-        let deleted = inner.database.create_session(person, session, limit);
+        let deleted = inner.database.create_session(person, session, now, limit);
         drop(inner);
         for session in deleted {
             self.queue_webhook("session.delete.passive.limit", &session.webhook_data());
         }
         self.queue_webhook(event, &session.webhook_data());
-        SignedIn {
+        let signed_in = SignedIn {
             token: self.sign_claims(&claims),
             session_id: session.id,
-            expires_at: (now + SESSION_LIFESPAN).as_secs(),
-        }
+            user_id: person.uuid(),
+            expires_at: times.1,
+            cookie_name: Arc::clone(&self.cookie_name),
+        };
+        (claims, signed_in)
     }
 
     pub(super) fn sign_claims(&self, claims: &Map<String, Value>) -> String {
@@ -178,6 +174,10 @@ impl State {
     }
 
     pub(super) fn webhook_body(&self, event: &str, data: &Value) -> Value {
+        json!({ "token": self.webhook_token(event, data), "event": event })
+    }
+
+    pub(super) fn webhook_token(&self, event: &str, data: &Value) -> String {
         let now = self.clock.unix_time();
         let claims = json!({
             "sub": "hanko webhooks",
@@ -188,14 +188,14 @@ impl State {
             "data": data,
         });
         let claims = claims.as_object().cloned().unwrap_or_default();
-        json!({ "token": self.sign_claims(&claims), "event": event })
+        self.sign_claims(&claims)
     }
 
     /// Queues a webhook if its event is subscribed to. A failure is logged.
     fn queue_webhook(&self, event: &str, data: &Value) {
-        let url = self.inner().subscription.url_for(event);
-        if let Some(url) = url {
-            let _outcome = self.webhooks.push(url, self.webhook_body(event, data));
+        let target = self.inner().subscription.target_of(event);
+        if let Some(target) = target {
+            let _outcome = self.webhooks.push(target, self.webhook_body(event, data));
         }
     }
 
@@ -205,11 +205,11 @@ impl State {
         event: &str,
         data: &Value,
     ) -> Result<(), DeliveryError> {
-        let url = self.inner().subscription.url_for(event);
-        let Some(url) = url else {
+        let target = self.inner().subscription.target_of(event);
+        let Some(target) = target else {
             return Ok(());
         };
-        let outcome = self.webhooks.push(url, self.webhook_body(event, data));
+        let outcome = self.webhooks.push(target, self.webhook_body(event, data));
         outcome
             .await
             .unwrap_or_else(|error| Err(DeliveryError::Unreachable(error.into())))
@@ -332,14 +332,19 @@ pub(super) struct SessionRow {
 }
 
 impl SessionRow {
-    pub(super) fn new(user_id: Uuid, source: Source, now: Duration) -> Self {
+    fn new(
+        user_id: Uuid,
+        source: Source,
+        (created_at, expires_at): (Duration, Duration),
+        now: Duration,
+    ) -> Self {
         Self {
             id: Uuid::new_v4(),
             user_id,
             source,
-            created_at: now,
-            updated_at: now,
-            expires_at: now + SESSION_LIFESPAN,
+            created_at,
+            updated_at: created_at,
+            expires_at,
             last_used: now,
         }
     }
@@ -385,13 +390,13 @@ struct Identifier {
 
 impl Identifier {
     /// Stores what a person has now. An unchanged identifier keeps its id and times.
-    fn store(slot: &mut Option<Self>, text: Option<&String>, is_verified: bool, now: Duration) {
-        let Some(text) = text else {
+    fn store(slot: &mut Option<Self>, current: Option<(&str, bool)>, now: Duration) {
+        let Some((text, is_verified)) = current else {
             *slot = None;
             return;
         };
         match slot {
-            Some(stored) if stored.text == *text => {
+            Some(stored) if stored.text == text => {
                 if stored.is_verified != is_verified {
                     stored.is_verified = is_verified;
                     stored.updated_at = now;
@@ -400,7 +405,7 @@ impl Identifier {
             _ => {
                 *slot = Some(Self {
                     id: Uuid::new_v4(),
-                    text: text.clone(),
+                    text: text.to_owned(),
                     is_verified,
                     created_at: now,
                     updated_at: now,
@@ -445,19 +450,20 @@ impl Database {
         &mut self,
         person: &Person,
         session: SessionRow,
+        now: Duration,
         limit: usize,
     ) -> Vec<SessionRow> {
-        let now = in_database(session.created_at);
-        let user = self.users.entry(person.id).or_insert_with(|| UserRow {
+        let now = in_database(now);
+        let user = self.users.entry(person.uuid()).or_insert_with(|| UserRow {
             email: None,
             username: None,
             created_at: now,
             updated_at: now,
             sessions: Vec::new(),
         });
-        let is_verified = person.is_email_verified;
-        Identifier::store(&mut user.email, person.email.as_ref(), is_verified, now);
-        Identifier::store(&mut user.username, person.username.as_ref(), true, now);
+        let username = person.stored_username().map(|username| (username, true));
+        Identifier::store(&mut user.email, person.email(), now);
+        Identifier::store(&mut user.username, username, now);
 
         let sessions = &mut self.sessions;
         // Hanko does not count expired sessions; here they are deleted, so that they use no memory.
@@ -575,31 +581,42 @@ pub enum DeliveryError {
     /// No request could be sent, or its response could not be read.
     #[error("the webhook could not be sent")]
     Unreachable(#[source] Box<dyn Error + Send + Sync>),
+    /// The [`Hanko`] to which it was passed has rejected it.
+    #[error("the webhook was rejected")]
+    Rejected(#[source] WebhookError),
+}
+
+/// What receives webhooks.
+#[derive(Clone, Debug)]
+pub(super) enum Target {
+    Url(String),
+    /// In the same process, without HTTP.
+    Hanko(Hanko),
 }
 
 /// Where webhooks are sent, and which.
 #[derive(Debug)]
 pub(super) struct Subscription {
-    pub(super) url: Option<String>,
+    pub(super) target: Option<Target>,
     pub(super) events: Vec<String>,
 }
 
 impl Subscription {
-    /// Returns the URL to which this event is sent, if any. Hanko compares by prefix: `session` includes
+    /// Returns where this event is sent, if anywhere. Hanko compares by prefix: `session` includes
     /// `session.delete.explicit.logout`.
-    pub(super) fn url_for(&self, event: &str) -> Option<String> {
+    fn target_of(&self, event: &str) -> Option<Target> {
         let is_subscribed = self
             .events
             .iter()
             .any(|prefix| event.starts_with(prefix.as_str()));
-        self.url.clone().filter(|_| is_subscribed)
+        self.target.clone().filter(|_| is_subscribed)
     }
 }
 
 /// A webhook to send.
 #[derive(Debug)]
 struct Job {
-    url: String,
+    target: Target,
     body: Value,
     outcome: oneshot::Sender<Result<(), DeliveryError>>,
 }
@@ -623,17 +640,26 @@ impl WebhookQueue {
     /// Queues a webhook. If the returned receiver is dropped, a failure is logged.
     pub(super) fn push(
         &self,
-        url: String,
+        target: Target,
         body: Value,
     ) -> oneshot::Receiver<Result<(), DeliveryError>> {
         let (outcome, receiver) = oneshot::channel();
         self.unfinished.send_modify(|count| *count += 1);
-        let job = Job { url, body, outcome };
+        let job = Job {
+            target,
+            body,
+            outcome,
+        };
         if self.jobs.send(job).is_err() {
             // The worker has ended with the runtime that started it.
             self.unfinished.send_modify(|count| *count -= 1);
         }
         receiver
+    }
+
+    #[cfg(feature = "testing")]
+    pub(super) fn is_idle(&self) -> bool {
+        *self.unfinished.borrow() == 0
     }
 
     pub(super) async fn wait_until_idle(&self) {
@@ -647,9 +673,14 @@ async fn work(
     clock: Arc<dyn Clock>,
 ) {
     let mut client = None;
-    while let Some(Job { url, body, outcome }) = jobs.recv().await {
+    while let Some(Job {
+        target,
+        body,
+        outcome,
+    }) = jobs.recv().await
+    {
         let result = tokio::select! {
-            result = deliver(&mut client, url, &body) => result,
+            result = deliver(&mut client, target, &body) => result,
             () = clock.sleep(WEBHOOK_TIMEOUT) => Err(DeliveryError::TimedOut),
         };
         if let Err(Err(error)) = outcome.send(result) {
@@ -660,8 +691,22 @@ async fn work(
     }
 }
 
-/// Sends one request. The client is built at the first webhook, since without one it is not needed.
 async fn deliver(
+    client: &mut Option<reqwest::Client>,
+    target: Target,
+    body: &Value,
+) -> Result<(), DeliveryError> {
+    match target {
+        Target::Url(url) => send(client, url, body).await,
+        Target::Hanko(hanko) => {
+            let received = hanko.receive_webhook(body.to_string().as_bytes()).await;
+            received.map(drop).map_err(DeliveryError::Rejected)
+        }
+    }
+}
+
+/// Sends one request. The client is built at the first webhook, since without one it is not needed.
+async fn send(
     client: &mut Option<reqwest::Client>,
     url: String,
     body: &Value,
@@ -774,6 +819,11 @@ struct Hold {
 pub(super) struct CurrentHold(Mutex<Option<Arc<Hold>>>);
 
 impl CurrentHold {
+    #[cfg(feature = "testing")]
+    fn is_set(&self) -> bool {
+        self.lock().is_some()
+    }
+
     pub(super) fn begin(self: &Arc<Self>) -> HeldValidations {
         let hold = Arc::new(Hold::default());
         *self.lock() = Some(Arc::clone(&hold));
