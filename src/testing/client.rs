@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// 2026-01-01T12:00:00Z: when the clock of a [`TestHanko`] starts unless another time is set.
-const START: Duration = Duration::from_secs(1_767_268_800);
+const START: Duration = Duration::from_hours(490_908);
 
 /// A [`LocalHanko`] and a [`Hanko`] that verifies its sessions, on one [`ManualClock`], for tests of an endpoint. Each test
 /// starts its own.
