@@ -117,7 +117,7 @@ fn hanko_with(
     settings: impl FnOnce(HankoBuilder) -> HankoBuilder,
 ) -> Hanko {
     let _runtime = runtime.enter();
-    let hanko = settings(Hanko::builder(local_hanko.tenant()))
+    let hanko = settings(Hanko::builder(local_hanko.hanko_url()))
         .build()
         .expect("an HTTP client");
     runtime.block_on(hanko.wait_for_key_set_fetches(1));

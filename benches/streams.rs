@@ -50,7 +50,7 @@ async fn authenticate(hanko: &Hanko, tokens: &[String]) -> Vec<Session> {
 /// Prints the memory of one case, and returns the bytes per stream.
 async fn measure(sessions: usize) -> usize {
     let local_hanko = LocalHanko::builder().start().await.expect("a free port");
-    let hanko = Hanko::builder(local_hanko.tenant())
+    let hanko = Hanko::builder(local_hanko.hanko_url())
         .token_cache_capacity(0)
         .build()
         .expect("the default policy is valid");

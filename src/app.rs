@@ -321,7 +321,7 @@ impl App {
             local_hanko = local_hanko.issuer(issuer);
         }
         let local_hanko = local_hanko.start().await.map_err(StartError::LocalHanko)?;
-        let url = local_hanko.tenant();
+        let url = local_hanko.hanko_url();
         let local_hanko = Arc::new(local_hanko);
         let webhook_path = self
             .has_webhooks

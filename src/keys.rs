@@ -129,6 +129,9 @@ struct Shared {
     fetch_requested: Notify,
     /// Places for requests that wait in [`RemoteKeySet::with_key`].
     waiting: Semaphore,
+    /// Whether fetches may follow each other as fast as they are requested.
+    #[cfg(feature = "testing")]
+    is_unlimited: std::sync::atomic::AtomicBool,
 }
 
 /// The last set that was fetched well.
@@ -213,6 +216,8 @@ impl RemoteKeySet {
             fetches_ended,
             fetch_requested: Notify::new(),
             waiting: Semaphore::new(MAX_WAITING),
+            #[cfg(feature = "testing")]
+            is_unlimited: std::sync::atomic::AtomicBool::new(false),
         });
         let task = tokio::spawn(keep_fresh(Arc::clone(&shared), fetch_has_ended)).abort_handle();
         Self { shared, task }
@@ -275,6 +280,22 @@ impl RemoteKeySet {
         self.shared.wait_for_fetches(next).await && self.shared.progress().last_error.is_none()
     }
 
+    /// Lets fetches follow each other as fast as they are requested, for tests: on a clock that stands still, a wait for
+    /// the next one that is allowed never ends.
+    #[cfg(feature = "testing")]
+    pub(crate) fn lift_limits(&self) {
+        let is_unlimited = &self.shared.is_unlimited;
+        is_unlimited.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Returns whether a fetch is in progress, requested or due.
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_busy(&self) -> bool {
+        let now = self.shared.clock.monotonic();
+        let progress = self.shared.progress();
+        progress.pending_fetch().is_some() || progress.next_fetch_at <= now
+    }
+
     /// Returns a counter of the fetches that have ended, which changes with each of them.
     pub(crate) fn fetches_ended(&self) -> watch::Receiver<u64> {
         self.shared.fetches_ended.clone()
@@ -312,6 +333,16 @@ impl RemoteKeySet {
 }
 
 impl Shared {
+    /// Returns `interval`, or zero if a test has [lifted the limits](RemoteKeySet::lift_limits).
+    fn limit(&self, interval: Duration) -> Duration {
+        #[cfg(feature = "testing")]
+        if self.is_unlimited.load(std::sync::atomic::Ordering::Relaxed) {
+            return Duration::ZERO;
+        }
+        let _ = self;
+        interval
+    }
+
     fn progress(&self) -> MutexGuard<'_, Progress> {
         // No code panics while it holds the lock, and every state of `Progress` is a valid one.
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
@@ -394,9 +425,9 @@ impl Shared {
             let mut progress = self.progress();
             match progress.pending_fetch() {
                 Some(fetch) => fetch,
-                None if progress
-                    .last_unknown_kid_fetch
-                    .is_some_and(|last| now.saturating_sub(last) < self.policy.cooldown) =>
+                None if progress.last_unknown_kid_fetch.is_some_and(|last| {
+                    now.saturating_sub(last) < self.limit(self.policy.cooldown)
+                }) =>
                 {
                     return Ok(());
                 }
@@ -424,7 +455,7 @@ impl Shared {
                     break;
                 }
                 let last = &mut progress.last_requests[reason as usize];
-                let next = last.map_or(Duration::ZERO, |last| last + reason.interval());
+                let next = last.map_or(Duration::ZERO, |last| last + self.limit(reason.interval()));
                 if next <= now {
                     *last = Some(now);
                     progress.is_requested = true;

@@ -26,7 +26,7 @@ mod problem;
 mod sampling;
 #[cfg(feature = "server")]
 mod server;
-#[cfg(feature = "testing")]
+#[cfg(feature = "local-hanko")]
 pub mod testing;
 
 #[cfg(feature = "server")]

@@ -64,7 +64,7 @@ impl World {
                 .await
                 .expect("a local Hanko");
             // The tokens are signed without a session at the local Hanko.
-            let hanko = Hanko::builder(signer.tenant())
+            let hanko = Hanko::builder(signer.hanko_url())
                 .session_mode(SessionMode::Stateless)
                 .token_cache_capacity(0)
                 .clock(clock)
@@ -74,9 +74,8 @@ impl World {
             (signer, hanko)
         });
         let ada = Person::with_email("ada@example.com");
-        let mut odd = ada.clone();
-        odd.custom_claims.insert(
-            "näme \"\u{0}".to_owned(),
+        let odd = ada.clone().claim(
+            "näme \"\u{0}",
             json!({ "a": [1, 1.5, null, { "b": "\u{10ffff}" }] }),
         );
         let payload = serde_json::to_vec(&signer.claims_of(&ada)).expect("JSON");

@@ -193,8 +193,9 @@ fn read_person(form: &[u8]) -> Result<Person, &'static str> {
     if !username.as_deref().is_none_or(is_plain) {
         return Err("The user name is too long.");
     }
-    Ok(Person {
-        username,
-        ..Person::with_email(email)
+    let person = Person::with_email(email);
+    Ok(match username {
+        Some(username) => person.username(username),
+        None => person,
     })
 }

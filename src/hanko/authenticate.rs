@@ -277,6 +277,18 @@ impl Hanko {
         self.0.keys.wait_for_fetches(fetches).await;
     }
 
+    /// Prepares for a clock that stands still: waits for no limit of the fetches of the keys.
+    #[cfg(feature = "testing")]
+    pub(crate) fn lift_limits(&self) {
+        self.0.keys.lift_limits();
+    }
+
+    /// Returns whether a fetch of the keys or a validation request is in progress or due.
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_busy(&self) -> bool {
+        self.0.keys.is_busy() || self.0.liveness.status().in_flight > 0
+    }
+
     /// Returns the name of the session cookie.
     pub fn cookie_name(&self) -> &str {
         &self.0.cookie_name

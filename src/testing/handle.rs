@@ -1,38 +1,41 @@
+//! The local Hanko as tests hold it, and the people who sign in at it.
+
 use std::{
-    io,
+    fmt, io,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use aws_lc_rs::rsa::KeySize;
 use poem::IntoEndpoint;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use uuid::Uuid;
 
 use super::{
-    DEFAULT_SESSION_LIMIT, DEFAULT_WEBHOOK_EVENTS, DeliveryError, Fault, HeldValidations, Person,
-    SignedIn,
-    database::{Database, Source},
+    DEFAULT_SESSION_LIMIT, DEFAULT_WEBHOOK_EVENTS, SESSION_LIFESPAN,
     key::{KeyRing, SigningKey},
-    routes::routes,
-    server::serve,
-    state::{Inner, Settings, State},
-    validations::{CurrentHold, ValidationCounter},
-    webhooks::{Subscription, WebhookQueue},
+    routes::{routes, serve},
+    state::{
+        CurrentHold, Database, DeliveryError, Fault, HeldValidations, Inner, Settings, Source,
+        State, Subscription, Target, ValidationCounter, WebhookQueue,
+    },
 };
 use crate::{
     clock::{Clock, SystemClock},
-    hanko::{DEFAULT_COOKIE_NAME, HankoUrl, PlainHttp},
+    hanko::{DEFAULT_COOKIE_NAME, Hanko, HankoUrl, PlainHttp, SessionId, UserId},
 };
+
+/// How long ago an [`expired_token`](LocalHanko::expired_token) has expired.
+const EXPIRED_SINCE: Duration = Duration::from_hours(1);
 
 /// A running local Hanko. When this is dropped, it stops as if it were killed: its connections are closed, and webhooks that
 /// have not been sent are lost.
 #[derive(Debug)]
 pub struct LocalHanko {
     address: SocketAddr,
-    state: Arc<State>,
+    pub(super) state: Arc<State>,
     /// The server and the webhook worker, aborted when this is dropped.
     _tasks: JoinSet<()>,
 }
@@ -126,7 +129,7 @@ impl LocalHankoBuilder {
             key_size: self.key_size,
             audience: self.audience,
             issuer: self.issuer,
-            cookie_name: self.cookie_name,
+            cookie_name: self.cookie_name.into(),
             validations: ValidationCounter::default(),
             hold: Arc::new(CurrentHold::default()),
             fault: watch::Sender::new(self.fault),
@@ -134,7 +137,7 @@ impl LocalHankoBuilder {
                 keys: KeyRing::new(key),
                 database: Database::default(),
                 subscription: Subscription {
-                    url: None,
+                    target: None,
                     events: self.webhook_events,
                 },
                 settings: self.settings,
@@ -182,7 +185,7 @@ impl LocalHanko {
     ///
     /// # Panics
     /// Never: the URL is well-formed and loopback.
-    pub fn tenant(&self) -> HankoUrl {
+    pub fn hanko_url(&self) -> HankoUrl {
         HankoUrl::parse(&self.url(), PlainHttp::LoopbackOnly)
             .expect("a loopback address makes a Hanko API URL")
     }
@@ -193,7 +196,7 @@ impl LocalHanko {
     /// and `session.create.flow`, if they are [subscribed to](Self::set_webhook_events); see
     /// [`wait_for_webhooks`](Self::wait_for_webhooks). Works whatever [`Fault`] is set.
     pub fn sign_in(&self, person: &Person) -> SignedIn {
-        self.state.create_session(person, Source::Flow)
+        self.state.create_session(person, Source::Flow).1
     }
 
     /// Creates a session for a person and returns its token, as `POST /sessions` of Hanko's Admin API does.
@@ -201,14 +204,42 @@ impl LocalHanko {
     /// Differs from [`sign_in`](Self::sign_in) as at Hanko: the token has no `amr`, the session has no user agent and IP
     /// address, and the event is `session.create.admin`.
     pub fn create_session(&self, person: &Person) -> SignedIn {
-        self.state.create_session(person, Source::AdminApi)
+        self.state.create_session(person, Source::AdminApi).1
     }
 
     /// Returns the claims that a session token of this person would have, for a test to change them and sign them with
     /// [`sign_claims`](Self::sign_claims). Creates no session.
     pub fn claims_of(&self, person: &Person) -> Map<String, Value> {
         let now = self.state.clock.unix_time();
-        self.state.claims_of(person, Uuid::new_v4(), now)
+        self.state
+            .claims_of(person, Uuid::new_v4(), person.session_times(now))
+    }
+
+    /// Returns a token of this person that has expired an hour ago, longer than any leeway. There is no such session.
+    pub fn expired_token(&self, person: &Person) -> String {
+        let expired_at = self.state.clock.unix_time().saturating_sub(EXPIRED_SINCE);
+        let times = (expired_at.saturating_sub(person.lifespan), expired_at);
+        let claims = self.state.claims_of(person, Uuid::new_v4(), times);
+        self.sign_claims(&claims)
+    }
+
+    /// Signs this person in and returns the token that another Hanko would have issued: signed with a key that is not in
+    /// the JWK Set, under a `kid` of its own.
+    pub fn foreign_token(&self, person: &Person) -> String {
+        let (claims, _session) = self.state.create_session(person, Source::Flow);
+        SigningKey::foreign().sign(&claims)
+    }
+
+    /// Signs this person in and returns the token as an attacker would forge it: with the `kid` of the key that signs, and
+    /// signed with another one.
+    pub fn forged_token(&self, person: &Person) -> String {
+        let (claims, _session) = self.state.create_session(person, Source::Flow);
+        SigningKey::foreign().sign_as(&self.kid(), &claims)
+    }
+
+    /// Returns a token that Hanko has signed with the same key for another purpose: that of a webhook.
+    pub fn token_of_wrong_kind(&self) -> String {
+        self.state.webhook_token("user.login", &json!({}))
     }
 
     /// Signs any claims as Hanko signs its tokens.
@@ -225,12 +256,18 @@ impl LocalHanko {
     /// Sends webhooks to this URL from now on: one at a time in the order of the events, each once, never again after a
     /// failure, and with a timeout of 10 s of its clock, as Hanko does.
     pub fn send_webhooks_to(&self, url: impl Into<String>) {
-        self.state.inner().subscription.url = Some(url.into());
+        self.state.inner().subscription.target = Some(Target::Url(url.into()));
+    }
+
+    /// Passes webhooks to [`Hanko::receive_webhook`] from now on, without HTTP: in a test, the endpoint then needs no port.
+    /// They are delivered in the same order and with the same timeout as [by HTTP](Self::send_webhooks_to).
+    pub fn send_webhooks_to_hanko(&self, hanko: &Hanko) {
+        self.state.inner().subscription.target = Some(Target::Hanko(hanko.clone()));
     }
 
     /// Sends no webhooks from now on. Those in the queue are still sent.
     pub fn stop_webhooks(&self) {
-        self.state.inner().subscription.url = None;
+        self.state.inner().subscription.target = None;
     }
 
     /// Sends the events that start with one of these names from now on, as the setting `events` of a webhook at Hanko
@@ -253,9 +290,14 @@ impl LocalHanko {
     ///
     /// # Errors
     /// Returns an error if the webhook was not delivered. The session has ended.
-    pub async fn end_session(&self, session_id: Uuid) -> Result<Option<()>, DeliveryError> {
+    pub async fn end_session(
+        &self,
+        session: impl Into<SessionId>,
+    ) -> Result<Option<()>, DeliveryError> {
         let event = "session.delete.explicit.logout";
-        self.state.delete_session(session_id, event).await
+        self.state
+            .delete_session(session.into().as_uuid(), event)
+            .await
     }
 
     /// Ends a session as an administrator does, and waits until the webhook `session.delete.admin.revoke` has been
@@ -263,9 +305,14 @@ impl LocalHanko {
     ///
     /// # Errors
     /// Returns an error if the webhook was not delivered. The session has ended.
-    pub async fn revoke_session(&self, session_id: Uuid) -> Result<Option<()>, DeliveryError> {
+    pub async fn revoke_session(
+        &self,
+        session: impl Into<SessionId>,
+    ) -> Result<Option<()>, DeliveryError> {
         let event = "session.delete.admin.revoke";
-        self.state.delete_session(session_id, event).await
+        self.state
+            .delete_session(session.into().as_uuid(), event)
+            .await
     }
 
     /// Deletes a user with all sessions, and waits until the webhook `user.delete` has been delivered. As at Hanko, there
@@ -274,7 +321,8 @@ impl LocalHanko {
     ///
     /// # Errors
     /// Returns an error if the webhook was not delivered. The user has been deleted.
-    pub async fn delete_user(&self, user_id: Uuid) -> Result<(), DeliveryError> {
+    pub async fn delete_user(&self, user: impl Into<UserId>) -> Result<(), DeliveryError> {
+        let user_id = user.into().as_uuid();
         let now = self.state.clock.unix_time();
         let data = self.state.inner().database.delete_user(user_id, now);
         self.state.send_webhook("user.delete", &data).await
@@ -286,7 +334,8 @@ impl LocalHanko {
     }
 
     /// Returns the `data` of a webhook about this session, or `None` if there is no such session.
-    pub fn session_data(&self, session_id: Uuid) -> Option<Value> {
+    pub fn session_data(&self, session: impl Into<SessionId>) -> Option<Value> {
+        let session_id = session.into().as_uuid();
         let session = self.state.inner().database.session(session_id)?;
         Some(session.webhook_data())
     }
@@ -383,4 +432,293 @@ async fn generate(key_size: KeySize) -> io::Result<SigningKey> {
 
 fn owned(events: &[&str]) -> Vec<String> {
     events.iter().map(|event| (*event).to_owned()).collect()
+}
+
+/// A person to sign in: a user of the local Hanko.
+///
+/// [`Person::default`] is a new user with the verified primary e-mail address `ada@example.com` and nothing else. Two of
+/// them are two users, with the same address; no Hanko has that, and the local one does not mind.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use poem_hanko::testing::Person;
+///
+/// let admin = Person::with_email("grace@example.com")
+///     .claim("role", "admin")
+///     .amr(["pwd", "totp"])
+///     .signed_in_ago(Duration::from_secs(3600));
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Person {
+    id: Uuid,
+    email: Option<String>,
+    is_email_verified: bool,
+    username: Option<String>,
+    amr: Vec<String>,
+    custom_claims: Map<String, Value>,
+    signed_in: When,
+    lifespan: Duration,
+}
+
+/// When a person signs in.
+#[derive(Clone, Copy, Debug)]
+enum When {
+    Ago(Duration),
+    /// The time since 1970-01-01T00:00:00Z.
+    At(Duration),
+}
+
+impl Default for Person {
+    fn default() -> Self {
+        Self::with_email("ada@example.com")
+    }
+}
+
+impl Person {
+    /// The names that no custom claim has, since Hanko ignores them in a JWT template.
+    pub const RESERVED_CLAIMS: [&str; 10] = [
+        "iss",
+        "sub",
+        "aud",
+        "exp",
+        "nbf",
+        "iat",
+        "jti",
+        "email",
+        "username",
+        "session_id",
+    ];
+
+    /// Returns a new user with this primary e-mail address, verified, and nothing else.
+    pub fn with_email(email: impl Into<String>) -> Self {
+        Self {
+            id: Uuid::new_v4(),
+            email: Some(email.into()),
+            is_email_verified: true,
+            username: None,
+            amr: Vec::new(),
+            custom_claims: Map::new(),
+            signed_in: When::Ago(Duration::ZERO),
+            lifespan: SESSION_LIFESPAN,
+        }
+    }
+
+    /// Returns the id of the user, claim `sub`.
+    pub fn id(&self) -> UserId {
+        self.id.into()
+    }
+
+    /// Sets the id of the user. Default: a random UUID.
+    pub fn with_id(mut self, id: impl Into<UserId>) -> Self {
+        self.id = id.into().as_uuid();
+        self
+    }
+
+    /// Sets the primary e-mail address, verified.
+    pub fn verified_email(mut self, email: impl Into<String>) -> Self {
+        self.email = Some(email.into());
+        self.is_email_verified = true;
+        self
+    }
+
+    /// Sets the primary e-mail address, not verified.
+    pub fn unverified_email(mut self, email: impl Into<String>) -> Self {
+        self.email = Some(email.into());
+        self.is_email_verified = false;
+        self
+    }
+
+    /// Removes the e-mail address. The token then has no `email`.
+    pub fn without_email(mut self) -> Self {
+        self.email = None;
+        self
+    }
+
+    /// Sets the username. Default: none.
+    pub fn username(mut self, username: impl Into<String>) -> Self {
+        self.username = Some(username.into());
+        self
+    }
+
+    /// Sets a custom claim, as Hanko's JWT template adds it. Any JSON is allowed as its value.
+    ///
+    /// # Panics
+    /// Panics if the name is one of [`RESERVED_CLAIMS`](Self::RESERVED_CLAIMS). For a token that breaks this rule, change
+    /// [`LocalHanko::claims_of`] and use [`LocalHanko::sign_claims`].
+    #[track_caller]
+    pub fn claim(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        let name = name.into();
+        assert!(
+            !Self::RESERVED_CLAIMS.contains(&name.as_str()),
+            "`{name}` cannot be a custom claim"
+        );
+        self.custom_claims.insert(name, value.into());
+        self
+    }
+
+    /// Sets several custom claims, see [`claim`](Self::claim).
+    ///
+    /// # Panics
+    /// Panics if one of the names is [reserved](Self::RESERVED_CLAIMS).
+    #[track_caller]
+    pub fn claims(mut self, claims: Map<String, Value>) -> Self {
+        for (name, value) in claims {
+            self = self.claim(name, value);
+        }
+        self
+    }
+
+    /// Sets how the person signs in, claim `amr`: `pwd`, `passkey`, `otp`, `totp`, `security_key` or `ext:<provider>`.
+    /// Default: the token has no `amr`.
+    pub fn amr(mut self, methods: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.amr = methods.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets the time of the sign-in, claim `iat`. Default: now, on the clock of the local Hanko.
+    pub fn signed_in_at(mut self, time: SystemTime) -> Self {
+        self.signed_in = When::At(time.duration_since(UNIX_EPOCH).unwrap_or_default());
+        self
+    }
+
+    /// Sets how long ago the sign-in was, claim `iat`. The session has been in use since then, so that it is not idle.
+    /// Default: zero.
+    pub fn signed_in_ago(mut self, age: Duration) -> Self {
+        self.signed_in = When::Ago(age);
+        self
+    }
+
+    /// Sets how long the session and its token are valid from the sign-in on. Default: [`SESSION_LIFESPAN`].
+    pub fn lifespan(mut self, lifespan: Duration) -> Self {
+        self.lifespan = lifespan;
+        self
+    }
+
+    pub(super) fn uuid(&self) -> Uuid {
+        self.id
+    }
+
+    /// Returns the e-mail address and whether it is verified.
+    pub(super) fn email(&self) -> Option<(&str, bool)> {
+        let email = self.email.as_deref()?;
+        Some((email, self.is_email_verified))
+    }
+
+    pub(super) fn stored_username(&self) -> Option<&str> {
+        self.username.as_deref()
+    }
+
+    /// Returns when a session begins and ends that this person creates at `now`, since 1970-01-01T00:00:00Z.
+    pub(super) fn session_times(&self, now: Duration) -> (Duration, Duration) {
+        let signed_in = match self.signed_in {
+            When::Ago(age) => now.saturating_sub(age),
+            When::At(time) => time,
+        };
+        (signed_in, signed_in.saturating_add(self.lifespan))
+    }
+
+    /// Returns the claims of a session token with these times.
+    pub(super) fn token_claims(
+        &self,
+        session_id: Uuid,
+        (issued_at, expires_at): (Duration, Duration),
+        audience: &str,
+        issuer: Option<&str>,
+    ) -> Map<String, Value> {
+        let mut claims = self.custom_claims.clone();
+        let mut set = |name: &str, value: Value| claims.insert(name.to_owned(), value);
+        set("sub", json!(self.id));
+        set("iat", json!(issued_at.as_secs()));
+        set("exp", json!(expires_at.as_secs()));
+        set("aud", json!([audience]));
+        set("session_id", json!(session_id));
+        if let Some(issuer) = issuer {
+            set("iss", json!(issuer));
+        }
+        if let Some((address, is_verified)) = self.email() {
+            set(
+                "email",
+                json!({ "address": address, "is_primary": true, "is_verified": is_verified }),
+            );
+        }
+        if let Some(username) = &self.username {
+            set("username", json!(username));
+        }
+        if !self.amr.is_empty() {
+            set("amr", json!(self.amr));
+        }
+        claims
+    }
+}
+
+impl From<&Person> for UserId {
+    fn from(person: &Person) -> Self {
+        person.id()
+    }
+}
+
+/// A session that has just been created, with its token.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct SignedIn {
+    #[doc(hidden)]
+    pub token: String,
+    #[doc(hidden)]
+    pub session_id: Uuid,
+    pub(super) user_id: Uuid,
+    pub(super) expires_at: Duration,
+    pub(super) cookie_name: Arc<str>,
+}
+
+impl SignedIn {
+    /// Returns the session token.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Returns the id of the session.
+    pub fn session_id(&self) -> SessionId {
+        self.session_id.into()
+    }
+
+    /// Returns the id of the user whose session it is.
+    pub fn user_id(&self) -> UserId {
+        self.user_id.into()
+    }
+
+    /// Returns when the session and its token expire, in whole seconds.
+    pub fn expires_at(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(self.expires_at.as_secs())
+    }
+
+    /// Returns the value of a `Cookie` header with the token, as a browser sends it.
+    pub fn cookie(&self) -> String {
+        format!("{}={}", self.cookie_name, self.token)
+    }
+}
+
+impl From<&SignedIn> for SessionId {
+    fn from(session: &SignedIn) -> Self {
+        session.session_id()
+    }
+}
+
+impl From<&SignedIn> for UserId {
+    fn from(session: &SignedIn) -> Self {
+        session.user_id()
+    }
+}
+
+impl fmt::Debug for SignedIn {
+    /// Omits the token.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("SignedIn")
+            .field("session_id", &self.session_id)
+            .field("user_id", &self.user_id)
+            .field("expires_at", &self.expires_at())
+            .finish_non_exhaustive()
+    }
 }

@@ -1,15 +1,22 @@
-use std::{fmt, io, sync::Arc};
+//! The keys of the local Hanko.
+//!
+//! They use the functions of `jsonwebtoken` that take a provider. Those that use the default of the process panic if the
+//! application has both of its providers and has not installed one, which is not for a library to do.
+
+use std::{
+    fmt, io,
+    sync::{Arc, OnceLock},
+};
 
 use aws_lc_rs::{
     encoding::AsDer,
     rsa::{KeyPair, KeySize},
-    signature::{KeyPair as _, RsaPublicKeyComponents},
 };
 use base64::{
     Engine,
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
 };
-use jsonwebtoken::{Algorithm, EncodingKey, Header, crypto::aws_lc, jwk};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, crypto::aws_lc::DEFAULT_PROVIDER, jwk};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -99,19 +106,22 @@ impl SigningKey {
             BASE64_STANDARD.encode(der.as_ref())
         );
         let private = EncodingKey::from_rsa_pem(pem.as_bytes()).map_err(|error| failed(&error))?;
+        let components = DEFAULT_PROVIDER
+            .key_utils
+            .rsa_pub_components_from_private_key;
+        let (modulus, exponent) = components(private.as_bytes()).map_err(|error| failed(&error))?;
         let kid = Uuid::new_v4().to_string();
-        let components = RsaPublicKeyComponents::<Vec<u8>>::from(key_pair.public_key());
         let public = jwk::Jwk {
             common: jwk::CommonParameters {
-                key_id: Some(kid.clone()),
                 public_key_use: Some(jwk::PublicKeyUse::Signature),
                 key_algorithm: Some(jwk::KeyAlgorithm::RS256),
+                key_id: Some(kid.clone()),
                 ..jwk::CommonParameters::default()
             },
             algorithm: jwk::AlgorithmParameters::RSA(jwk::RSAKeyParameters {
                 key_type: jwk::RSAKeyType::RSA,
-                n: BASE64_URL_SAFE_NO_PAD.encode(components.n),
-                e: BASE64_URL_SAFE_NO_PAD.encode(components.e),
+                n: BASE64_URL_SAFE_NO_PAD.encode(modulus),
+                e: BASE64_URL_SAFE_NO_PAD.encode(exponent),
             }),
         };
         Ok(Self {
@@ -121,12 +131,25 @@ impl SigningKey {
         })
     }
 
+    /// Returns a key that is in no JWK Set. It is the same for the whole process and generated at the first call.
+    pub(super) fn foreign() -> &'static Self {
+        static FOREIGN: OnceLock<SigningKey> = OnceLock::new();
+        FOREIGN.get_or_init(|| {
+            Self::generate(KeySize::Rsa2048).expect("a key could be generated before this one")
+        })
+    }
+
     pub(super) fn sign(&self, claims: &Map<String, Value>) -> String {
+        self.sign_as(&self.kid, claims)
+    }
+
+    /// Signs under the `kid` of another key.
+    pub(super) fn sign_as(&self, kid: &str, claims: &Map<String, Value>) -> String {
         let mut header = Header::new(Algorithm::RS256);
-        header.kid = Some(self.kid.clone());
-        let header = serde_json::to_vec(&header).expect("a header is JSON");
-        let claims = serde_json::to_vec(claims).expect("claims are JSON");
-        self.sign_raw(&header, &claims)
+        header.kid = Some(kid.to_owned());
+        let [header, payload] = [serde_json::to_vec(&header), serde_json::to_vec(claims)]
+            .map(|json| json.expect("a header and claims are JSON"));
+        self.sign_raw(&header, &payload)
     }
 
     pub(super) fn sign_raw(&self, header: &[u8], payload: &[u8]) -> String {
@@ -135,11 +158,8 @@ impl SigningKey {
             BASE64_URL_SAFE_NO_PAD.encode(header),
             BASE64_URL_SAFE_NO_PAD.encode(payload)
         );
-        // Not `jsonwebtoken::encode`, which needs a crypto provider for the whole process: that is the choice of the program.
-        let signer = (aws_lc::DEFAULT_PROVIDER.signer_factory)(&Algorithm::RS256, &self.private)
-            .expect("RS256 fits a key of RSA");
-        let signature = signer
-            .try_sign(signing_input.as_bytes())
+        let signature = (DEFAULT_PROVIDER.signer_factory)(&Algorithm::RS256, &self.private)
+            .and_then(|signer| Ok(signer.try_sign(signing_input.as_bytes())?))
             .expect("a key that this process generated signs any bytes");
         format!(
             "{signing_input}.{}",

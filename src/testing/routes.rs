@@ -1,3 +1,5 @@
+//! The HTTP server of the local Hanko and its routes.
+
 #![allow(
     clippy::needless_pass_by_value,
     reason = "Poem hands extractors to its handlers by value"
@@ -5,21 +7,25 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
 use poem::{
     Endpoint, EndpointExt, IntoEndpoint, IntoResponse, Request, Response, Result, Route, get,
     handler,
-    http::{HeaderValue, Method, StatusCode, header},
+    http::{self, HeaderValue, Method, StatusCode, header, uri::Scheme},
     post,
-    web::Data,
+    web::{Data, LocalAddr, RemoteAddr},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
 use url::Url;
 
-use super::{
-    Fault,
-    state::{State, Validation},
-};
+use super::state::{Fault, State, Validation};
+use crate::clock::{Clock, SystemClock};
 
 /// The largest body that is read: a session token and some JSON around it.
 const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -251,4 +257,64 @@ async fn logout(request: &Request, state: Data<&Arc<State>>) -> Response {
     let mut response = StatusCode::NO_CONTENT.into();
     remove_cookie(&state, &mut response);
     response
+}
+
+/// The pause after a connection could not be accepted, as when descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves `endpoint` until the future is dropped, which closes all connections at once.
+///
+/// Poem's own server keeps a handler running after its client has disconnected. The local Hanko would count requests that
+/// nobody waits for any more.
+pub(super) async fn serve<E: Endpoint + 'static>(
+    listener: TcpListener,
+    endpoint: E,
+    state: Arc<State>,
+) {
+    let endpoint = Arc::new(endpoint);
+    let mut connections = JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let connection =
+                    serve_connection(stream, Arc::clone(&endpoint), Arc::clone(&state));
+                connections.spawn(connection);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the local Hanko could not accept a connection");
+                // Descriptors are freed in real time.
+                SystemClock::new().sleep(ACCEPT_PAUSE).await;
+            }
+        }
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// Makes hyper close the connection.
+#[derive(Debug, thiserror::Error)]
+#[error("the local Hanko is down")]
+struct Down;
+
+async fn serve_connection<E: Endpoint>(stream: TcpStream, endpoint: Arc<E>, state: Arc<State>) {
+    let (Ok(local), Ok(remote)) = (stream.local_addr(), stream.peer_addr()) else {
+        return;
+    };
+    // Responses are small and written at once.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(async |request: http::Request<Incoming>| {
+        if state.fault() == Fault::Down {
+            return Err(Down);
+        }
+        let (local, remote) = (LocalAddr(local.into()), RemoteAddr(remote.into()));
+        let request = (request, local, remote, Scheme::HTTP).into();
+        let response: http::Response<_> = endpoint.get_response(request).await.into();
+        // It may have been set since.
+        if state.fault() == Fault::Down {
+            return Err(Down);
+        }
+        Ok(response)
+    });
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    // An error means that the client has disconnected, or that the fault has closed the connection.
+    let _ = connection.await;
 }

@@ -1,23 +1,34 @@
+//! What the local Hanko knows and does: its database, its settings, the validation of sessions, and the webhooks, which it
+//! sends as Hanko does: one at a time, each once, never retried.
+
 use std::{
+    collections::HashMap,
+    error::Error,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use aws_lc_rs::rsa::KeySize;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use chrono::{DateTime, SecondsFormat, Utc};
+use poem::http::header;
 use serde_json::{Map, Value, json};
-use tokio::sync::watch;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
 use uuid::Uuid;
 
 use super::{
-    DeliveryError, Fault, Person, SESSION_LIFESPAN, SignedIn,
-    database::{Database, Found, SessionRow, Source},
+    handle::{Person, SignedIn},
     key::KeyRing,
-    time,
-    validations::{CurrentHold, ValidationCounter, until},
-    webhooks::{Subscription, WebhookQueue},
 };
-use crate::{clock::Clock, jose::UnverifiedToken};
+use crate::{
+    clock::Clock,
+    hanko::{Hanko, WebhookError},
+    jose::UnverifiedToken,
+};
 
 /// How long webhook tokens are valid: Hanko's constant.
 const WEBHOOK_LIFESPAN: Duration = Duration::from_mins(5);
@@ -29,7 +40,7 @@ pub(super) struct State {
     pub(super) key_size: KeySize,
     pub(super) audience: String,
     pub(super) issuer: Option<String>,
-    pub(super) cookie_name: String,
+    pub(super) cookie_name: Arc<str>,
     pub(super) webhooks: WebhookQueue,
     pub(super) validations: ValidationCounter,
     pub(super) hold: Arc<CurrentHold>,
@@ -85,6 +96,14 @@ impl State {
         *self.fault.borrow()
     }
 
+    /// Returns whether responses wait for the test, which holds them back, or for its clock.
+    #[cfg(feature = "testing")]
+    pub(super) fn keeps_responses(&self) -> bool {
+        self.fault() == Fault::Hangs
+            || self.hold.is_set()
+            || !self.settings().validation_delay.is_zero()
+    }
+
     /// Waits while requests hang, and returns the fault that is set then.
     pub(super) async fn fault_after_hang(&self) -> Fault {
         until(&self.fault, |fault| *fault != Fault::Hangs).await;
@@ -95,39 +114,21 @@ impl State {
         &self,
         person: &Person,
         session_id: Uuid,
-        now: Duration,
+        times: (Duration, Duration),
     ) -> Map<String, Value> {
-        let mut claims = person.custom_claims.clone();
-        let mut set = |name: &str, value: Value| claims.insert(name.to_owned(), value);
-        set("sub", json!(person.id));
-        set("iat", json!(now.as_secs()));
-        set("exp", json!((now + SESSION_LIFESPAN).as_secs()));
-        set("aud", json!([self.audience]));
-        set("session_id", json!(session_id));
-        if let Some(issuer) = &self.issuer {
-            set("iss", json!(issuer));
-        }
-        if let Some(email) = &person.email {
-            let is_verified = person.is_email_verified;
-            set(
-                "email",
-                json!({ "address": email, "is_primary": true, "is_verified": is_verified }),
-            );
-        }
-        if let Some(username) = &person.username {
-            set("username", json!(username));
-        }
-        if !person.amr.is_empty() {
-            set("amr", json!(person.amr));
-        }
-        claims
+        person.token_claims(session_id, times, &self.audience, self.issuer.as_deref())
     }
 
-    /// Creates a session as a flow of Hanko does, or its Admin API.
-    pub(super) fn create_session(&self, person: &Person, source: Source) -> SignedIn {
+    /// Creates a session as a flow of Hanko does, or its Admin API. Returns the claims of its token, too.
+    pub(super) fn create_session(
+        &self,
+        person: &Person,
+        source: Source,
+    ) -> (Map<String, Value>, SignedIn) {
         let now = self.clock.unix_time();
-        let session = SessionRow::new(person.id, source, now);
-        let mut claims = self.claims_of(person, session.id, now);
+        let times = person.session_times(now);
+        let session = SessionRow::new(person.uuid(), source, times, now);
+        let mut claims = self.claims_of(person, session.id, times);
         let event = match source {
             Source::Flow => "session.create.flow",
             Source::AdminApi => {
@@ -138,17 +139,20 @@ impl State {
         };
         let mut inner = self.inner();
         let limit = inner.settings.session_limit;
-        let deleted = inner.database.create_session(person, session, limit);
+        let deleted = inner.database.create_session(person, session, now, limit);
         drop(inner);
         for session in deleted {
             self.queue_webhook("session.delete.passive.limit", &session.webhook_data());
         }
         self.queue_webhook(event, &session.webhook_data());
-        SignedIn {
+        let signed_in = SignedIn {
             token: self.sign_claims(&claims),
             session_id: session.id,
-            expires_at: (now + SESSION_LIFESPAN).as_secs(),
-        }
+            user_id: person.uuid(),
+            expires_at: times.1,
+            cookie_name: Arc::clone(&self.cookie_name),
+        };
+        (claims, signed_in)
     }
 
     pub(super) fn sign_claims(&self, claims: &Map<String, Value>) -> String {
@@ -170,6 +174,10 @@ impl State {
     }
 
     pub(super) fn webhook_body(&self, event: &str, data: &Value) -> Value {
+        json!({ "token": self.webhook_token(event, data), "event": event })
+    }
+
+    pub(super) fn webhook_token(&self, event: &str, data: &Value) -> String {
         let now = self.clock.unix_time();
         let claims = json!({
             "sub": "hanko webhooks",
@@ -180,14 +188,14 @@ impl State {
             "data": data,
         });
         let claims = claims.as_object().cloned().unwrap_or_default();
-        json!({ "token": self.sign_claims(&claims), "event": event })
+        self.sign_claims(&claims)
     }
 
     /// Queues a webhook if its event is subscribed to. A failure is logged.
     fn queue_webhook(&self, event: &str, data: &Value) {
-        let url = self.inner().subscription.url_for(event);
-        if let Some(url) = url {
-            let _outcome = self.webhooks.push(url, self.webhook_body(event, data));
+        let target = self.inner().subscription.target_of(event);
+        if let Some(target) = target {
+            let _outcome = self.webhooks.push(target, self.webhook_body(event, data));
         }
     }
 
@@ -197,11 +205,11 @@ impl State {
         event: &str,
         data: &Value,
     ) -> Result<(), DeliveryError> {
-        let url = self.inner().subscription.url_for(event);
-        let Some(url) = url else {
+        let target = self.inner().subscription.target_of(event);
+        let Some(target) = target else {
             return Ok(());
         };
-        let outcome = self.webhooks.push(url, self.webhook_body(event, data));
+        let outcome = self.webhooks.push(target, self.webhook_body(event, data));
         outcome
             .await
             .unwrap_or_else(|error| Err(DeliveryError::Unreachable(error.into())))
@@ -271,7 +279,7 @@ impl State {
 /// The body of a positive response of `/sessions/validate` (Hanko `backend/dto/session.go`), in which times are RFC 3339.
 fn response_body(claims: &Map<String, Value>, idle_expires_at: Option<Duration>) -> Value {
     let date = |name: &str| Some(Duration::from_secs(claims.get(name)?.as_u64()?));
-    let text = |name: &str| json!(date(name).map(time::seconds));
+    let text = |name: &str| json!(date(name).map(in_seconds));
     let renamed: Map<String, Value> = claims
         .iter()
         .filter_map(|(name, value)| {
@@ -295,7 +303,647 @@ fn response_body(claims: &Map<String, Value>, idle_expires_at: Option<Duration>)
     });
     if let Some(idle_expires_at) = idle_expires_at {
         let expires_at = date("exp").unwrap_or(Duration::MAX);
-        body["idle_expires_at"] = json!(time::with_fraction(idle_expires_at.min(expires_at)));
+        body["idle_expires_at"] = json!(with_fraction(idle_expires_at.min(expires_at)));
     }
     body
+}
+
+/// The user agent and address of sessions that a flow creates, as if a browser on this machine had signed in.
+const SESSION_USER_AGENT: &str = "poem-hanko local Hanko";
+const SESSION_IP_ADDRESS: &str = "127.0.0.1";
+
+/// How a session was created. Only a flow has a browser, whose user agent and address it stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Flow,
+    AdminApi,
+}
+
+/// A row of `sessions`. Times are durations since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SessionRow {
+    pub(super) id: Uuid,
+    user_id: Uuid,
+    source: Source,
+    created_at: Duration,
+    updated_at: Duration,
+    expires_at: Duration,
+    last_used: Duration,
+}
+
+impl SessionRow {
+    fn new(
+        user_id: Uuid,
+        source: Source,
+        (created_at, expires_at): (Duration, Duration),
+        now: Duration,
+    ) -> Self {
+        Self {
+            id: Uuid::new_v4(),
+            user_id,
+            source,
+            created_at,
+            updated_at: created_at,
+            expires_at,
+            last_used: now,
+        }
+    }
+
+    /// The `data` of a webhook about this session.
+    pub(super) fn webhook_data(&self) -> Value {
+        let is_from_flow = self.source == Source::Flow;
+        json!({
+            "id": self.id,
+            "user_id": self.user_id,
+            "user_agent": is_from_flow.then_some(SESSION_USER_AGENT),
+            "ip_address": is_from_flow.then_some(SESSION_IP_ADDRESS),
+            "created_at": with_fraction(self.created_at),
+            "updated_at": with_fraction(self.updated_at),
+            "expires_at": with_fraction(self.expires_at),
+            "last_used": with_fraction(self.last_used),
+        })
+    }
+
+    /// The session as the database returns it.
+    fn stored(mut self) -> Self {
+        for time in [
+            &mut self.created_at,
+            &mut self.updated_at,
+            &mut self.expires_at,
+            &mut self.last_used,
+        ] {
+            *time = in_database(*time);
+        }
+        self
+    }
+}
+
+/// A row of `emails` or `usernames`.
+#[derive(Clone, Debug)]
+struct Identifier {
+    id: Uuid,
+    text: String,
+    is_verified: bool,
+    created_at: Duration,
+    updated_at: Duration,
+}
+
+impl Identifier {
+    /// Stores what a person has now. An unchanged identifier keeps its id and times.
+    fn store(slot: &mut Option<Self>, current: Option<(&str, bool)>, now: Duration) {
+        let Some((text, is_verified)) = current else {
+            *slot = None;
+            return;
+        };
+        match slot {
+            Some(stored) if stored.text == text => {
+                if stored.is_verified != is_verified {
+                    stored.is_verified = is_verified;
+                    stored.updated_at = now;
+                }
+            }
+            _ => {
+                *slot = Some(Self {
+                    id: Uuid::new_v4(),
+                    text: text.to_owned(),
+                    is_verified,
+                    created_at: now,
+                    updated_at: now,
+                });
+            }
+        }
+    }
+}
+
+/// A row of `users` with what belongs to it.
+#[derive(Debug)]
+struct UserRow {
+    email: Option<Identifier>,
+    username: Option<Identifier>,
+    created_at: Duration,
+    updated_at: Duration,
+    /// The ids of the sessions, oldest first.
+    sessions: Vec<Uuid>,
+}
+
+/// What the database says about a session that a token names.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Active; if there is an idle timeout, with the time when it ends the session.
+    Active { idle_expires_at: Option<Duration> },
+    /// It had been idle for too long and has just been deleted.
+    Idle(SessionRow),
+    /// No such session.
+    Nothing,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Database {
+    users: HashMap<Uuid, UserRow>,
+    sessions: HashMap<Uuid, SessionRow>,
+}
+
+impl Database {
+    /// Stores a new session of a person, and the person as a user. Returns the sessions that were deleted because the user
+    /// had `limit` of them, as Hanko does: all but the newest `limit - 1`, in the order newest to oldest.
+    pub(super) fn create_session(
+        &mut self,
+        person: &Person,
+        session: SessionRow,
+        now: Duration,
+        limit: usize,
+    ) -> Vec<SessionRow> {
+        let now = in_database(now);
+        let user = self.users.entry(person.uuid()).or_insert_with(|| UserRow {
+            email: None,
+            username: None,
+            created_at: now,
+            updated_at: now,
+            sessions: Vec::new(),
+        });
+        let username = person.stored_username().map(|username| (username, true));
+        Identifier::store(&mut user.email, person.email(), now);
+        Identifier::store(&mut user.username, username, now);
+
+        let sessions = &mut self.sessions;
+        // Hanko does not count expired sessions; here they are deleted, so that they use no memory.
+        user.sessions.retain(|id| {
+            let is_active = sessions.get(id).is_some_and(|row| row.expires_at > now);
+            if !is_active {
+                sessions.remove(id);
+            }
+            is_active
+        });
+        let excess = (user.sessions.len() + 1).saturating_sub(limit.max(1));
+        let deleted = user
+            .sessions
+            .drain(..excess)
+            .rev()
+            .filter_map(|id| sessions.remove(&id))
+            .collect();
+        user.sessions.push(session.id);
+        sessions.insert(session.id, session.stored());
+        deleted
+    }
+
+    pub(super) fn session(&self, id: Uuid) -> Option<SessionRow> {
+        self.sessions.get(&id).copied()
+    }
+
+    pub(super) fn delete_session(&mut self, id: Uuid) -> Option<SessionRow> {
+        let session = self.sessions.remove(&id)?;
+        if let Some(user) = self.users.get_mut(&session.user_id) {
+            user.sessions.retain(|session| *session != id);
+        }
+        Some(session)
+    }
+
+    /// Deletes a user with all sessions. Returns the `data` of the webhook about it.
+    pub(super) fn delete_user(&mut self, id: Uuid, now: Duration) -> Value {
+        let now = in_database(now);
+        let user = self.users.remove(&id);
+        for session in user.iter().flat_map(|user| &user.sessions) {
+            self.sessions.remove(session);
+        }
+        let created_at = user.as_ref().map_or(now, |user| user.created_at);
+        let updated_at = user.as_ref().map_or(now, |user| user.updated_at);
+        let mut data = json!({
+            "id": id,
+            "created_at": with_fraction(created_at),
+            "updated_at": with_fraction(updated_at),
+        });
+        // Hanko omits what the user does not have.
+        let (email, username) = user.map_or((None, None), |user| (user.email, user.username));
+        if let Some(email) = email {
+            data["emails"] = json!([{
+                "id": email.id,
+                "address": email.text,
+                "is_verified": email.is_verified,
+                "is_primary": true,
+                "created_at": with_fraction(email.created_at),
+                "updated_at": with_fraction(email.updated_at),
+            }]);
+        }
+        if let Some(username) = username {
+            data["username"] = json!({
+                "id": username.id,
+                "username": username.text,
+                "created_at": with_fraction(username.created_at),
+                "updated_at": with_fraction(username.updated_at),
+            });
+        }
+        data
+    }
+
+    /// Looks a session up, deletes it if it is idle, and otherwise renews `last_used` if asked to.
+    pub(super) fn use_session(
+        &mut self,
+        id: Uuid,
+        now: Duration,
+        idle_timeout: Option<Duration>,
+        renew: bool,
+    ) -> Found {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return Found::Nothing;
+        };
+        let idle_for = now.saturating_sub(session.last_used);
+        if idle_timeout.is_some_and(|timeout| idle_for > timeout) {
+            return self.delete_session(id).map_or(Found::Nothing, Found::Idle);
+        }
+        let mut last_used = session.last_used;
+        if renew {
+            last_used = now;
+            session.last_used = in_database(now);
+            session.updated_at = session.last_used;
+        }
+        Found::Active {
+            idle_expires_at: idle_timeout.map(|timeout| last_used + timeout),
+        }
+    }
+}
+
+/// How long Hanko waits for the response to a webhook.
+const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The `User-Agent` of Hanko's webhooks, as recorded.
+const WEBHOOK_USER_AGENT: &str = "Go-http-client/1.1";
+
+/// Why a webhook was not delivered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeliveryError {
+    /// The response has this status, 400 or above.
+    #[error("the response to the webhook has status {0}")]
+    Status(u16),
+    /// There was no response within 10 s of the local Hanko's clock.
+    #[error("there was no response to the webhook within 10 s")]
+    TimedOut,
+    /// No request could be sent, or its response could not be read.
+    #[error("the webhook could not be sent")]
+    Unreachable(#[source] Box<dyn Error + Send + Sync>),
+    /// The [`Hanko`] to which it was passed has rejected it.
+    #[error("the webhook was rejected")]
+    Rejected(#[source] WebhookError),
+}
+
+/// What receives webhooks.
+#[derive(Clone, Debug)]
+pub(super) enum Target {
+    Url(String),
+    /// In the same process, without HTTP.
+    Hanko(Hanko),
+}
+
+/// Where webhooks are sent, and which.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    pub(super) target: Option<Target>,
+    pub(super) events: Vec<String>,
+}
+
+impl Subscription {
+    /// Returns where this event is sent, if anywhere. Hanko compares by prefix: `session` includes
+    /// `session.delete.explicit.logout`.
+    fn target_of(&self, event: &str) -> Option<Target> {
+        let is_subscribed = self
+            .events
+            .iter()
+            .any(|prefix| event.starts_with(prefix.as_str()));
+        self.target.clone().filter(|_| is_subscribed)
+    }
+}
+
+/// A webhook to send.
+#[derive(Debug)]
+struct Job {
+    target: Target,
+    body: Value,
+    outcome: oneshot::Sender<Result<(), DeliveryError>>,
+}
+
+/// The queue in front of the worker.
+#[derive(Debug)]
+pub(super) struct WebhookQueue {
+    jobs: mpsc::UnboundedSender<Job>,
+    unfinished: watch::Sender<usize>,
+}
+
+impl WebhookQueue {
+    /// Starts the worker in `tasks`.
+    pub(super) fn start(clock: Arc<dyn Clock>, tasks: &mut JoinSet<()>) -> Self {
+        let (jobs, queue) = mpsc::unbounded_channel();
+        let unfinished = watch::Sender::new(0);
+        tasks.spawn(work(queue, unfinished.clone(), clock));
+        Self { jobs, unfinished }
+    }
+
+    /// Queues a webhook. If the returned receiver is dropped, a failure is logged.
+    pub(super) fn push(
+        &self,
+        target: Target,
+        body: Value,
+    ) -> oneshot::Receiver<Result<(), DeliveryError>> {
+        let (outcome, receiver) = oneshot::channel();
+        self.unfinished.send_modify(|count| *count += 1);
+        let job = Job {
+            target,
+            body,
+            outcome,
+        };
+        if self.jobs.send(job).is_err() {
+            // The worker has ended with the runtime that started it.
+            self.unfinished.send_modify(|count| *count -= 1);
+        }
+        receiver
+    }
+
+    #[cfg(feature = "testing")]
+    pub(super) fn is_idle(&self) -> bool {
+        *self.unfinished.borrow() == 0
+    }
+
+    pub(super) async fn wait_until_idle(&self) {
+        until(&self.unfinished, |count| *count == 0).await;
+    }
+}
+
+async fn work(
+    mut jobs: mpsc::UnboundedReceiver<Job>,
+    unfinished: watch::Sender<usize>,
+    clock: Arc<dyn Clock>,
+) {
+    let mut client = None;
+    while let Some(Job {
+        target,
+        body,
+        outcome,
+    }) = jobs.recv().await
+    {
+        let result = tokio::select! {
+            result = deliver(&mut client, target, &body) => result,
+            () = clock.sleep(WEBHOOK_TIMEOUT) => Err(DeliveryError::TimedOut),
+        };
+        if let Err(Err(error)) = outcome.send(result) {
+            let error: &dyn Error = &error;
+            tracing::warn!(error, event = %body["event"], "the webhook was not delivered");
+        }
+        unfinished.send_modify(|count| *count -= 1);
+    }
+}
+
+async fn deliver(
+    client: &mut Option<reqwest::Client>,
+    target: Target,
+    body: &Value,
+) -> Result<(), DeliveryError> {
+    match target {
+        Target::Url(url) => send(client, url, body).await,
+        Target::Hanko(hanko) => {
+            let received = hanko.receive_webhook(body.to_string().as_bytes()).await;
+            received.map(drop).map_err(DeliveryError::Rejected)
+        }
+    }
+}
+
+/// Sends one request. The client is built at the first webhook, since without one it is not needed.
+async fn send(
+    client: &mut Option<reqwest::Client>,
+    url: String,
+    body: &Value,
+) -> Result<(), DeliveryError> {
+    let unreachable = |error: reqwest::Error| DeliveryError::Unreachable(error.into());
+    let client = match client {
+        Some(client) => client,
+        // Without idle connections, because reqwest repeats a request if the connection it reused had been closed.
+        None => {
+            let builder = || {
+                reqwest::Client::builder()
+                    .no_proxy()
+                    .pool_max_idle_per_host(0)
+            };
+            // Without root certificates on this machine, http still works.
+            let built = builder()
+                .build()
+                .or_else(|_| builder().tls_certs_only([]).build());
+            client.insert(built.map_err(unreachable)?)
+        }
+    };
+    let response = client
+        .post(url)
+        .header(header::USER_AGENT, WEBHOOK_USER_AGENT)
+        .json(body)
+        .send()
+        .await
+        .map_err(unreachable)?;
+    let status = response.status();
+    if status.is_client_error() || status.is_server_error() {
+        return Err(DeliveryError::Status(status.as_u16()));
+    }
+    Ok(())
+}
+
+/// A way in which the local Hanko fails, chosen by [`LocalHanko::set_fault`](super::LocalHanko::set_fault). It applies to
+/// requests that arrive while it is set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    /// None: it works.
+    #[default]
+    None,
+    /// As a real Hanko whose database is down: `/sessions/validate` (POST and GET) returns 200 with
+    /// `{"is_valid":false}` about every token, `/.well-known/jwks.json` returns 500, and `/logout` returns 401.
+    DatabaseDown,
+    /// `/sessions/validate` returns 429.
+    TooManyRequests {
+        /// The `Retry-After` header, in whole seconds, rounded up.
+        retry_after: Option<Duration>,
+    },
+    /// `/sessions/validate` returns 503.
+    Unavailable {
+        /// The `Retry-After` header, in whole seconds, rounded up.
+        retry_after: Option<Duration>,
+    },
+    /// `/sessions/validate` returns 500.
+    InternalError,
+    /// `/sessions/validate` returns 200 with a body that no Hanko sends: `{}`.
+    UnexpectedResponse,
+    /// Requests to `/sessions/validate` and `/.well-known/jwks.json` are accepted and get no response. When another fault,
+    /// or none, is set, their responses are computed and sent, as by a process that was stopped and continues.
+    Hangs,
+    /// No request gets a response: its connection is closed when it arrives, or when it would get its response. Requests
+    /// that arrive are not counted.
+    Down,
+}
+
+/// Keeps responses of `/sessions/validate` back, see
+/// [`LocalHanko::hold_validations`](super::LocalHanko::hold_validations). Sends them when it is dropped.
+#[derive(Debug)]
+#[must_use = "the responses are sent when this is dropped"]
+pub struct HeldValidations {
+    hold: Arc<Hold>,
+    current: Arc<CurrentHold>,
+}
+
+impl HeldValidations {
+    /// Returns how many responses are being held.
+    pub fn count(&self) -> usize {
+        *self.hold.count.borrow()
+    }
+
+    /// Waits until at least `count` responses are being held.
+    pub async fn wait_for(&self, count: usize) {
+        until(&self.hold.count, |held| *held >= count).await;
+    }
+
+    /// Sends the held responses, in no particular order.
+    pub fn release(self) {
+        drop(self);
+    }
+}
+
+impl Drop for HeldValidations {
+    fn drop(&mut self) {
+        self.current.end(&self.hold);
+        self.hold.is_released.send_replace(true);
+    }
+}
+
+/// The responses that one [`HeldValidations`] holds.
+#[derive(Debug, Default)]
+struct Hold {
+    count: watch::Sender<usize>,
+    is_released: watch::Sender<bool>,
+}
+
+/// The hold that applies to new responses.
+#[derive(Debug, Default)]
+pub(super) struct CurrentHold(Mutex<Option<Arc<Hold>>>);
+
+impl CurrentHold {
+    #[cfg(feature = "testing")]
+    fn is_set(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    pub(super) fn begin(self: &Arc<Self>) -> HeldValidations {
+        let hold = Arc::new(Hold::default());
+        *self.lock() = Some(Arc::clone(&hold));
+        HeldValidations {
+            hold,
+            current: Arc::clone(self),
+        }
+    }
+
+    /// Holds a response, if there is a hold, until it is released.
+    pub(super) async fn wait(&self) {
+        let Some(hold) = self.lock().clone() else {
+            return;
+        };
+        let _counted = Counted::new(&hold.count, |count| count);
+        until(&hold.is_released, |is_released| *is_released).await;
+    }
+
+    fn end(&self, hold: &Arc<Hold>) {
+        // A newer hold stays.
+        self.lock().take_if(|current| Arc::ptr_eq(current, hold));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Arc<Hold>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The number of requests to `/sessions/validate`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ValidationCounts {
+    pub(super) all: u64,
+    pub(super) by_get: u64,
+    pub(super) most_at_once: usize,
+    at_once: usize,
+}
+
+/// Counts the requests to `/sessions/validate`.
+#[derive(Debug, Default)]
+pub(super) struct ValidationCounter(watch::Sender<ValidationCounts>);
+
+impl ValidationCounter {
+    /// Counts a request, which is in progress until the returned guard is dropped.
+    pub(super) fn begin(&self, is_get: bool) -> impl Drop + Send + '_ {
+        let in_progress = Counted::new(&self.0, |counts| &mut counts.at_once);
+        self.0.send_modify(|counts| {
+            counts.all += 1;
+            counts.by_get += u64::from(is_get);
+            counts.most_at_once = counts.most_at_once.max(counts.at_once);
+        });
+        in_progress
+    }
+
+    pub(super) fn counts(&self) -> ValidationCounts {
+        *self.0.borrow()
+    }
+
+    pub(super) async fn wait_for(&self, all: u64) {
+        until(&self.0, |counts| counts.all >= all).await;
+    }
+}
+
+/// Waits until the value meets the condition.
+pub(super) async fn until<T>(sender: &watch::Sender<T>, condition: impl FnMut(&T) -> bool) {
+    let mut receiver = sender.subscribe();
+    // The channel is open while its sender is borrowed.
+    let _met = receiver.wait_for(condition).await.is_ok();
+}
+
+/// Raises a number while it lives. If the client disconnects, the handler is dropped, and this with it.
+struct Counted<'a, T> {
+    sender: &'a watch::Sender<T>,
+    number: fn(&mut T) -> &mut usize,
+}
+
+impl<'a, T> Counted<'a, T> {
+    fn new(sender: &'a watch::Sender<T>, number: fn(&mut T) -> &mut usize) -> Self {
+        sender.send_modify(|value| *number(value) += 1);
+        Self { sender, number }
+    }
+}
+
+impl<T> Drop for Counted<'_, T> {
+    fn drop(&mut self) {
+        self.sender.send_modify(|value| *(self.number)(value) -= 1);
+    }
+}
+
+impl<T> fmt::Debug for Counted<'_, T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Counted").finish_non_exhaustive()
+    }
+}
+
+// Times as Hanko, a Go program, writes them.
+
+/// Formats a time in whole seconds, as in the responses of `/sessions/validate`.
+fn in_seconds(unix_time: Duration) -> String {
+    date_time(unix_time).to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// Formats a time with its fraction, without trailing zeros (Go's `time.RFC3339Nano`).
+fn with_fraction(unix_time: Duration) -> String {
+    if unix_time.subsec_nanos() == 0 {
+        return in_seconds(unix_time);
+    }
+    let text = date_time(unix_time)
+        .format("%Y-%m-%dT%H:%M:%S%.9f")
+        .to_string();
+    format!("{}Z", text.trim_end_matches('0'))
+}
+
+/// Cuts a time to microseconds, the precision of Hanko's database.
+fn in_database(unix_time: Duration) -> Duration {
+    Duration::from_micros(u64::try_from(unix_time.as_micros()).unwrap_or(u64::MAX))
+}
+
+fn date_time(unix_time: Duration) -> DateTime<Utc> {
+    i64::try_from(unix_time.as_secs())
+        .ok()
+        .and_then(|seconds| DateTime::from_timestamp(seconds, unix_time.subsec_nanos()))
+        .unwrap_or_default()
 }

@@ -37,7 +37,7 @@ impl Api {
 async fn app() -> (LocalHanko, impl Endpoint<Output: IntoResponse>) {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
-    let hanko = Hanko::builder(local_hanko.tenant())
+    let hanko = Hanko::builder(local_hanko.hanko_url())
         .clock(Arc::new(clock))
         .trusted_origins(["https://app.example".to_owned()])
         .build()
@@ -88,7 +88,7 @@ async fn optional_authentication_lets_only_the_absence_of_credentials_pass() {
     let bearer = who("authorization", format!("Bearer {token}"));
     assert_eq!(
         answer(&app, bearer).await,
-        (StatusCode::OK, person.id.to_string())
+        (StatusCode::OK, person.id().to_string())
     );
     let bad_bearer = who("authorization", "Bearer x".to_owned());
     assert_eq!(answer(&app, bad_bearer).await.0, StatusCode::UNAUTHORIZED);
@@ -107,7 +107,7 @@ async fn plain_poem_handlers_can_authenticate_too() {
         .finish();
     assert_eq!(
         answer(&app, request).await,
-        (StatusCode::OK, person.id.to_string())
+        (StatusCode::OK, person.id().to_string())
     );
     let request = Request::builder().uri_str("/plain").finish();
     assert_eq!(answer(&app, request).await.0, StatusCode::UNAUTHORIZED);

@@ -66,7 +66,7 @@ impl Scene {
     }
 
     fn build(local_hanko: &LocalHanko, clock: &ManualClock, policy: &SessionPolicy) -> Hanko {
-        hanko_builder(local_hanko.tenant())
+        hanko_builder(local_hanko.hanko_url())
             .clock(Arc::new(clock.clone()))
             .session_policy(policy.clone())
             .build()

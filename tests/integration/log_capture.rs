@@ -33,7 +33,7 @@ fn webhooks(local_hanko: &LocalHanko) -> Vec<(Value, u16)> {
         .session_data(session.session_id)
         .expect("a session");
     let good = local_hanko.webhook_body("session.delete", &ended);
-    let told = local_hanko.webhook_body("user.update", &json!({ "id": ada().id }));
+    let told = local_hanko.webhook_body("user.update", &json!({ "id": ada().id().as_uuid() }));
     let nothing_ended = local_hanko.webhook_body("user.delete", &json!({ "name": "ada" }));
     let mut forged = told.clone();
     forged["token"] = forge(told["token"].as_str().expect("a token")).into();

@@ -14,8 +14,8 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::{
-    local_hanko::receiver::{claims_of_token, decode_part, serve_key_set},
     support::{hanko_builder, within},
+    testing::receiver::{claims_of_token, decode_part, serve_key_set},
 };
 
 const AUDIENCE: &str = "acme-api";

@@ -125,7 +125,7 @@ fn hanko(
     clock: &Arc<dyn Clock>,
     store: Arc<dyn RevocationStore>,
 ) -> Hanko {
-    hanko_builder(local_hanko.tenant())
+    hanko_builder(local_hanko.hanko_url())
         .clock(Arc::clone(clock))
         .revocation_store(store)
         .build()
@@ -180,7 +180,7 @@ async fn keeps_its_promises(store: Arc<dyn RevocationStore>, clock: &ManualClock
     // A user, up to a moment.
     tell(
         &hanko,
-        &local_hanko.webhook_body("user.delete", &json!({ "id": person.id })),
+        &local_hanko.webhook_body("user.delete", &json!({ "id": person.id().as_uuid() })),
     )
     .await
     .unwrap();
@@ -192,7 +192,7 @@ async fn keeps_its_promises(store: Arc<dyn RevocationStore>, clock: &ManualClock
     // An earlier end of the same user, heard later, takes nothing back.
     let claims = json!({
         "sub": "hanko webhooks", "iat": clock.unix_time().as_secs() - 100, "exp": clock.unix_time().as_secs() + 200,
-        "evt": "user.delete", "data": { "id": person.id },
+        "evt": "user.delete", "data": { "id": person.id().as_uuid() },
     });
     let token = local_hanko.sign_claims(claims.as_object().unwrap());
     tell(&hanko, &json!({ "token": token, "event": "user.delete" }))
@@ -712,7 +712,7 @@ async fn a_webhook_at_one_replica_ends_streams_at_another() {
         .unwrap();
     assert_eq!(within(of_ended).await.unwrap(), EndReason::Revoked);
     assert!(!of_deleted.is_finished());
-    let deletion = local_hanko.webhook_body("user.delete", &json!({ "id": person.id }));
+    let deletion = local_hanko.webhook_body("user.delete", &json!({ "id": person.id().as_uuid() }));
     tell(&first, &deletion).await.unwrap();
     assert_eq!(within(of_deleted).await.unwrap(), EndReason::Revoked);
     assert!(!of_other.is_finished());

@@ -192,7 +192,7 @@ async fn me_tells_everything_that_the_token_says() {
     assert_eq!(
         body,
         json!({
-            "user_id": person.id,
+            "user_id": person.id().as_uuid(),
             "session_id": session.session_id,
             "email": { "address": "ada@example.com", "is_primary": true, "is_verified": true },
             "username": "ada",

@@ -187,14 +187,9 @@ pub(crate) async fn local_hanko(clock: &ManualClock) -> LocalHanko {
 
 /// A person with everything: an e-mail address, a user name and nested custom claims.
 pub(crate) fn ada() -> Person {
-    Person {
-        username: Some("ada".to_owned()),
-        custom_claims: json!({ "plan": { "name": "pro", "seats": [1, 2] } })
-            .as_object()
-            .cloned()
-            .unwrap_or_default(),
-        ..Person::with_email("ada@example.com")
-    }
+    Person::default()
+        .username("ada")
+        .claim("plan", json!({ "name": "pro", "seats": [1, 2] }))
 }
 
 /// Asserts that a response is this problem: its status, media type, `type` and members.

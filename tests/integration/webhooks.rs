@@ -257,7 +257,7 @@ async fn a_body_that_cannot_be_read_is_counted() {
 async fn a_webhook_that_waits_survives_its_client() {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
-    let hanko = hanko_builder(local_hanko.tenant())
+    let hanko = hanko_builder(local_hanko.hanko_url())
         .clock(Arc::new(clock.clone()))
         .build()
         .unwrap();
@@ -294,7 +294,7 @@ async fn a_flood_of_held_bodies_leaves_room_for_others() {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
     local_hanko.set_fault(Fault::DatabaseDown);
-    let hanko = hanko_builder(local_hanko.tenant())
+    let hanko = hanko_builder(local_hanko.hanko_url())
         .clock(Arc::new(clock.clone()))
         .build()
         .unwrap();
@@ -365,7 +365,7 @@ impl RevocationStore for Failing {
 async fn a_revocation_that_the_store_did_not_take_is_enforced() {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
-    let hanko = hanko_builder(local_hanko.tenant())
+    let hanko = hanko_builder(local_hanko.hanko_url())
         .clock(Arc::new(clock.clone()))
         .revocation_store(Arc::new(Failing(MemoryStore::new(Arc::new(clock)))))
         .build()
@@ -385,7 +385,7 @@ where
     Fut: Future<Output = Result<(), String>> + Send + 'static,
 {
     let local_hanko = local_hanko(clock).await;
-    let hanko = hanko_builder(local_hanko.tenant())
+    let hanko = hanko_builder(local_hanko.hanko_url())
         .clock(Arc::new(clock.clone()))
         .on_event(listener)
         .build()
@@ -423,7 +423,7 @@ async fn a_listener_that_fails_gets_its_event_again() {
         }
     })
     .await;
-    let body = local_hanko.webhook_body("user.update", &json!({ "id": ada().id }));
+    let body = local_hanko.webhook_body("user.update", &json!({ "id": ada().id().as_uuid() }));
     let event = receive(&hanko, &body).await;
     let is_done = async {
         while attempts.lock().unwrap().len() < 3 {
@@ -492,7 +492,7 @@ async fn what_is_lost_at_the_end_is_reported_once() {
         }
     })
     .await;
-    let body = local_hanko.webhook_body("user.update", &json!({ "id": ada().id }));
+    let body = local_hanko.webhook_body("user.update", &json!({ "id": ada().id() }));
     receive(&hanko, &body).await;
     until(|| heard.load(SeqCst) == 1).await;
     pause().await;
@@ -537,7 +537,7 @@ async fn every_listener_gets_every_event() {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
     let heard = [Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0))];
-    let mut builder = hanko_builder(local_hanko.tenant()).clock(Arc::new(clock));
+    let mut builder = hanko_builder(local_hanko.hanko_url()).clock(Arc::new(clock));
     for heard in &heard {
         let heard = Arc::clone(heard);
         builder = builder.on_event(move |_| {

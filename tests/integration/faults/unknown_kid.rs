@@ -261,7 +261,7 @@ async fn a_flood_of_unknown_kids_waits_in_bounded_number() {
     scene.local_hanko.rotate_key().await.expect("a key");
     let told = scene
         .local_hanko
-        .webhook_body("user.update", &json!({ "id": ada().id }))
+        .webhook_body("user.update", &json!({ "id": ada().id() }))
         .to_string();
     let webhook = {
         let hanko = hanko.clone();

@@ -297,7 +297,7 @@ async fn a_session_that_was_dropped_for_room_is_asked_about_again() {
 async fn contradictory_policies_are_build_errors() {
     let scene = Scene::new(SessionMode::Hybrid).await;
     let build = |policy: SessionPolicy| {
-        crate::support::hanko_builder(scene.local_hanko.tenant())
+        crate::support::hanko_builder(scene.local_hanko.hanko_url())
             .clock(Arc::new(scene.clock.clone()))
             .session_policy(policy)
             .build()

@@ -70,7 +70,7 @@ async fn the_deletion_of_a_user_ends_all_their_streams() {
     let (_, first) = open(&scene, &first).await;
     let (_, second) = open(&scene, &second).await;
     let (_, other) = open(&scene, &other).await;
-    let data = serde_json::json!({ "id": person.id });
+    let data = serde_json::json!({ "id": person.id().as_uuid() });
     let body = scene
         .local_hanko
         .webhook_body("user.delete", &data)

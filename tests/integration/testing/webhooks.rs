@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use poem_hanko::testing::{DeliveryError, LocalHanko, Person};
+use poem_hanko::testing::{DeliveryError, LocalHanko};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -117,7 +117,7 @@ async fn events_of(local_hanko: &LocalHanko, receiver: &Receiver) -> Vec<String>
     for _ in 0..3 {
         local_hanko.sign_in(&person);
     }
-    local_hanko.delete_user(person.id).await.unwrap();
+    local_hanko.delete_user(&person).await.unwrap();
     // What does not exist has no events.
     assert!(local_hanko.end_session(by_flow).await.unwrap().is_none());
     assert!(local_hanko.revoke_session(by_flow).await.unwrap().is_none());
@@ -189,7 +189,7 @@ async fn stopped_webhooks_are_not_sent() {
     assert_eq!(events_of(&local_hanko, &receiver).await.len(), 1);
 
     local_hanko.send_webhooks_to(&receiver.url);
-    local_hanko.delete_user(person.id).await.unwrap();
+    local_hanko.delete_user(&person).await.unwrap();
     assert_eq!(receiver.received().len(), 2);
 }
 
@@ -198,18 +198,12 @@ async fn a_deleted_user_is_described_as_last_signed_in() {
     let (local_hanko, clock) = local_hanko().await;
     let receiver = Receiver::start();
     local_hanko.send_webhooks_to(&receiver.url);
-    let person = Person {
-        is_email_verified: false,
-        ..ada()
-    };
+    let person = ada().unverified_email("ada@example.com");
     let before = local_hanko.sign_in(&person);
     clock.advance(Duration::from_mins(1));
-    let person = Person {
-        is_email_verified: true,
-        ..person
-    };
+    let person = person.verified_email("ada@example.com");
     let after = local_hanko.create_session(&person);
-    local_hanko.delete_user(person.id).await.unwrap();
+    local_hanko.delete_user(&person).await.unwrap();
     for session in [before, after] {
         assert_eq!(local_hanko.session_data(session.session_id), None);
     }
@@ -223,7 +217,7 @@ async fn a_deleted_user_is_described_as_last_signed_in() {
     assert_eq!(
         data,
         json!({
-            "id": person.id,
+            "id": person.id().as_uuid(),
             "emails": [{
                 "id": null,
                 "address": "ada@example.com",

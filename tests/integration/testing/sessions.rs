@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use poem_hanko::testing::{LocalHanko, Person, SESSION_LIFESPAN, SignedIn};
+use poem_hanko::testing::{LocalHanko, SESSION_LIFESPAN, SignedIn};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
@@ -42,11 +42,9 @@ fn limit_webhooks(sessions: &[&SignedIn]) -> Vec<(String, String)> {
 #[tokio::test]
 async fn a_token_says_how_its_person_signed_in() {
     let (local_hanko, _clock) = local_hanko().await;
-    let person = Person {
-        amr: vec!["pwd".to_owned(), "totp".to_owned()],
-        is_email_verified: false,
-        ..ada()
-    };
+    let person = ada()
+        .amr(["pwd", "totp"])
+        .unverified_email("ada@example.com");
     let session = local_hanko.sign_in(&person);
     let claims = claims_of_token(&session.token);
     assert_eq!(claims["amr"], json!(["pwd", "totp"]));
