@@ -243,3 +243,34 @@ impl fmt::Debug for HankoBuilder {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn builder() -> HankoBuilder {
+        // Nobody listens there.
+        Hanko::builder("http://127.0.0.1:1".parse().unwrap())
+    }
+
+    #[test]
+    fn building_outside_of_a_runtime_is_an_error() {
+        let error = builder().build().unwrap_err();
+        assert!(matches!(error, BuildError::NoRuntime), "{error}");
+        assert!(error.to_string().contains("tokio runtime"));
+        #[cfg(feature = "redis")]
+        {
+            use crate::hanko::{RedisStore, RedisStoreError};
+
+            let clock = Arc::new(SystemClock::new());
+            let store = RedisStore::start("redis://127.0.0.1:1", clock);
+            assert_eq!(store.unwrap_err(), RedisStoreError::NoRuntime);
+        }
+    }
+
+    #[tokio::test]
+    async fn building_within_a_runtime_succeeds() {
+        let hanko = builder().build().unwrap();
+        assert_eq!(hanko.url().as_str(), "http://127.0.0.1:1/");
+    }
+}

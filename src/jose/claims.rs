@@ -199,3 +199,19 @@ fn take_audience(claims: &mut Map<String, Value>) -> Result<Vec<String>, TokenEr
         Some(_) => Err(malformed),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numeric_dates_convert_to_system_time_and_chrono() {
+        let date = NumericDate::from(Duration::from_millis(1_795_442_400_250));
+        let time = UNIX_EPOCH + Duration::from_millis(1_795_442_400_250);
+        assert_eq!(SystemTime::from(date), time);
+        let text = DateTime::<Utc>::from(date).to_rfc3339();
+        assert_eq!(text, "2026-11-23T14:00:00.250+00:00");
+        let last = DateTime::<Utc>::from(NumericDate::from(Duration::MAX));
+        assert_eq!(last.to_rfc3339(), "9999-12-31T23:59:59+00:00");
+    }
+}

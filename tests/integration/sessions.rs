@@ -6,8 +6,8 @@ use std::{
 };
 
 use poem_hanko::{
-    AuthenticateError, Hanko, HankoUrl, KeySetError, ManualClock, PlainHttp, Session, SessionMode,
-    SessionPolicy, TokenError, ValidationError, WebhookError,
+    AuthenticateError, ClaimError, Hanko, HankoUrl, KeySetError, ManualClock, PlainHttp, Session,
+    SessionId, SessionMode, SessionPolicy, TokenError, UserId, ValidationError, WebhookError,
     testing::{LocalHanko, SESSION_LIFESPAN, SignedIn},
 };
 use reqwest::Method;
@@ -827,4 +827,58 @@ async fn wait_until_closed(url: &str) {
     while tokio::net::TcpStream::connect(address).await.is_ok() {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn claims_are_read_into_types_of_the_application() {
+    #[derive(Debug, PartialEq, serde::Deserialize)]
+    struct Claims {
+        sub: UserId,
+        session_id: SessionId,
+        exp: u64,
+        aud: Vec<String>,
+        role: String,
+        plan: Plan,
+        absent: Option<bool>,
+    }
+
+    #[derive(Debug, PartialEq, serde::Deserialize)]
+    struct Plan {
+        seats: u32,
+    }
+
+    let clock = ManualClock::new(START);
+    let local_hanko = local_hanko(&clock).await;
+    let hanko = hanko_builder(local_hanko.tenant())
+        .clock(Arc::new(clock.clone()))
+        .build()
+        .unwrap();
+    let mut person = ada();
+    let custom = json!({ "role": "admin", "plan": { "seats": 3 }, "nothing": null });
+    person.custom_claims = custom.as_object().unwrap().clone();
+    let signed_in = local_hanko.sign_in(&person);
+    let session = hanko.authenticate(&signed_in.token).await.unwrap();
+
+    let claims: Claims = session.claims().unwrap();
+    let expected = Claims {
+        sub: session.user_id(),
+        session_id: session.id(),
+        exp: signed_in.expires_at,
+        aud: session.audience().to_vec(),
+        role: "admin".to_owned(),
+        plan: Plan { seats: 3 },
+        absent: None,
+    };
+    assert_eq!(claims, expected);
+    assert_eq!(session.claim("sub"), Ok(Some(session.user_id())));
+    assert_eq!(session.claim("exp"), Ok(Some(signed_in.expires_at)));
+    assert_eq!(session.claim("role"), Ok(Some("admin".to_owned())));
+    assert_eq!(session.claim("/plan/seats"), Ok(Some(3)));
+    assert_eq!(session.claim("/email/address"), Ok(person.email));
+    assert_eq!(session.claim::<bool>("nothing"), Ok(None));
+    assert_eq!(session.claim::<bool>("absent"), Ok(None));
+    let error = session.claim::<u8>("role").unwrap_err();
+    assert_eq!(error, ClaimError::Malformed("role".to_owned()));
+    let error = session.claims::<std::collections::HashMap<String, String>>();
+    assert!(matches!(error, Err(ClaimError::Malformed(_))));
 }

@@ -33,6 +33,7 @@ pub(super) struct Stranger {
 
 /// Returns keys that must be skipped: `kid`, JWK, and the name of the reason. Each JWK with the material of an RSA key has
 /// that of the stranger.
+#[allow(clippy::too_many_lines, reason = "a table is as long as it has rows")]
 pub(super) fn unusable(keys: &Stranger) -> Vec<(&'static str, Value, &'static str)> {
     let modulus = &keys.modulus;
     let stranger = |kid: &'static str, members: Value, reason: &'static str| {
