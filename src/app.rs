@@ -4,6 +4,8 @@ mod cli;
 mod config;
 mod dev;
 mod telemetry;
+#[cfg(feature = "testing")]
+mod test;
 
 use std::{
     error::Error,
@@ -23,6 +25,8 @@ use poem::{Endpoint, EndpointExt, IntoEndpoint, IntoResponse};
 use poem_openapi::{LicenseObject, OpenApi, OpenApiService, ServerObject};
 pub(crate) use telemetry::report;
 pub use telemetry::{InstallError, flush, install, subscriber};
+#[cfg(feature = "testing")]
+pub use test::TestApp;
 
 use crate::{
     clock::{Clock, SystemClock},
@@ -345,7 +349,7 @@ impl App {
         let public_url = config.http.public_url(listener.address().port());
         let mut builder = config
             .hanko
-            .builder(url)
+            .apply(Hanko::builder(url))
             .trusted_origins(config.http.trusted_origins(&public_url))
             .trust_loopback_origins(local_hanko.is_some())
             .clock(Arc::clone(&self.clock));

@@ -153,6 +153,18 @@ pub struct EdgeEndpoint {
     limits: Arc<Limits>,
 }
 
+impl EdgeEndpoint {
+    /// Returns the endpoint of an edge that is made already.
+    #[cfg(all(feature = "server", feature = "testing"))]
+    pub(crate) fn of(core: EdgeCore, settings: LimitSettings) -> Self {
+        let clock = Arc::clone(core.hanko.clock());
+        Self {
+            core: Arc::new(core),
+            limits: Arc::new(Limits::new(settings, 0, clock)),
+        }
+    }
+}
+
 impl Endpoint for EdgeEndpoint {
     type Output = Response;
 

@@ -6,8 +6,8 @@ use super::{
 };
 use crate::{
     hanko::{
-        DEFAULT_COOKIE_NAME, DEFAULT_LEEWAY, DEFAULT_TOKEN_CACHE_CAPACITY, Hanko, HankoBuilder,
-        HankoUrl, HankoUrlError, PlainHttp, SessionMode, SessionPolicy, SessionPolicyError,
+        DEFAULT_COOKIE_NAME, DEFAULT_LEEWAY, DEFAULT_TOKEN_CACHE_CAPACITY, HankoBuilder, HankoUrl,
+        HankoUrlError, PlainHttp, SessionMode, SessionPolicy, SessionPolicyError,
     },
     keys::FetchPolicy,
 };
@@ -81,9 +81,9 @@ impl HankoConfig {
         }
     }
 
-    /// Returns a builder for the Hanko at `url`.
-    pub fn builder(&self, url: HankoUrl) -> HankoBuilder {
-        let builder = Hanko::builder(url)
+    /// Applies this section to a builder.
+    pub(crate) fn apply(&self, builder: HankoBuilder) -> HankoBuilder {
+        let builder = builder
             .audiences(self.audiences.iter().cloned())
             .cookie_name(&self.cookie_name)
             .session_policy(self.session_policy.clone())

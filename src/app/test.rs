@@ -1,0 +1,114 @@
+use std::{collections::HashMap, fmt, ops::Deref};
+
+use poem::test::TestClient;
+
+use super::{App, Config, HankoChoice};
+use crate::{edge::EdgeEndpoint, testing::TestHanko};
+
+/// The URL of the app in its document, whose origin it trusts.
+const PUBLIC_URL: &str = "http://localhost:8000";
+
+/// An [`App`] under test, with a local Hanko and a clock that the test moves. It needs no port.
+///
+/// ```
+/// use poem_hanko::{
+///     App, HankoAuth,
+///     testing::{Person, SignedInRequest},
+/// };
+/// # use poem::http::StatusCode;
+/// # use poem_openapi::{OpenApi, payload::PlainText};
+/// # struct Api;
+/// # #[OpenApi]
+/// # impl Api {
+/// #     #[oai(path = "/hello", method = "get", operation_id = "getHello")]
+/// #     async fn hello(&self, _auth: HankoAuth) -> PlainText<&'static str> { PlainText("hello") }
+/// # }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let app = App::new(Api, "hello", "1.0").test().await;
+/// let ada = app.sign_in(&Person::default());
+/// let response = app.client().get("/hello").signed_in(&ada).send().await;
+/// response.assert_status_is_ok();
+///
+/// app.end_session(&ada).await?;
+/// let response = app.client().get("/hello").signed_in(&ada).send().await;
+/// response.assert_status(StatusCode::UNAUTHORIZED);
+/// # Ok(())
+/// # }
+/// ```
+pub struct TestApp {
+    hanko: TestHanko,
+    client: TestClient<EdgeEndpoint>,
+}
+
+impl App {
+    /// Makes the app for a test, with default settings.
+    ///
+    /// # Panics
+    /// If it cannot be made. Must be called within a tokio runtime.
+    pub async fn test(self) -> TestApp {
+        self.test_with(&[]).await
+    }
+
+    /// Makes the app for a test, configured by these variables and nothing from the environment.
+    ///
+    /// # Panics
+    /// If it cannot be made, or if a variable is invalid. Must be called within a tokio runtime.
+    pub async fn test_with(mut self, variables: &[(&str, &str)]) -> TestApp {
+        let variables: HashMap<String, String> = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let lookup = move |name: &str| variables.get(name).cloned();
+        let config = Config::from_lookup(lookup, HankoChoice::Local)
+            .unwrap_or_else(|errors| panic!("{errors}"));
+        let changes = std::mem::take(&mut self.change_builder);
+        let settings = config.clone();
+        let hanko = TestHanko::builder()
+            .cookie_name(&config.hanko.cookie_name)
+            .hanko(move |builder| {
+                let builder = settings
+                    .hanko
+                    .apply(builder)
+                    .trusted_origins(settings.http.trusted_origins(PUBLIC_URL));
+                changes
+                    .into_iter()
+                    .fold(builder, |builder, change| change(builder))
+            })
+            .start()
+            .await;
+        let core = self
+            .edge(&config, hanko.hanko().clone(), PUBLIC_URL, None)
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+        TestApp {
+            client: TestClient::new(EdgeEndpoint::of(core, config.http.limits())),
+            hanko,
+        }
+    }
+}
+
+impl TestApp {
+    /// Returns a client of the app. [`SignedInRequest`](crate::testing::SignedInRequest) signs its requests in.
+    pub fn client(&self) -> &TestClient<EdgeEndpoint> {
+        &self.client
+    }
+}
+
+impl Deref for TestApp {
+    type Target = TestHanko;
+
+    fn deref(&self) -> &TestHanko {
+        &self.hanko
+    }
+}
+
+impl fmt::Debug for TestApp {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("TestApp")
+            .field("hanko", &self.hanko)
+            .finish_non_exhaustive()
+    }
+}
