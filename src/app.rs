@@ -17,14 +17,14 @@ use std::{
 };
 
 pub use config::{
-    Config, ConfigError, ConfigErrors, HankoChoice, HankoConfig, HttpConfig, LogFormat, Lookup,
+    Config, ConfigError, ConfigErrors, HankoChoice, HankoConfig, HttpConfig, LogFormat,
     RevocationConfig, TelemetryConfig,
 };
 use futures_util::future::BoxFuture;
 use poem::{Endpoint, EndpointExt, IntoEndpoint, IntoResponse};
 use poem_openapi::{LicenseObject, OpenApi, OpenApiService, ServerObject};
 pub(crate) use telemetry::report;
-pub use telemetry::{InstallError, flush, install, subscriber};
+pub use telemetry::{InstallLogError, flush_log, install_log, log_subscriber};
 #[cfg(feature = "testing")]
 pub use test::TestApp;
 

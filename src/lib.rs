@@ -29,16 +29,49 @@ mod server;
 #[cfg(feature = "local-hanko")]
 pub mod testing;
 
-#[cfg(feature = "server")]
-pub use app::*;
-pub use auth::*;
-pub use clock::*;
-pub use edge::*;
-pub use hanko::*;
+// Protect a route.
+pub use auth::{
+    BEARER_SCHEME, COOKIE_SCHEME, Challenge, HankoAuth, LiveHankoAuth, OptionalHankoAuth,
+    Rejection, authenticate, authenticate_live,
+};
+pub use hanko::{
+    AuthenticateError, BuildError, ClaimError, DEFAULT_COOKIE_NAME, DEFAULT_LEEWAY,
+    DEFAULT_TOKEN_CACHE_CAPACITY, EmailClaim, EndReason, Hanko, HankoBuilder, HankoUrl,
+    HankoUrlError, HttpClientError, IdError, PlainHttp, Session, SessionId, SessionMode,
+    SessionPolicy, SessionPolicyError, UserId, ValidationError, ValidationStatus,
+};
 pub use jose::{NumericDate, TokenError};
-pub use keys::*;
-pub use openapi::*;
-pub use operations::*;
-pub use problem::*;
+pub use keys::{FetchError, FetchPolicy, KeySetError, KeySetStatus};
+
+// Receive events, and revoke sessions.
+pub use hanko::{
+    Event, EventKind, MemoryStore, Receipt, Revocation, RevocationStore, Revoking, StoreStatus,
+    StoreUnavailable, Target, WebhookError, WebhookStatus,
+};
+#[cfg(feature = "redis")]
+pub use hanko::{RedisStore, RedisStoreError};
+pub use operations::{HealthApi, MeApi, WebhooksApi, webhook_endpoint};
+
+// Fail, and document it.
+pub use openapi::{
+    Conflict, Document, DocumentFormat, JsonBody, ProblemOf, ProblemTypes, WithProblems,
+};
+pub use problem::{CONTENT_TYPE_PROBLEM, Problem, ProblemType};
+
+// Put it around an existing Poem app.
+pub use edge::{
+    Edge, EdgeEndpoint, LimitedEndpoint, Pages, RequestLimits, RouteTable, WithPages,
+    WithRouteTable,
+};
+
+// Run it.
+#[cfg(feature = "testing")]
+pub use app::TestApp;
 #[cfg(feature = "server")]
-pub use server::*;
+pub use app::{
+    App, Config, ConfigError, ConfigErrors, HankoChoice, HankoConfig, HttpConfig, InstallLogError,
+    LogFormat, RevocationConfig, TelemetryConfig, flush_log, install_log, log_subscriber,
+};
+pub use clock::{Clock, ManualClock, Sleep, SystemClock};
+#[cfg(feature = "server")]
+pub use server::{Server, StartError};

@@ -311,11 +311,11 @@ impl ApiResponse for Problem {
 
 /// 503: what is needed to authenticate is unavailable, and after `retry_after` it may be worth trying again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unavailable {
+pub(crate) struct Unavailable {
     /// Sent as `Retry-After`, in whole seconds and at least one (RFC 9110 section 10.2.3).
-    pub retry_after: Duration,
+    pub(crate) retry_after: Duration,
     /// What is unavailable, in words that clients may read.
-    pub detail: &'static str,
+    pub(crate) detail: &'static str,
 }
 
 impl From<Duration> for Unavailable {
@@ -330,7 +330,7 @@ impl From<Duration> for Unavailable {
 
 impl Unavailable {
     /// Returns the response.
-    pub fn into_response(self) -> Response {
+    pub(crate) fn into_response(self) -> Response {
         let mut response = Problem::from(ProblemType::AUTHENTICATION_UNAVAILABLE)
             .with_detail(self.detail)
             .into_response();
@@ -350,7 +350,7 @@ impl From<Unavailable> for poem::Error {
 }
 
 /// Returns a 405 with the methods that the path supports (RFC 9110 section 15.5.6).
-pub fn method_not_allowed(allow: &HeaderValue) -> Response {
+pub(crate) fn method_not_allowed(allow: &HeaderValue) -> Response {
     let mut response = Problem::from(ProblemType::METHOD_NOT_ALLOWED).into_response();
     response.headers_mut().insert(ALLOW, allow.clone());
     response
@@ -372,7 +372,7 @@ pub(crate) fn allowing(allow: &'static str, route: RouteMethod) -> impl Endpoint
 /// be told from that of a database; a handler that wants its text to be read returns a [`Problem`].
 ///
 /// A status without a problem type of its own has the type `about:blank` (RFC 9457 section 4.2.1).
-pub fn from_error(error: poem::Error) -> Response {
+pub(crate) fn from_error(error: poem::Error) -> Response {
     static FAILED: LazyLock<Sampler> = LazyLock::new(|| Sampler::new(Arc::new(SystemClock::new())));
     if error.is_from_response() {
         return error.into_response();
@@ -509,6 +509,6 @@ fn name(text: &str) -> Option<&str> {
 }
 
 /// Makes a problem of a panic. The panic hook has reported its message, which goes no further.
-pub fn from_panic() -> Response {
+pub(crate) fn from_panic() -> Response {
     Problem::from(ProblemType::INTERNAL_ERROR).into_response()
 }

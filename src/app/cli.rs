@@ -106,7 +106,7 @@ pub(super) async fn run(app: App) -> u8 {
         Command::Dev => dev(app, lookup).await,
         Command::Openapi(arguments) => openapi(&app, &arguments, &lookup),
     };
-    telemetry::flush();
+    telemetry::flush_log();
     outcome.err().unwrap_or(0)
 }
 
@@ -192,7 +192,7 @@ fn read_config(
     choice: HankoChoice,
 ) -> Result<Config, u8> {
     let config = Config::from_lookup(lookup, choice).map_err(|errors| explain_config(&errors))?;
-    telemetry::install(&config.telemetry).map_err(|error| fail(EXIT_FAILURE, error))?;
+    telemetry::install_log(&config.telemetry).map_err(|error| fail(EXIT_FAILURE, error))?;
     Ok(config)
 }
 
@@ -295,7 +295,7 @@ async fn shutdown_signal(hanko: Hanko) {
         let code = stop_signal().await;
         hanko.report_lost();
         // Waits a second at most if nobody reads the log.
-        telemetry::flush();
+        telemetry::flush_log();
         std::process::exit(code);
     });
 }

@@ -13,7 +13,7 @@ use std::{fmt, sync::Arc};
 pub use error::{ConfigError, ConfigErrors};
 pub use hanko::HankoConfig;
 pub use http::HttpConfig;
-pub use reader::Lookup;
+pub(crate) use reader::Lookup;
 use reader::Reader;
 pub use revocation::RevocationConfig;
 pub use telemetry::{LogFormat, TelemetryConfig};

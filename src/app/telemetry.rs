@@ -49,7 +49,7 @@ static WRITER: OnceLock<LogWriter> = OnceLock::new();
 /// Why the log cannot be installed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum InstallError {
+pub enum InstallLogError {
     /// The process has a log already.
     #[error("a log is installed already")]
     AlreadyInstalled,
@@ -64,11 +64,14 @@ pub enum InstallError {
 /// again.
 ///
 /// # Errors
-/// [`InstallError`]
-pub fn install(config: &TelemetryConfig) -> Result<(), InstallError> {
+/// [`InstallLogError`]
+pub fn install_log(config: &TelemetryConfig) -> Result<(), InstallLogError> {
     let writer = LogWriter::start(io::stderr())?;
-    tracing::subscriber::set_global_default(subscriber(config, writer.clone()))
-        .map_err(|_| InstallError::AlreadyInstalled)?;
+    tracing::subscriber::set_global_default(log_subscriber(config, {
+        let writer = writer.clone();
+        move || writer.clone()
+    }))
+    .map_err(|_| InstallLogError::AlreadyInstalled)?;
     set_format(config.format);
     // The subscriber of this process was set just now, for the first time.
     let _ = WRITER.set(writer);
@@ -104,7 +107,7 @@ pub(crate) fn report(error: impl Display) {
 }
 
 /// Waits until the installed log has been written, at most a second. Call it before the process ends.
-pub fn flush() {
+pub fn flush_log() {
     if let Some(writer) = WRITER.get() {
         writer.flush(FLUSH_TIMEOUT);
     }
@@ -128,7 +131,7 @@ fn report_panic(info: &panic::PanicHookInfo<'_>) {
     }
     // The process ends without another chance to flush.
     if thread::current().name() == Some("main") {
-        flush();
+        flush_log();
     }
 }
 
@@ -153,13 +156,14 @@ fn without_tokens(text: &str) -> String {
     shown
 }
 
-/// Returns the log, written to `writer`.
-pub fn subscriber<W>(
+/// Returns the log, written to what `writer` returns for each line.
+pub fn log_subscriber<F, W>(
     config: &TelemetryConfig,
-    writer: W,
-) -> impl tracing::Subscriber + Send + Sync + use<W>
+    writer: F,
+) -> impl tracing::Subscriber + Send + Sync + use<F, W>
 where
-    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+    F: Fn() -> W + Send + Sync + 'static,
+    W: io::Write + 'static,
 {
     // A later directive for the same target replaces an earlier one.
     let filter = EnvFilter::new(format!("{QUIET_TARGETS},{}", config.filter));

@@ -1,6 +1,6 @@
 //! No token is ever logged, at any level, however it comes in.
 
-use poem_hanko::{LogFormat, ManualClock, TelemetryConfig, subscriber, testing::LocalHanko};
+use poem_hanko::{LogFormat, ManualClock, TelemetryConfig, log_subscriber, testing::LocalHanko};
 use serde_json::{Value, json};
 
 use crate::support::{App, Log, ada, listen, send, start};
@@ -93,7 +93,7 @@ async fn assert_tokens_stay_out_of_the_log(format: LogFormat) {
         filter: "trace".to_owned(),
     };
     // The service, its tasks and the clients all run on this test's thread.
-    let _guard = listen(subscriber(&config, log.clone()));
+    let _guard = listen(log_subscriber(&config, log.maker()));
     let (local_hanko, app) = start().await;
     let good = local_hanko.sign_in(&ada()).token;
     let claims = local_hanko.claims_of(&ada());

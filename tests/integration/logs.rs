@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use poem_hanko::{self as telemetry, LogFormat, TelemetryConfig, subscriber};
+use poem_hanko::{LogFormat, TelemetryConfig, flush_log, install_log, log_subscriber};
 use reqwest::Method;
 use serde_json::json;
 use tracing::subscriber::DefaultGuard;
@@ -16,7 +16,7 @@ fn log_at(filter: &str) -> (Log, DefaultGuard) {
         format: LogFormat::Text,
         filter: filter.to_owned(),
     };
-    let guard = listen(subscriber(&config, log.clone()));
+    let guard = listen(log_subscriber(&config, log.maker()));
     (log, guard)
 }
 
@@ -125,12 +125,12 @@ fn panics() {
         // A panic is reported all the same.
         filter: "off".to_owned(),
     };
-    telemetry::install(&config).unwrap();
+    install_log(&config).unwrap();
     for _ in 0..30 {
         let panicked = std::panic::catch_unwind(|| panic!("found \"eyJhbGciOiJub25lIn0.e30.AA\""));
         assert!(panicked.is_err());
     }
-    telemetry::flush();
+    flush_log();
 }
 
 #[test]

@@ -251,6 +251,12 @@ pub(crate) fn listen(
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
+    /// Returns what makes a writer to it.
+    pub(crate) fn maker(&self) -> impl Fn() -> Self + Send + Sync + use<> {
+        let log = self.clone();
+        move || log.clone()
+    }
+
     pub(crate) fn text(&self) -> String {
         let octets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&octets).into_owned()

@@ -12,7 +12,7 @@ use std::{
 use poem_hanko::{
     Clock, Event, Hanko, LogFormat, ManualClock, MemoryStore, NumericDate, Receipt, Revocation,
     RevocationStore, Revoking, SessionId, StoreUnavailable, TelemetryConfig, TokenError, UserId,
-    WebhookError, subscriber,
+    WebhookError, log_subscriber,
     testing::{Fault, LocalHanko, SignedIn},
 };
 use reqwest::Method;
@@ -471,7 +471,7 @@ async fn what_is_lost_at_the_end_is_reported_once() {
         format: LogFormat::Text,
         filter: "warn".to_owned(),
     };
-    let _guard = listen(subscriber(&config, log.clone()));
+    let _guard = listen(log_subscriber(&config, log.maker()));
     let lost = || {
         let text = log.text();
         let lines = text.lines().filter(|line| line.contains("are lost"));

@@ -29,7 +29,7 @@ const NEVER_EMPTY: [&str; 11] = [
 ];
 
 /// Returns the value of a variable that is set.
-pub type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
+pub(crate) type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
 pub(super) struct Reader<'a> {
     lookup: &'a Lookup<'a>,

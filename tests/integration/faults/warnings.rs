@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use poem_hanko::{LogFormat, TelemetryConfig, WebhookError, subscriber};
+use poem_hanko::{LogFormat, TelemetryConfig, WebhookError, log_subscriber};
 use serde_json::{Value, json};
 use tracing::subscriber::DefaultGuard;
 
@@ -18,7 +18,7 @@ fn capture() -> (Log, DefaultGuard) {
         filter: "info".to_owned(),
     };
     let log = Log::default();
-    let guard = listen(subscriber(&config, log.clone()));
+    let guard = listen(log_subscriber(&config, log.maker()));
     (log, guard)
 }
 
