@@ -35,7 +35,7 @@ static OF_APPLICATION: Mutex<Vec<ProblemType>> = Mutex::new(Vec::new());
 /// A problem type: a stable URI that identifies it, its HTTP status, and a short title.
 ///
 /// All types of this crate are associated constants. An application adds its own, which clients then find in the document
-/// of each operation that returns them, see [`ProblemOf`]:
+/// of each operation that returns them, see [`ProblemOf`](crate::ProblemOf):
 ///
 /// ```
 /// use poem_hanko::ProblemType;
