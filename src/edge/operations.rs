@@ -36,7 +36,8 @@ pub(crate) struct Operations {
 /// The operations of one path that need nothing of the router.
 struct Direct {
     pattern: PathPattern,
-    methods: Vec<(Method, BoxEndpoint<'static>)>,
+    /// Shared with the router, and not boxed again, which would move the request once more.
+    methods: Vec<(Method, Arc<BoxEndpoint<'static>>)>,
 }
 
 /// A plain endpoint beside the operations.
@@ -158,7 +159,7 @@ impl Operations {
                 if let Some(endpoint) = endpoints.remove(&method) {
                     let shared: Arc<BoxEndpoint<'static>> = Arc::new(endpoint);
                     endpoints.insert(method.clone(), Arc::clone(&shared).boxed());
-                    found.methods.push((method, shared.boxed()));
+                    found.methods.push((method, shared));
                 }
             }
         }
@@ -192,10 +193,10 @@ impl Operations {
             return DynEndpoint::call(&*self.routed, request);
         };
         request.set_data(pattern.clone());
-        DynEndpoint::call(&**endpoint, request)
+        DynEndpoint::call(&***endpoint, request)
     }
 
-    fn direct(&self, request: &Request) -> Option<(&PathPattern, &BoxEndpoint<'static>)> {
+    fn direct(&self, request: &Request) -> Option<(&PathPattern, &Arc<BoxEndpoint<'static>>)> {
         if request.uri().query().is_some() {
             return None;
         }
