@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use poem::{
     Endpoint, IntoResponse, Middleware, Request, Response, Route,
     endpoint::make_sync,
-    error::MethodNotAllowedError,
+    error::{MethodNotAllowedError, RouteError},
     http::{HeaderValue, Method, Uri},
 };
 use poem_openapi::{OpenApi, error::ParsePathError, registry::MetaApi};
@@ -123,6 +123,12 @@ impl RouteTable {
             let endpoint =
                 make_sync(move |_| Response::builder().extension(Arc::clone(&info)).finish());
             routes = routes.try_at(pattern, endpoint).map_err(|error| {
+                if !matches!(error, RouteError::Duplicate(_)) {
+                    return Conflict::Path {
+                        path: first.path.clone(),
+                        reason: error.to_string(),
+                    };
+                }
                 // Such as two names of one catch-all: they have the same text before it.
                 let prefix = pattern.split('*').next().unwrap_or_default();
                 let rival = added
@@ -159,6 +165,11 @@ impl RouteTable {
                 .into_response();
         }
         problem::from_error(error)
+    }
+
+    /// Returns whether an operation has the path, rather than an endpoint of another kind; `None` if nothing has it.
+    pub(crate) async fn is_operation(&self, uri: &Uri) -> Option<bool> {
+        self.find(uri).await.map(|info| info.allow.is_some())
     }
 
     async fn find(&self, uri: &Uri) -> Option<Arc<PathInfo>> {
