@@ -277,7 +277,7 @@ impl App {
     /// # Errors
     /// A [`Conflict`] in the API.
     pub fn document(&self, public_url: &str, cookie_name: &str) -> Result<Document, Conflict> {
-        let plain: Vec<String> = self.plain.iter().flat_map(PlainEndpoint::paths).collect();
+        let plain = PlainEndpoint::all_paths(&self.plain)?;
         RouteTable::from_meta(&self.meta(), &plain)?;
         let mut service = OpenApiService::new((), &self.title, &self.version);
         if let Some(description) = &self.description {

@@ -49,7 +49,17 @@ pub(crate) struct PlainEndpoint {
 
 impl PlainEndpoint {
     /// Returns the paths that it serves, with parameters as in the document.
-    pub(crate) fn paths(&self) -> Vec<String> {
+    ///
+    /// # Errors
+    /// [`Conflict::Path`]
+    fn paths(&self) -> Result<Vec<String>, Conflict> {
+        // Poem panics.
+        if self.is_nested && self.path.contains([':', '*', '<']) {
+            return Err(Conflict::Path {
+                path: self.path.clone(),
+                reason: "a nested endpoint has a path without parameters".to_owned(),
+            });
+        }
         let segments: Vec<String> = self
             .path
             .split('/')
@@ -62,23 +72,28 @@ impl PlainEndpoint {
         let mut path = format!("/{}", segments.join("/"));
         if self.is_nested {
             let below = format!("{}/*rest", path.trim_end_matches('/'));
-            return vec![path, below];
+            return Ok(vec![path, below]);
         }
         if self.path.ends_with('/') && path != "/" {
             path.push('/');
         }
-        vec![path]
+        Ok(vec![path])
+    }
+
+    /// Returns the paths of all of these.
+    ///
+    /// # Errors
+    /// [`Conflict::Path`]
+    pub(crate) fn all_paths(endpoints: &[Self]) -> Result<Vec<String>, Conflict> {
+        let paths: Vec<Vec<String>> = endpoints
+            .iter()
+            .map(Self::paths)
+            .collect::<Result<_, _>>()?;
+        Ok(paths.concat())
     }
 
     /// Adds it to Poem's router.
     fn add_to(self, route: Route) -> Result<Route, Conflict> {
-        // Poem panics.
-        if self.is_nested && self.path.contains([':', '*', '<']) {
-            return Err(Conflict::Path {
-                path: self.path,
-                reason: "a nested endpoint has a path without parameters".to_owned(),
-            });
-        }
         let added = if self.is_nested {
             route.try_nest(&self.path, self.endpoint)
         } else {
@@ -164,7 +179,7 @@ impl Operations {
             pages,
             data,
         } = endpoints;
-        let mut others: Vec<String> = plain.iter().flat_map(PlainEndpoint::paths).collect();
+        let mut others = PlainEndpoint::all_paths(&plain)?;
         others.extend(pages);
         let routes = RouteTable::from_meta(&meta, &others)?;
         // Poem's router prefers a catch-all that begins where a path ends.
