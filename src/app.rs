@@ -278,7 +278,7 @@ impl App {
     /// A [`Conflict`] in the API.
     pub fn document(&self, public_url: &str, cookie_name: &str) -> Result<Document, Conflict> {
         let plain = PlainEndpoint::all_paths(&self.plain)?;
-        RouteTable::from_meta(&self.meta(), &plain)?;
+        RouteTable::from_meta(&self.meta(), &plain, &[])?;
         let mut service = OpenApiService::new((), &self.title, &self.version);
         if let Some(description) = &self.description {
             service = service.description(description);

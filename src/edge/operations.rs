@@ -179,13 +179,12 @@ impl Operations {
             pages,
             data,
         } = endpoints;
-        let mut others = PlainEndpoint::all_paths(&plain)?;
-        others.extend(pages);
-        let routes = RouteTable::from_meta(&meta, &others)?;
+        let plain_paths = PlainEndpoint::all_paths(&plain)?;
+        let routes = RouteTable::from_meta(&meta, &plain_paths, &pages)?;
         // Poem's router prefers a catch-all that begins where a path ends.
         let catch_alls: Vec<String> = operations
             .keys()
-            .chain(&others)
+            .chain(&plain_paths)
             .filter_map(|path| path.split_once('*'))
             .map(|(prefix, _)| prefix.to_owned())
             .collect();

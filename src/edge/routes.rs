@@ -71,15 +71,21 @@ impl RouteTable {
     /// [`Conflict`] if two operations have the same method and path, or paths that differ only in the names of their
     /// parameters.
     pub fn of<A: OpenApi>(_api: &A) -> Result<Self, Conflict> {
-        Self::from_meta(&A::meta(), &[])
+        Self::from_meta(&A::meta(), &[], &[])
     }
 
-    /// Returns the routes of these APIs, and of endpoints of other kinds that serve whole paths.
-    pub(crate) fn from_meta(apis: &[MetaApi], others: &[String]) -> Result<Self, Conflict> {
+    /// Returns the routes of these APIs, and of plain endpoints and pages, which serve whole paths.
+    pub(crate) fn from_meta(
+        apis: &[MetaApi],
+        plain: &[String],
+        pages: &[String],
+    ) -> Result<Self, Conflict> {
+        let plain = plain.iter().map(|path| (path, "endpoint"));
+        let others = plain.chain(pages.iter().map(|path| (path, "page")));
         let mut by_pattern: BTreeMap<String, Vec<Operation>> = BTreeMap::new();
-        for path in others {
+        for (path, kind) in others {
             let rivals = by_pattern.entry(pattern(path)).or_default();
-            let name = format!("the endpoint at {path}");
+            let name = format!("the {kind} at {path}");
             if let Some(rival) = rivals.first() {
                 return Err(conflict(&rival.name, &name));
             }

@@ -14,6 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use poem::{
@@ -25,7 +26,7 @@ use poem_hanko::{
     ProblemType, ProblemTypes, StartError, WithProblems, testing::LocalHanko,
 };
 use poem_openapi::{
-    OpenApi, OpenApiService, SecurityScheme,
+    Object, OpenApi, OpenApiService, SecurityScheme,
     auth::ApiKey,
     param::{Path, Query},
     payload::PlainText,
@@ -268,9 +269,15 @@ async fn moved_operations_leave_their_old_paths() {
     }
 }
 
-/// Signs in and out at the local Hanko of `dev`, and returns the statuses before and after.
+/// Signs in and out at the local Hanko of `dev`, and returns the statuses before and, when no validation is cached any more,
+/// after.
 async fn statuses_around_sign_out(app: App, session_mode: &str) -> (u16, u16) {
-    let variables = [("HANKO_SESSION_MODE", session_mode)];
+    let variables = [
+        ("HANKO_SESSION_MODE", session_mode),
+        ("SESSION_CACHE_TTL", "30s"),
+    ];
+    let clock = ManualClock::new(START);
+    let app = app.clock(Arc::new(clock.clone()));
     let server = app.bind_dev(config(&variables)).await.unwrap();
     server.hanko().wait_for_key_set_fetches(1).await;
     let local_hanko = server.local_hanko().unwrap();
@@ -284,6 +291,7 @@ async fn statuses_around_sign_out(app: App, session_mode: &str) -> (u16, u16) {
     let before = status().await;
     let response = send(client().post(logout).bearer_auth(&token)).await;
     assert_eq!(response.status(), 204);
+    clock.advance(Duration::from_secs(31));
     (before, status().await)
 }
 
@@ -453,6 +461,43 @@ impl DogApi {
     }
 }
 
+/// Has the name of a schema of ours.
+#[derive(Object)]
+struct Liveness {
+    pulse: u8,
+}
+
+struct PulseApi;
+
+#[OpenApi]
+impl PulseApi {
+    #[oai(path = "/pulse", method = "get", operation_id = "getPulse")]
+    async fn pulse(&self) -> JsonBody<Liveness> {
+        JsonBody(Liveness { pulse: 60 })
+    }
+}
+
+mod own {
+    use poem_openapi::Object;
+
+    /// Has the name of what every operation may respond with.
+    #[derive(Object)]
+    pub(crate) struct Problem {
+        pub(crate) text: String,
+    }
+}
+
+struct PuzzleApi;
+
+#[OpenApi]
+impl PuzzleApi {
+    #[oai(path = "/puzzle", method = "get", operation_id = "getPuzzle")]
+    async fn puzzle(&self) -> JsonBody<own::Problem> {
+        let text = "a chessboard".to_owned();
+        JsonBody(own::Problem { text })
+    }
+}
+
 fn app(api: impl OpenApi + Send + 'static) -> App {
     App::new(api, "conflict", "1.0")
 }
@@ -532,7 +577,16 @@ async fn operation_behind_a_page_is_named() {
         "{error:?}"
     );
     let text = error.to_string();
-    assert!(text.contains("/docs and GET /docs (getDocs)"), "{text}");
+    assert!(
+        text.contains("the page at /docs and GET /docs (getDocs)"),
+        "{text}"
+    );
+    let error = refusal(app(GetThing).at("/docs", get(seen_path))).await;
+    let text = error.to_string();
+    assert!(
+        text.contains("the endpoint at /docs and the page at /docs"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -557,6 +611,15 @@ async fn two_types_of_one_name_are_named() {
         &["cats::Animal", "dogs::Animal", "`Animal`"],
     )
     .await;
+    assert_conflict(
+        || app(PuzzleApi),
+        &["own::Problem", "poem_hanko::", "`Problem`"],
+    )
+    .await;
+    assert_conflict(|| app(PulseApi), &["`Liveness`", "schemas"]).await;
+    // Without our operations, the name is free.
+    let document = app(PulseApi).without_health();
+    assert!(document.document("http://localhost:8000", "hanko").is_ok());
 }
 
 struct Animals;

@@ -6,7 +6,6 @@
 )]
 
 use std::{
-    convert::Infallible,
     io::{BufRead, BufReader},
     net::SocketAddr,
     process::Stdio,
@@ -17,11 +16,11 @@ use std::{
 
 use futures_util::{SinkExt, StreamExt, stream};
 use poem::{
-    Body, Endpoint, EndpointExt, IntoEndpoint, Request, Response, Route, Server, get, handler,
+    Body, EndpointExt, Request, Response, Route, Server, get, handler,
     http::{HeaderMap, Method, StatusCode, header},
     listener::{Acceptor, Listener, TcpListener},
     post,
-    test::{TestClient, TestRequestBuilder, TestResponse},
+    test::{TestClient, TestResponse},
     web::{Data, websocket::WebSocket},
 };
 use poem_hanko::{
@@ -224,7 +223,7 @@ async fn late_body_is_408() {
 #[tokio::test]
 async fn late_handler_is_503_and_may_be_retried() {
     let embedder = Embedder::new().await;
-    let (begun, mut has_begun) = mpsc::unbounded_channel();
+    let (begun, mut has_begun) = mpsc::unbounded_channel::<()>();
     let long = RequestLimits::new().timeout(Duration::from_secs(60));
     let app = Route::new()
         .at("/endless", get(endless))
@@ -251,7 +250,7 @@ async fn late_handler_is_503_and_may_be_retried() {
 #[tokio::test]
 async fn one_request_too_many_is_503() {
     let embedder = Embedder::new().await;
-    let (begun, mut has_begun) = mpsc::unbounded_channel();
+    let (begun, mut has_begun) = mpsc::unbounded_channel::<()>();
     let app = Route::new()
         .at("/endless", get(endless))
         .at("/cached", get(cached))
@@ -435,7 +434,7 @@ async fn route_table_gives_allow_and_names_the_parameter() {
 }
 
 /// Serves routes inside an edge with Poem's own server.
-async fn serve(app: impl IntoEndpoint<Endpoint: Endpoint + 'static> + 'static) -> SocketAddr {
+async fn serve(app: EdgeEndpoint) -> SocketAddr {
     let acceptor = TcpListener::bind("127.0.0.1:0").into_acceptor().await;
     let acceptor = acceptor.unwrap();
     let address = *acceptor.local_addr()[0].as_socket_addr().unwrap();
@@ -476,9 +475,10 @@ async fn webhook_endpoint_verifies_and_applies() {
 async fn webhook_endpoint_has_limits_of_its_own() {
     let embedder = Embedder::new().await;
     let second = Duration::from_secs(1);
-    let post = |client: &TestClient<EdgeEndpoint>, body: Body| {
-        let request: TestRequestBuilder<'_, _> = client.post("/webhooks/hanko");
-        request.content_type("application/json").body(body).send()
+    let post = async |client: &TestClient<EdgeEndpoint>, body: Body| {
+        let request = client.post("/webhooks/hanko");
+        let request = request.content_type("application/json").body(body);
+        request.send().await
     };
     let narrow = Embedder::client(&embedder.edge().max_body(10).timeout(second));
     let wide = Embedder::client(&embedder.edge().max_body(1 << 20).timeout(99 * second));
