@@ -22,7 +22,7 @@ pub use config::{
 };
 use futures_util::future::BoxFuture;
 use poem::{Endpoint, EndpointExt, IntoEndpoint, IntoResponse};
-use poem_openapi::{LicenseObject, OpenApi, OpenApiService, ServerObject};
+use poem_openapi::{LicenseObject, OpenApi, OpenApiService, ServerObject, registry::MetaApi};
 pub(crate) use telemetry::report;
 pub use telemetry::{InstallLogError, flush_log, install_log, log_subscriber};
 #[cfg(feature = "testing")]
@@ -30,7 +30,7 @@ pub use test::TestApp;
 
 use crate::{
     clock::{Clock, SystemClock},
-    edge::{AddData, EdgeCore, Endpoints, Operations, Pages, PlainEndpoint},
+    edge::{AddData, EdgeCore, Endpoints, Operations, Pages, PlainEndpoint, RouteTable},
     hanko::{Event, Hanko, HankoBuilder, HankoUrl, RedisStore},
     openapi::{ApiType, Conflict, Document, RouteMap, WithProblems, merge},
     operations::{HealthApi, WEBHOOK_PATH, WebhooksApi},
@@ -277,6 +277,8 @@ impl App {
     /// # Errors
     /// A [`Conflict`] in the API.
     pub fn document(&self, public_url: &str, cookie_name: &str) -> Result<Document, Conflict> {
+        let plain = PlainEndpoint::all_paths(&self.plain)?;
+        RouteTable::from_meta(&self.meta(), &plain, &[])?;
         let mut service = OpenApiService::new((), &self.title, &self.version);
         if let Some(description) = &self.description {
             service = service.description(description);
@@ -387,7 +389,8 @@ impl App {
         if let Some(local_hanko) = local_hanko {
             pages = dev::add_pages(pages, local_hanko);
         }
-        let meta = self.apis().iter().flat_map(ApiType::meta).collect();
+        let meta = self.meta();
+        let page_paths = pages.paths().map(ToOwned::to_owned).collect();
         let mut routes = RouteMap::new();
         if self.has_webhooks {
             self.own::<WebhooksApi>()
@@ -404,6 +407,7 @@ impl App {
             routes,
             query_schemes: document.query_schemes(),
             plain: self.plain,
+            pages: page_paths,
             data: self.data,
         };
         Ok(EdgeCore::new(hanko, Operations::new(endpoints)?, pages))
@@ -419,6 +423,10 @@ impl App {
             apis.push(self.own::<HealthApi>());
         }
         apis
+    }
+
+    fn meta(&self) -> Vec<MetaApi> {
+        self.apis().iter().flat_map(ApiType::meta).collect()
     }
 
     fn own<A: OpenApi>(&self) -> ApiType {

@@ -49,13 +49,61 @@ pub(crate) struct PlainEndpoint {
 }
 
 impl PlainEndpoint {
-    /// Returns the patterns of the paths that it serves.
-    fn patterns(&self) -> Vec<String> {
-        if !self.is_nested {
-            return vec![self.path.clone()];
+    /// Returns the paths that it serves, with parameters as in the document.
+    ///
+    /// # Errors
+    /// [`Conflict::Path`]
+    fn paths(&self) -> Result<Vec<String>, Conflict> {
+        // Poem panics.
+        if self.is_nested && self.path.contains([':', '*', '<']) {
+            return Err(Conflict::Path {
+                path: self.path.clone(),
+                reason: "a nested endpoint has a path without parameters".to_owned(),
+            });
         }
-        let path = self.path.trim_end_matches('/');
-        vec![self.path.clone(), format!("{path}/*rest")]
+        let segments: Vec<String> = self
+            .path
+            .split('/')
+            .filter(|segment| !segment.is_empty())
+            .map(|segment| match segment.strip_prefix(':') {
+                Some(name) if !name.contains(['<', '*']) => format!("{{{name}}}"),
+                _ => segment.to_owned(),
+            })
+            .collect();
+        let mut path = format!("/{}", segments.join("/"));
+        if self.is_nested {
+            let below = format!("{}/*rest", path.trim_end_matches('/'));
+            return Ok(vec![path, below]);
+        }
+        if self.path.ends_with('/') && path != "/" {
+            path.push('/');
+        }
+        Ok(vec![path])
+    }
+
+    /// Returns the paths of all of these.
+    ///
+    /// # Errors
+    /// [`Conflict::Path`]
+    pub(crate) fn all_paths(endpoints: &[Self]) -> Result<Vec<String>, Conflict> {
+        let paths: Vec<Vec<String>> = endpoints
+            .iter()
+            .map(Self::paths)
+            .collect::<Result<_, _>>()?;
+        Ok(paths.concat())
+    }
+
+    /// Adds it to Poem's router.
+    fn add_to(self, route: Route) -> Result<Route, Conflict> {
+        let added = if self.is_nested {
+            route.try_nest(&self.path, self.endpoint)
+        } else {
+            route.try_at(&self.path, self.endpoint)
+        };
+        added.map_err(|error| Conflict::Path {
+            path: self.path,
+            reason: error.to_string(),
+        })
     }
 }
 
@@ -69,6 +117,8 @@ pub(crate) struct Endpoints {
     pub(crate) query_schemes: HashSet<String>,
     /// The endpoints beside them.
     pub(crate) plain: Vec<PlainEndpoint>,
+    /// The paths of the pages, which come before all of these.
+    pub(crate) pages: Vec<String>,
     /// Each adds the application's own data to a request.
     pub(crate) data: Vec<AddData>,
 }
@@ -87,6 +137,7 @@ impl Endpoints {
             routes,
             query_schemes: HashSet::from(["Key".to_owned()]),
             plain: Vec::new(),
+            pages: Vec::new(),
             data: Vec::new(),
         }
     }
@@ -126,13 +177,15 @@ impl Operations {
             routes: mut operations,
             query_schemes,
             plain,
+            pages,
             data,
         } = endpoints;
-        let patterns: Vec<String> = plain.iter().flat_map(PlainEndpoint::patterns).collect();
-        let routes = RouteTable::from_meta(&meta, &patterns)?;
+        let plain_paths = PlainEndpoint::all_paths(&plain)?;
+        let routes = RouteTable::from_meta(&meta, &plain_paths, &pages)?;
         // Poem's router prefers a catch-all that begins where a path ends.
         let catch_alls: Vec<String> = operations
             .keys()
+            .chain(&plain_paths)
             .filter_map(|path| path.split_once('*'))
             .map(|(prefix, _)| prefix.to_owned())
             .collect();
@@ -167,7 +220,15 @@ impl Operations {
         let routed = if plain.is_empty() {
             service
         } else {
-            beside(plain, service)
+            let plain = plain
+                .into_iter()
+                .try_fold(Route::new(), |route, endpoint| endpoint.add_to(route))?;
+            let beside = Beside {
+                routes: routes.clone(),
+                plain,
+                service,
+            };
+            beside.boxed()
         };
         Ok(Self {
             direct,
@@ -209,22 +270,24 @@ impl Operations {
     }
 }
 
-/// Puts plain endpoints beside the operations.
-fn beside(plain: Vec<PlainEndpoint>, service: BoxEndpoint<'static>) -> BoxEndpoint<'static> {
-    let mut route = Route::new();
-    for PlainEndpoint {
-        path,
-        is_nested,
-        endpoint,
-    } in plain
-    {
-        route = if is_nested {
-            route.nest(path, endpoint)
+/// Plain endpoints beside the operations. Which of them serves a path is decided as if one router had them all: Poem's cannot,
+/// since poem-openapi makes a router of its own.
+struct Beside {
+    routes: RouteTable,
+    plain: Route,
+    service: BoxEndpoint<'static>,
+}
+
+impl Endpoint for Beside {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> poem::Result<Response> {
+        if self.routes.is_operation(request.uri()).await == Some(false) {
+            self.plain.call(request).await
         } else {
-            route.at(path, endpoint)
-        };
+            DynEndpoint::call(&*self.service, request).await
+        }
     }
-    route.nest("/", service).map_to_response().boxed()
 }
 
 fn reads_query(operation: &MetaOperation, query_schemes: &HashSet<String>) -> bool {

@@ -26,6 +26,11 @@ impl Pages {
         self
     }
 
+    /// Returns the paths of the pages.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// The page at this path.
     pub(crate) fn get(
         &self,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use poem::{
     Endpoint, IntoResponse, Middleware, Request, Response, Route,
     endpoint::make_sync,
-    error::MethodNotAllowedError,
+    error::{MethodNotAllowedError, RouteError},
     http::{HeaderValue, Method, Uri},
 };
 use poem_openapi::{OpenApi, error::ParsePathError, registry::MetaApi};
@@ -71,15 +71,21 @@ impl RouteTable {
     /// [`Conflict`] if two operations have the same method and path, or paths that differ only in the names of their
     /// parameters.
     pub fn of<A: OpenApi>(_api: &A) -> Result<Self, Conflict> {
-        Self::from_meta(&A::meta(), &[])
+        Self::from_meta(&A::meta(), &[], &[])
     }
 
-    /// Returns the routes of these APIs, and of endpoints of other kinds that serve whole paths.
-    pub(crate) fn from_meta(apis: &[MetaApi], others: &[String]) -> Result<Self, Conflict> {
+    /// Returns the routes of these APIs, and of plain endpoints and pages, which serve whole paths.
+    pub(crate) fn from_meta(
+        apis: &[MetaApi],
+        plain: &[String],
+        pages: &[String],
+    ) -> Result<Self, Conflict> {
+        let plain = plain.iter().map(|path| (path, "endpoint"));
+        let others = plain.chain(pages.iter().map(|path| (path, "page")));
         let mut by_pattern: BTreeMap<String, Vec<Operation>> = BTreeMap::new();
-        for path in others {
+        for (path, kind) in others {
             let rivals = by_pattern.entry(pattern(path)).or_default();
-            let name = format!("the endpoint at {path}");
+            let name = format!("the {kind} at {path}");
             if let Some(rival) = rivals.first() {
                 return Err(conflict(&rival.name, &name));
             }
@@ -123,6 +129,12 @@ impl RouteTable {
             let endpoint =
                 make_sync(move |_| Response::builder().extension(Arc::clone(&info)).finish());
             routes = routes.try_at(pattern, endpoint).map_err(|error| {
+                if !matches!(error, RouteError::Duplicate(_)) {
+                    return Conflict::Path {
+                        path: first.path.clone(),
+                        reason: error.to_string(),
+                    };
+                }
                 // Such as two names of one catch-all: they have the same text before it.
                 let prefix = pattern.split('*').next().unwrap_or_default();
                 let rival = added
@@ -159,6 +171,11 @@ impl RouteTable {
                 .into_response();
         }
         problem::from_error(error)
+    }
+
+    /// Returns whether an operation has the path, rather than an endpoint of another kind; `None` if nothing has it.
+    pub(crate) async fn is_operation(&self, uri: &Uri) -> Option<bool> {
+        self.find(uri).await.map(|info| info.allow.is_some())
     }
 
     async fn find(&self, uri: &Uri) -> Option<Arc<PathInfo>> {

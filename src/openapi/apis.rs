@@ -1,8 +1,10 @@
 //! Several APIs that are documented and served as one.
 
 use std::{
+    any::Any,
     collections::{BTreeMap, HashMap},
     marker::PhantomData,
+    panic,
 };
 
 use poem::{endpoint::BoxEndpoint, http::Method};
@@ -22,7 +24,7 @@ pub(crate) type RouteMap = HashMap<String, HashMap<Method, BoxEndpoint<'static>>
 pub(crate) struct ApiType {
     prefix: String,
     meta: fn() -> Vec<MetaApi>,
-    spec: fn() -> String,
+    spec: fn() -> Result<String, Conflict>,
 }
 
 /// An API without its handlers.
@@ -45,7 +47,14 @@ impl ApiType {
         Self {
             prefix: String::new(),
             meta: A::meta,
-            spec: || OpenApiService::new(Undone::<A>(PhantomData), "", "").spec(),
+            spec: || {
+                // Poem panics if two types have one name.
+                panic::catch_unwind(|| OpenApiService::new(Undone::<A>(PhantomData), "", "").spec())
+                    .map_err(|panic| match same_name(&*panic) {
+                        Some(conflict) => conflict,
+                        None => panic::resume_unwind(panic),
+                    })
+            },
         }
     }
 
@@ -89,7 +98,7 @@ pub(crate) fn merge(base: &str, apis: &[ApiType]) -> Result<Value, Conflict> {
     let mut operation_ids: BTreeMap<String, String> = BTreeMap::new();
     for api in apis {
         let mut part: Value =
-            serde_json::from_str(&(api.spec)()).expect("Poem writes the document as JSON");
+            serde_json::from_str(&(api.spec)()?).expect("Poem writes the document as JSON");
         for tag in part["tags"].as_array().into_iter().flatten() {
             tags.insert(
                 tag["name"].as_str().unwrap_or_default().to_owned(),
@@ -137,6 +146,18 @@ pub(crate) fn merge(base: &str, apis: &[ApiType]) -> Result<Value, Conflict> {
         .map(|(kind, items)| (kind, items.into_iter().collect::<Value>()))
         .collect();
     Ok(merged)
+}
+
+/// Reads Poem's message about two types of one name.
+fn same_name(panic: &(dyn Any + Send)) -> Option<Conflict> {
+    let text = panic.downcast_ref::<String>()?;
+    let (types, name) = text.split_once(" have the same OpenAPI name ")?;
+    let (first, second) = types.split_once(" and ")?;
+    Some(Conflict::Type {
+        name: name.trim_matches('`').to_owned(),
+        first: first.to_owned(),
+        second: second.to_owned(),
+    })
 }
 
 fn take_object(value: &mut Value, name: &str) -> Map<String, Value> {

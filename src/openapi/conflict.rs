@@ -30,4 +30,22 @@ pub enum Conflict {
         /// The name.
         name: String,
     },
+    /// Two types have the same name in the document.
+    #[error("{first} and {second} are both called `{name}` in the document: rename one of them")]
+    Type {
+        /// The name.
+        name: String,
+        /// One type, as `notes::Note`.
+        first: String,
+        /// The other one.
+        second: String,
+    },
+    /// The path of an endpoint is none of Poem's.
+    #[error("the path {path} cannot be used: {reason}")]
+    Path {
+        /// The path.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
 }

@@ -6,11 +6,13 @@ mod support;
 #[path = "../../src/bin/poem-hanko/greeting.rs"]
 mod greeting;
 
+mod app;
 mod attacks;
 mod cli;
 mod config;
 mod docs;
 mod document;
+mod edge;
 mod embedding;
 mod faults;
 mod limits;
