@@ -246,13 +246,18 @@ mod tests {
 
     #[test]
     fn open_block_is_held_until_it_ends() {
+        // Whoever has acknowledged the settings can empty the table by an open block.
+        let settings = frame(SETTINGS, ACK, &[]);
         let headers = frame(HEADERS, 0, &[EMPTY_TABLE, 0x82]);
         let middle = frame(CONTINUATION, 0, &[0x84]);
         let end = frame(CONTINUATION, END_HEADERS, &[0x86]);
         let open = PARTIAL_BLOCK - OWN_BUFFER;
-        assert_eq!(held_after(&[PREFACE, &headers]), open);
-        assert_eq!(held_after(&[PREFACE, &headers, &middle]), open);
-        assert_eq!(held_after(&[PREFACE, &headers, &middle, &end]), 0);
+        assert_eq!(held_after(&[PREFACE, &settings, &headers]), open);
+        assert_eq!(held_after(&[PREFACE, &settings, &headers, &middle]), open);
+        assert_eq!(
+            held_after(&[PREFACE, &settings, &headers, &middle, &end]),
+            0
+        );
     }
 
     #[test]
