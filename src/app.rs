@@ -34,7 +34,7 @@ use crate::{
     hanko::{Event, Hanko, HankoBuilder, HankoUrl, RedisStore},
     openapi::{ApiType, Conflict, Document, RouteMap, WithProblems, merge},
     operations::{HealthApi, WEBHOOK_PATH, WebhooksApi},
-    server::{Listener, Server, StartError},
+    server::{Listener, Server, StartError, possible_connections},
     testing::LocalHanko,
 };
 
@@ -354,6 +354,7 @@ impl App {
             .apply(Hanko::builder(url))
             .trusted_origins(config.http.trusted_origins(&public_url))
             .trust_loopback_origins(local_hanko.is_some())
+            .max_waiting(possible_connections(config.http.max_connections) / 4)
             .clock(Arc::clone(&self.clock));
         if let Some(url) = &config.revocation.store_url {
             let store = RedisStore::start(url, Arc::clone(&self.clock))?;

@@ -41,8 +41,8 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// So many requests wait for a fetch at the same time. A token that names an unknown key costs its sender nothing, so
 /// without a bound, forged ones would occupy every place for requests while the issuer is slow. Far more than the genuine
-/// tokens of a new key that arrive during a fetch.
-const MAX_WAITING: usize = 256;
+/// tokens of a new key that arrive during a fetch. Webhooks have as many places of their own.
+pub(crate) const MAX_WAITING: usize = 256;
 
 /// Why a fetch is requested that is not due. Each reason has a budget of its own, so that none can use up another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,6 +199,7 @@ impl RemoteKeySet {
         url: Url,
         client: reqwest::Client,
         policy: FetchPolicy,
+        max_waiting: usize,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let (fetch_has_ended, fetches_ended) = watch::channel(0);
@@ -215,7 +216,7 @@ impl RemoteKeySet {
             clock,
             fetches_ended,
             fetch_requested: Notify::new(),
-            waiting: Semaphore::new(MAX_WAITING),
+            waiting: Semaphore::new(max_waiting),
             #[cfg(feature = "testing")]
             is_unlimited: std::sync::atomic::AtomicBool::new(false),
         });
@@ -670,6 +671,7 @@ mod tests {
             "http://127.0.0.1:1/".parse().unwrap(),
             reqwest::Client::builder().no_proxy().build().unwrap(),
             FetchPolicy::default(),
+            MAX_WAITING,
             Arc::new(clock.clone()),
         );
         keys.wait_for_fetches(1).await;

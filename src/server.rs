@@ -7,7 +7,7 @@ mod transport;
 
 use std::{error::Error, io, net::SocketAddr, sync::Arc};
 
-pub(crate) use listen::Listener;
+pub(crate) use listen::{Listener, possible_connections};
 
 use crate::{
     app::Config,

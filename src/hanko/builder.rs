@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock::{Clock, SystemClock},
     jose::ClaimsRules,
-    keys::{FetchPolicy, RemoteKeySet},
+    keys::{FetchPolicy, MAX_WAITING, RemoteKeySet},
     sampling::Sampler,
 };
 
@@ -48,6 +48,7 @@ pub struct HankoBuilder {
     cookie_name: String,
     trusted_origins: Vec<String>,
     trusts_loopback_origins: bool,
+    max_waiting: usize,
 }
 
 impl HankoBuilder {
@@ -67,6 +68,7 @@ impl HankoBuilder {
             cookie_name: DEFAULT_COOKIE_NAME.to_owned(),
             trusted_origins: Vec::new(),
             trusts_loopback_origins: false,
+            max_waiting: MAX_WAITING,
         }
     }
 
@@ -156,6 +158,14 @@ impl HankoBuilder {
         self
     }
 
+    /// Sets how many session tokens, and how many webhooks, may wait for a fetch of the keys: fewer than 256 if there are few
+    /// connections, which they would occupy otherwise.
+    #[cfg(feature = "server")]
+    pub(crate) fn max_waiting(mut self, requests: usize) -> Self {
+        self.max_waiting = requests.clamp(1, MAX_WAITING);
+        self
+    }
+
     /// Sets the clock. Default: [`SystemClock`].
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -177,6 +187,7 @@ impl HankoBuilder {
             self.url.jwks_url(),
             client.clone(),
             self.fetch_policy,
+            self.max_waiting,
             Arc::clone(&clock),
         ));
         let revocations = self
@@ -211,7 +222,13 @@ impl HankoBuilder {
                 )
             })
             .collect();
-        let webhooks = Webhooks::new(webhook_rules, queues, counters, sampler.clone());
+        let webhooks = Webhooks::new(
+            webhook_rules,
+            queues,
+            counters,
+            self.max_waiting,
+            sampler.clone(),
+        );
         Ok(Hanko::new(Inner {
             url: self.url,
             keys,

@@ -36,9 +36,6 @@ use crate::{
 const MAX_WEBHOOK_TOKEN_BYTES: usize = 256 * 1024;
 /// How long a webhook waits for a fetch of the keys before it is held. Hanko gives up after 10 s.
 const MAX_WAIT: Duration = Duration::from_secs(8);
-/// So many webhooks wait for a fetch at the same time. Further ones are held at once, so that a flood of forged ones does
-/// not take the place of other requests.
-const MAX_WAITING: usize = 256;
 /// What the larger ones among them, which cannot be held, may occupy together while they wait.
 const MAX_LARGE_WAITING_BYTES: usize = 2 * 1024 * 1024;
 /// Hanko's webhook tokens live for five minutes. One that claims to live longer than this is not Hanko's.
@@ -131,6 +128,9 @@ pub(super) struct Webhooks {
     queues: Vec<Queue>,
     held: HeldWebhooks,
     waiting: Semaphore,
+    /// So many webhooks wait for a fetch at the same time. Further ones are held at once, so that a flood of forged ones
+    /// does not take the place of other requests.
+    max_waiting: usize,
     large_waiting: Semaphore,
     counters: Arc<Counters>,
     sampler: Sampler,
@@ -142,13 +142,15 @@ impl Webhooks {
         rules: ClaimsRules,
         queues: Vec<Queue>,
         counters: Arc<Counters>,
+        max_waiting: usize,
         sampler: Sampler,
     ) -> Self {
         Self {
             rules,
             queues,
             held: HeldWebhooks::default(),
-            waiting: Semaphore::new(MAX_WAITING),
+            max_waiting,
+            waiting: Semaphore::new(max_waiting),
             large_waiting: Semaphore::new(MAX_LARGE_WAITING_BYTES),
             counters,
             sampler,
@@ -159,7 +161,9 @@ impl Webhooks {
     /// Logs, at most once, how many webhooks are lost if the process ends now: those that wait to be verified, and events
     /// that a listener has not taken.
     pub(super) fn report_lost(&self) {
-        let waiting = MAX_WAITING.saturating_sub(self.waiting.available_permits());
+        let waiting = self
+            .max_waiting
+            .saturating_sub(self.waiting.available_permits());
         let unverified = self.held.len() + waiting;
         let undelivered: usize = self.queues.iter().map(Queue::len).sum();
         let has_lost = unverified + undelivered > 0;

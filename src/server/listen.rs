@@ -72,16 +72,29 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(ACCEPT_BACKLOG)
 }
 
+/// Returns how many connections fit in the hard limit of descriptors, at most `wanted`.
+pub(crate) fn possible_connections(wanted: usize) -> usize {
+    match hard_descriptor_limit() {
+        None => wanted,
+        Some(descriptors) => fitting(wanted, descriptors).1,
+    }
+}
+
+/// Returns how many of these descriptors are reserved, and how many connections fit in the others.
+fn fitting(wanted: usize, descriptors: u64) -> (u64, usize) {
+    // With very few descriptors, half of them.
+    let reserved = RESERVED_DESCRIPTORS.min(descriptors / 2);
+    let available = usize::try_from(descriptors - reserved).unwrap_or(usize::MAX);
+    (reserved, wanted.min(available).max(1))
+}
+
 /// Raises the soft limit of descriptors to the hard limit, and returns how many connections fit in, at most `wanted`.
 pub(super) fn max_connections(wanted: usize) -> usize {
     let Some(descriptors) = raise_descriptor_limit() else {
         tracing::info!(max_connections = wanted, "descriptors are unlimited");
         return wanted;
     };
-    // With very few descriptors, half of them.
-    let reserved = RESERVED_DESCRIPTORS.min(descriptors / 2);
-    let available = usize::try_from(descriptors - reserved).unwrap_or(usize::MAX);
-    let max_connections = wanted.min(available).max(1);
+    let (reserved, max_connections) = fitting(wanted, descriptors);
     tracing::info!(
         descriptors,
         reserved,
@@ -114,6 +127,16 @@ fn raise_descriptor_limit() -> Option<u64> {
             limit.current
         }
     }
+}
+
+#[cfg(unix)]
+fn hard_descriptor_limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum
+}
+
+#[cfg(not(unix))]
+fn hard_descriptor_limit() -> Option<u64> {
+    None
 }
 
 #[cfg(not(unix))]

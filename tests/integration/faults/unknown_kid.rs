@@ -7,7 +7,7 @@ use std::{
 };
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use poem_hanko::{AuthenticateError, FetchError, Hanko, KeySetError, Receipt};
+use poem_hanko::{AuthenticateError, FetchError, Hanko, KeySetError, Receipt, testing::Fault};
 use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
@@ -15,7 +15,7 @@ use super::{
     COOLDOWN, REFRESH_IS_DUE, RETRY_IS_DUE, Scene, TIMEOUT,
     key_endpoint::{Answer, Gate},
 };
-use crate::support::{ada, within};
+use crate::support::{ada, start_with, within};
 
 /// So many requests may wait for a fetch at the same time.
 const MAX_WAITING: usize = 256;
@@ -292,4 +292,15 @@ async fn a_flood_before_the_first_fetch_waits_in_bounded_number() {
     // Whoever gives up leaves its place.
     flood.pop();
     assert!(begin(hanko, token_of("another")).is_ok());
+}
+
+#[tokio::test]
+async fn few_connections_let_few_requests_wait() {
+    let (local_hanko, app) = start_with(&[("MAX_CONNECTIONS", "8")]).await;
+    local_hanko.set_fault(Fault::Hangs);
+    let waiting: Vec<Waiting> = (0..2)
+        .map(|kid| begin(&app.hanko, token_of(&kid.to_string())).expect("it waits"))
+        .collect();
+    assert_too_many(begin(&app.hanko, token_of("one more")));
+    drop(waiting);
 }
