@@ -871,3 +871,33 @@ async fn dev_prints_a_request_for_an_operation_of_the_api() {
     let listed: Value = listed.json().await.unwrap();
     assert_eq!(listed[0]["text"], "buy milk");
 }
+
+#[cfg(feature = "testing")]
+#[tokio::test]
+async fn app_under_test_is_the_app_that_is_served() {
+    use poem_hanko::testing::SignedInRequest;
+
+    let app = hello()
+        .at("/plain", get(plain_word))
+        .own_operations_under("/internal")
+        .configure_hanko(|builder| builder.trusted_origins(["https://app.example".to_owned()]))
+        .test_with(&[("HANKO_COOKIE_NAME", "mine"), ("PORT", "0")])
+        .await;
+    let session = app.sign_in(&ada());
+    assert!(session.cookie().starts_with("mine="));
+    let client = app.client();
+    let response = client.get("/hello").with_session_cookie(&session);
+    response.send().await.assert_status_is_ok();
+    client.get("/plain").send().await.assert_text("poem").await;
+    let response = client.get("/hello").header("origin", "https://app.example");
+    let response = response.send().await;
+    response.assert_header("access-control-allow-origin", "https://app.example");
+    let response = client.get("/internal/livez").send().await;
+    response.assert_status_is_ok();
+    response.assert_header_exist("x-request-id");
+    let response = client.delete("/word").send().await;
+    response.assert_header("allow", "GET, HEAD");
+    app.end_session(&session).await.unwrap().unwrap();
+    let response = client.get("/hello").signed_in(&session).send().await;
+    assert_eq!(response.0.status(), 401);
+}

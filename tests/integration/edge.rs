@@ -213,7 +213,7 @@ async fn late_body_is_408() {
     let embedder = Embedder::new().await;
     let client = Embedder::client(&embedder.edge().timeout(Duration::from_secs(5)));
     let (body, mut waited_for) = endless_body();
-    let (response, ()) = tokio::join!(client.post("/length").body(body).send(), async {
+    let (response, ()) = tokio::join!(within(client.post("/length").body(body).send()), async {
         within(waited_for.recv()).await.unwrap();
         embedder.clock.advance(Duration::from_secs(5));
     });
@@ -231,7 +231,7 @@ async fn late_handler_is_503_and_may_be_retried() {
         .data(begun)
         .with(embedder.edge().timeout(Duration::from_secs(5)));
     let client = TestClient::new(app);
-    let (response, ()) = tokio::join!(client.get("/endless").send(), async {
+    let (response, ()) = tokio::join!(within(client.get("/endless").send()), async {
         within(has_begun.recv()).await.unwrap();
         embedder.clock.advance(Duration::from_secs(5));
     });
@@ -260,7 +260,7 @@ async fn one_request_too_many_is_503() {
     let mut waiting = Box::pin(client.get("/endless").send());
     assert!(futures_util::poll!(&mut waiting).is_pending());
     has_begun.try_recv().expect("it has begun");
-    let response = client.get("/cached").send().await;
+    let response = within(client.get("/cached").send()).await;
     let (headers, _) = problem(response, 503, "overloaded").await;
     assert!(headers.contains_key("retry-after"));
     drop(waiting);
