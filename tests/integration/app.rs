@@ -8,8 +8,7 @@
 use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -35,7 +34,9 @@ use reqwest::{Method, RequestBuilder, Response, header::HeaderMap};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::support::{START, ada, assert_problem, client, config, local_hanko, send, within};
+use crate::support::{
+    Example, START, ada, assert_problem, client, config, example, local_hanko, send, within,
+};
 
 /// An app that is served.
 struct Served {
@@ -811,35 +812,6 @@ async fn problems_are_documented_in_any_composition() {
         "{}",
         whole.1
     );
-}
-
-/// An example that runs until it is dropped.
-pub(crate) struct Example(pub(crate) Child);
-
-impl Drop for Example {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A command that runs an example, with these variables and no others.
-pub(crate) fn example(name: &str, variables: &[(&str, &str)]) -> Command {
-    // target/debug/deps/integration-… is this test.
-    let test = std::env::current_exe().unwrap();
-    let folder: PathBuf = test.parent().and_then(|deps| deps.parent()).unwrap().into();
-    let program = folder.join("examples").join(name);
-    assert!(
-        program.exists(),
-        "{} is missing: `cargo test` builds it unless told which targets to test; then run `cargo build --example {name}`",
-        program.display()
-    );
-    let mut command = Command::new(program);
-    command
-        .env_clear()
-        .envs(variables.iter().copied())
-        .stdin(Stdio::null());
-    command
 }
 
 #[tokio::test]

@@ -35,10 +35,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::{
-    app::{Example, example},
-    support::{START, ada, client, local_hanko, send, within},
-};
+use crate::support::{Example, START, ada, client, example, local_hanko, send, within};
 
 const TRUSTED: &str = "https://app.example";
 const UNTRUSTED: &str = "https://evil.example";

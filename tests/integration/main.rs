@@ -6,6 +6,7 @@ mod support;
 #[path = "../../src/bin/poem-hanko/greeting.rs"]
 mod greeting;
 
+#[cfg(feature = "testing")]
 mod app;
 mod attacks;
 mod cli;

@@ -4,6 +4,8 @@ use std::{
     collections::HashMap,
     io::{self, Write},
     net::SocketAddr,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex, Once, PoisonError},
     time::Duration,
 };
@@ -281,4 +283,33 @@ impl MakeWriter<'_> for Log {
     fn make_writer(&self) -> Self {
         self.clone()
     }
+}
+
+/// An example that runs until it is dropped.
+pub(crate) struct Example(pub(crate) Child);
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A command that runs an example, with these variables and no others.
+pub(crate) fn example(name: &str, variables: &[(&str, &str)]) -> Command {
+    // target/debug/deps/integration-… is this test.
+    let test = std::env::current_exe().unwrap();
+    let folder: PathBuf = test.parent().and_then(|deps| deps.parent()).unwrap().into();
+    let program = folder.join("examples").join(name);
+    assert!(
+        program.exists(),
+        "{} is missing: `cargo test` builds it unless told which targets to test; then run `cargo build --example {name}`",
+        program.display()
+    );
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null());
+    command
 }
