@@ -221,7 +221,7 @@ async fn late_body_is_408() {
 async fn late_handler_is_503_and_may_be_retried() {
     let embedder = Embedder::new().await;
     let (begun, mut has_begun) = mpsc::unbounded_channel::<()>();
-    let long = RequestLimits::new().timeout(Duration::from_secs(60));
+    let long = RequestLimits::new().timeout(Duration::from_mins(1));
     let app = Route::new()
         .at("/endless", get(endless))
         .at("/longer", get(endless).with(long))
