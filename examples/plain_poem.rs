@@ -20,6 +20,10 @@ async fn hello(request: &Request) -> poem::Result<String> {
     Ok(format!("Hello, {}!", session.user_id()))
 }
 
+#[allow(
+    clippy::disallowed_methods,
+    reason = "an example is configured by the environment"
+)]
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().init();

@@ -144,9 +144,9 @@ impl App {
             let api = api.clone();
             Box::new(move |config| {
                 Box::pin(async move {
-                    let made = make(config).await.map_err(Into::into)?;
+                    let operations = make(config).await.map_err(Into::into)?;
                     let add: AddRoutes =
-                        Box::new(move |routes| api.add_routes(WithProblems(made), routes));
+                        Box::new(move |routes| api.add_routes(WithProblems(operations), routes));
                     Ok(add)
                 })
             })

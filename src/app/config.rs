@@ -43,7 +43,9 @@ pub struct Config {
 
 /// Looks up the value of a variable.
 #[derive(Clone)]
-struct Variables(Arc<dyn Fn(&str) -> Option<String> + Send + Sync>);
+struct Variables(Arc<SharedLookup>);
+
+type SharedLookup = dyn Fn(&str) -> Option<String> + Send + Sync;
 
 impl fmt::Debug for Variables {
     /// Values may be secrets.

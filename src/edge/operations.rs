@@ -217,7 +217,7 @@ impl Operations {
             }
         }
         let service = OpenApiService::new(Routed(operations), "", "").into_endpoint();
-        let routed = if plain.is_empty() {
+        let routed_by_poem = if plain.is_empty() {
             service
         } else {
             let plain = plain
@@ -232,7 +232,7 @@ impl Operations {
         };
         Ok(Self {
             direct,
-            routed,
+            routed: routed_by_poem,
             routes,
             data,
         })

@@ -42,6 +42,10 @@ const MAX_ENTRIES: usize = 124;
 const OWN_BUFFER: usize = 8 * 1024;
 
 /// Follows the frames of a connection.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each follows another state of the protocol"
+)]
 #[derive(Debug, Default)]
 pub(super) struct FrameWatch {
     preface: usize,

@@ -39,7 +39,7 @@ use crate::support::{
     Example, START, ada, assert_problem, client, config, example, local_hanko, send, within,
 };
 
-/// An app that is served.
+/// An app that listens.
 struct Served {
     address: SocketAddr,
     _stop: oneshot::Sender<()>,
@@ -84,9 +84,9 @@ async fn serve(app: App, variables: &[(&str, &str)]) -> (LocalHanko, Served) {
     config.hanko.url = Some(local_hanko.hanko_url());
     let server = app.clock(Arc::new(clock)).bind(config).await.unwrap();
     server.hanko().wait_for_key_set_fetches(1).await;
-    let served = Served::new(server);
-    local_hanko.send_webhooks_to(format!("http://{}/webhooks/hanko", served.address));
-    (local_hanko, served)
+    let api = Served::new(server);
+    local_hanko.send_webhooks_to(format!("http://{}/webhooks/hanko", api.address));
+    (local_hanko, api)
 }
 
 /// Returns why an app cannot be bound.
@@ -145,23 +145,22 @@ fn hello() -> App {
 
 #[tokio::test]
 async fn own_operations_stand_beside_ours() {
-    let (local_hanko, served) = serve(hello(), &[]).await;
+    let (local_hanko, api) = serve(hello(), &[]).await;
     let person = ada();
     let session = local_hanko.sign_in(&person);
     let request = || {
-        served
-            .request(Method::GET, "/hello")
+        api.request(Method::GET, "/hello")
             .bearer_auth(&session.token)
     };
     let response = send(request()).await;
     assert_eq!(response.status(), 200);
     let text = response.text().await.unwrap();
     assert_eq!(text, format!("Hello, {}!", person.id()));
-    assert_problem(served.get("/hello").await, 401, "missing-credentials").await;
+    assert_problem(api.get("/hello").await, 401, "missing-credentials").await;
     for path in ["/livez", "/readyz", "/docs"] {
-        assert_eq!(served.get(path).await.status(), 200, "{path}");
+        assert_eq!(api.get(path).await.status(), 200, "{path}");
     }
-    let document = served.document().await;
+    let document = api.document().await;
     for path in ["/hello", "/webhooks/hanko", "/livez", "/readyz"] {
         assert!(paths(&document).contains(&path), "{path}");
     }
@@ -175,9 +174,9 @@ async fn data_reaches_operations_and_plain_endpoints() {
     let app = hello()
         .at("/plain", get(plain_word))
         .nest("/below", get(plain_word));
-    let (_local_hanko, served) = serve(app, &[]).await;
+    let (_local_hanko, api) = serve(app, &[]).await;
     for path in ["/word", "/word?query", "/plain", "/below/it"] {
-        assert_eq!(served.text(path).await, "poem", "{path}");
+        assert_eq!(api.text(path).await, "poem", "{path}");
     }
 }
 
@@ -186,28 +185,28 @@ async fn plain_endpoints_are_served_and_not_documented() {
     let app = hello()
         .at("/names/:name", get(plain_name))
         .nest("/files/", get(seen_path));
-    let (_local_hanko, served) = serve(app, &[]).await;
-    assert_eq!(served.text("/names/ada").await, "ada");
-    assert_eq!(served.text("/names/ada?a=b").await, "ada");
+    let (_local_hanko, api) = serve(app, &[]).await;
+    assert_eq!(api.text("/names/ada").await, "ada");
+    assert_eq!(api.text("/names/ada?a=b").await, "ada");
     for (path, seen) in [
         ("/files", "/"),
         ("/files/", "/"),
         ("/files/a/b?c=d", "/a/b"),
     ] {
-        assert_eq!(served.text(path).await, seen, "{path}");
+        assert_eq!(api.text(path).await, seen, "{path}");
     }
-    let head = send(served.request(Method::HEAD, "/names/ada")).await;
+    let head = send(api.request(Method::HEAD, "/names/ada")).await;
     assert_eq!(head.status(), 200);
     assert_eq!(head.text().await.unwrap(), "");
     for path in ["/names/ada", "/files/a"] {
-        let response = send(served.request(Method::DELETE, path)).await;
+        let response = send(api.request(Method::DELETE, path)).await;
         assert_problem(response, 405, "method-not-allowed").await;
     }
-    let response = send(served.request(Method::DELETE, "/hello")).await;
+    let response = send(api.request(Method::DELETE, "/hello")).await;
     assert_eq!(response.headers()["allow"], "GET, HEAD");
     assert_problem(response, 405, "method-not-allowed").await;
-    assert_problem(served.get("/names").await, 404, "not-found").await;
-    let document = served.document().await;
+    assert_problem(api.get("/names").await, 404, "not-found").await;
+    let document = api.document().await;
     let paths = paths(&document);
     assert!(paths.contains(&"/hello"));
     let is_plain = |path: &&str| path.contains("names") || path.contains("files");
@@ -217,55 +216,55 @@ async fn plain_endpoints_are_served_and_not_documented() {
 #[tokio::test]
 async fn nest_at_the_root_serves_what_no_operation_has() {
     let app = hello().nest("/", get(seen_path));
-    let (_local_hanko, served) = serve(app, &[]).await;
-    assert_eq!(served.text("/word").await, "poem");
-    assert_eq!(served.text("/word?query").await, "poem");
-    assert_eq!(served.get("/livez").await.status(), 200);
-    assert_eq!(served.text("/index.html").await, "/index.html");
-    assert_eq!(served.text("/").await, "/");
-    let response = send(served.request(Method::PUT, "/word")).await;
+    let (_local_hanko, api) = serve(app, &[]).await;
+    assert_eq!(api.text("/word").await, "poem");
+    assert_eq!(api.text("/word?query").await, "poem");
+    assert_eq!(api.get("/livez").await.status(), 200);
+    assert_eq!(api.text("/index.html").await, "/index.html");
+    assert_eq!(api.text("/").await, "/");
+    let response = send(api.request(Method::PUT, "/word")).await;
     assert_eq!(response.headers()["allow"], "GET, HEAD");
 }
 
 #[tokio::test]
 async fn query_does_not_change_who_serves_a_path() {
     let app = hello().at("/things/:name", get(plain_name));
-    let (_local_hanko, served) = serve(app, &[]).await;
+    let (_local_hanko, api) = serve(app, &[]).await;
     for path in ["/things/special", "/things/special?query"] {
-        assert_eq!(served.text(path).await, "the operation", "{path}");
+        assert_eq!(api.text(path).await, "the operation", "{path}");
     }
     for path in ["/things/other", "/things/other?query"] {
-        assert_eq!(served.text(path).await, "other", "{path}");
+        assert_eq!(api.text(path).await, "other", "{path}");
     }
 }
 
 #[tokio::test]
 async fn left_out_operations_are_neither_served_nor_documented() {
-    let (_local_hanko, served) = serve(hello().without_webhooks().without_health(), &[]).await;
-    let post = send(served.request(Method::POST, "/webhooks/hanko")).await;
+    let (_local_hanko, api) = serve(hello().without_webhooks().without_health(), &[]).await;
+    let post = send(api.request(Method::POST, "/webhooks/hanko")).await;
     assert_problem(post, 404, "not-found").await;
     for path in ["/livez", "/readyz"] {
-        assert_problem(served.get(path).await, 404, "not-found").await;
+        assert_problem(api.get(path).await, 404, "not-found").await;
     }
-    let document = served.document().await;
+    let document = api.document().await;
     assert_eq!(paths(&document), ["/hello", "/word", "/things/special"]);
 }
 
 #[tokio::test]
 async fn moved_operations_leave_their_old_paths() {
     for prefix in ["/internal", "internal/"] {
-        let (_local_hanko, served) = serve(hello().own_operations_under(prefix), &[]).await;
-        let document = served.document().await;
+        let (_local_hanko, api) = serve(hello().own_operations_under(prefix), &[]).await;
+        let document = api.document().await;
         let paths = paths(&document);
         for path in ["/livez", "/readyz", "/webhooks/hanko"] {
-            assert_problem(served.get(path).await, 404, "not-found").await;
+            assert_problem(api.get(path).await, 404, "not-found").await;
             assert!(!paths.contains(&path), "{paths:?}");
             let moved = format!("/internal{path}");
             assert!(paths.contains(&moved.as_str()), "{paths:?}");
         }
-        assert_eq!(served.get("/internal/livez").await.status(), 200);
-        assert_eq!(served.text("/word").await, "poem");
-        let response = served.get("/internal/webhooks/hanko").await;
+        assert_eq!(api.get("/internal/livez").await.status(), 200);
+        assert_eq!(api.text("/word").await, "poem");
+        let response = api.get("/internal/webhooks/hanko").await;
         assert_eq!(response.headers()["allow"], "POST");
         assert_problem(response, 405, "method-not-allowed").await;
     }
@@ -285,9 +284,9 @@ async fn statuses_around_sign_out(app: App, session_mode: &str) -> (u16, u16) {
     let local_hanko = server.local_hanko().unwrap();
     let token = local_hanko.sign_in(&ada()).token;
     let logout = format!("{}/logout", local_hanko.url());
-    let served = Served::new(server);
+    let api = Served::new(server);
     let status = async || {
-        let request = served.request(Method::GET, "/hello").bearer_auth(&token);
+        let request = api.request(Method::GET, "/hello").bearer_auth(&token);
         send(request).await.status().as_u16()
     };
     let before = status().await;
@@ -346,14 +345,14 @@ async fn every_event_listener_gets_the_event() {
 #[tokio::test]
 async fn configured_hanko_is_used_and_documented() {
     let app = hello().configure_hanko(|builder| builder.cookie_name("mine"));
-    let (local_hanko, served) = serve(app, &[]).await;
+    let (local_hanko, api) = serve(app, &[]).await;
     let token = local_hanko.sign_in(&ada()).token;
     for (cookie, status) in [("mine", 200), ("hanko", 401)] {
-        let request = served.request(Method::GET, "/hello");
+        let request = api.request(Method::GET, "/hello");
         let response = send(request.header("cookie", format!("{cookie}={token}"))).await;
         assert_eq!(response.status(), status, "{cookie}");
     }
-    let document = served.document().await;
+    let document = api.document().await;
     let scheme = &document["components"]["securitySchemes"]["cookie"];
     assert_eq!(scheme["name"], "mine");
 }
@@ -384,9 +383,9 @@ async fn api_is_made_once_and_not_for_its_document() {
     let document = app.document("http://localhost:8000", "hanko").unwrap();
     assert!(document.as_json()["paths"]["/made"].is_object());
     assert_eq!(count.load(Ordering::Relaxed), 0);
-    let (_local_hanko, served) = serve(app, &[("GREETING", "from a variable")]).await;
-    assert_eq!(served.text("/made").await, "from a variable");
-    assert_eq!(served.text("/made?query").await, "from a variable");
+    let (_local_hanko, api) = serve(app, &[("GREETING", "from a variable")]).await;
+    assert_eq!(api.text("/made").await, "from a variable");
+    assert_eq!(api.text("/made?query").await, "from a variable");
     assert_eq!(count.load(Ordering::Relaxed), 1);
 }
 
@@ -661,13 +660,13 @@ impl AnimalApi {
 
 #[tokio::test]
 async fn own_problem_types_are_documented_and_sent() {
-    let (local_hanko, served) = serve(app(AnimalApi), &[]).await;
+    let (local_hanko, api) = serve(app(AnimalApi), &[]).await;
     let token = local_hanko.sign_in(&ada()).token;
     let free = |name: &str| {
-        let request = served.request(Method::DELETE, &format!("/animals/{name}"));
+        let request = api.request(Method::DELETE, &format!("/animals/{name}"));
         send(request.bearer_auth(&token))
     };
-    let document = served.document().await;
+    let document = api.document().await;
     let responses = &document["paths"]["/animals/{name}"]["delete"]["responses"];
     for (name, problem_type, detail) in [
         ("cat", LOST, "It got lost"),
@@ -725,7 +724,7 @@ impl SearchApi {
 
 #[tokio::test]
 async fn query_reaches_operations_that_read_it() {
-    let (_local_hanko, served) = serve(app(SearchApi).data(Word("x")), &[]).await;
+    let (_local_hanko, api) = serve(app(SearchApi).data(Word("x")), &[]).await;
     for (path, text) in [
         ("/search", "nothing"),
         ("/search?", "nothing"),
@@ -734,10 +733,10 @@ async fn query_reaches_operations_that_read_it() {
         ("/rooms/a/seats/7", "a 7"),
         ("/rooms/a/seats/7?x", "a 7"),
     ] {
-        assert_eq!(served.text(path).await, text, "{path}");
+        assert_eq!(api.text(path).await, text, "{path}");
     }
-    assert_eq!(served.get("/locked").await.status(), 401);
-    let problem = served.get("/rooms/a/seats/first").await;
+    assert_eq!(api.get("/locked").await.status(), 401);
+    let problem = api.get("/rooms/a/seats/first").await;
     let problem = assert_problem(problem, 400, "bad-request").await;
     assert!(problem["detail"].as_str().unwrap().contains("`seat`"));
 }
@@ -775,10 +774,10 @@ async fn surface<A: OpenApi + Send + 'static>(
         .document("http://localhost:8000", "hanko")
         .unwrap();
     let of_poem = OpenApiService::new(make(), "any", "1").spec();
-    let (_local_hanko, served) = serve(app(make()).data(Word("poem")), &[]).await;
+    let (_local_hanko, api) = serve(app(make()).data(Word("poem")), &[]).await;
     let mut headers = Vec::new();
     for path in ["/word", "/animals/a", "/nowhere"] {
-        let response = send(served.request(Method::PUT, path)).await;
+        let response = send(api.request(Method::PUT, path)).await;
         let mut head = HeaderMap::new();
         head.extend(
             response
@@ -792,7 +791,7 @@ async fn surface<A: OpenApi + Send + 'static>(
             if path == "/nowhere" { 404 } else { 405 }
         );
     }
-    assert_eq!(served.text("/word").await, "poem");
+    assert_eq!(api.text("/word").await, "poem");
     (of_app.as_json().clone(), of_poem, headers)
 }
 

@@ -40,6 +40,10 @@ impl Example for Greeting {
 }
 
 #[OpenApi(tag = "Tag::Greeting")]
+#[allow(
+    clippy::unused_async,
+    reason = "operations are async, whether they wait or not"
+)]
 impl GreetingApi {
     /// Greet anybody
     ///
