@@ -5,6 +5,11 @@
     reason = "operations are async, whether they wait or not"
 )]
 
+// The tests of the example run here, because it is also built as the program that others start.
+#[allow(dead_code, reason = "its `main` is not called")]
+#[path = "../examples/notes.rs"]
+mod notes;
+
 use std::time::{Duration, UNIX_EPOCH};
 
 use poem::{
