@@ -2,9 +2,9 @@
 //!
 //! | resource | bound | when it is reached |
 //! |---|---|---|
-//! | connections | `MAX_CONNECTIONS`, of which at most [`MAX_HTTP2_CONNECTIONS`] use HTTP/2 | one is closed: see [`Connections`] |
-//! | streaming responses and upgraded connections | half of `MAX_CONNECTIONS` | the new one gets 503 |
-//! | requests whose response has not begun | `MAX_REQUESTS`, the last eighth of it for those whose handler does not wait | the request whose body is most behind gets 408; if no body is incomplete, the new request gets 503 |
+//! | connections | a maximum, of which at most [`MAX_HTTP2_CONNECTIONS`] use HTTP/2 | one is closed: see [`Connections`] |
+//! | streaming responses and upgraded connections | half of that | the new one gets 503 |
+//! | requests whose response has not begun | a maximum, the last eighth of it for those whose handler does not wait | the request whose body is most behind gets 408; if no body is incomplete, the new request gets 503 |
 //! | HTTP/2 responses that their clients do not read | [`MAX_UNREAD`], and [`UNREAD_TIMEOUT`] without progress | the stream of the one without progress for longest is reset |
 //! | memory for bodies, unread responses, and heads beyond what each connection has | [`MEMORY`] | unread responses are reset, large bodies that are most behind get 408; if that would not help, the new one gets 503. Small bodies have [`SMALL_MEMORY`] of their own |
 
@@ -63,10 +63,10 @@ pub(crate) const SMALL_BODY: usize = 16 * 1024;
 /// What a request with a small body occupies at most: its head may be as large.
 const SMALL_REQUEST: usize = 2 * SMALL_BODY;
 
-/// This part of `MAX_REQUESTS` is for requests whose handler does not wait for anything but their body, and for
+/// This part of the requests in flight is for requests whose handler does not wait for anything but their body, and for
 /// [urgent](RequestLimits::urgent) ones.
 ///
-/// Handlers that wait, for Hanko or a database, are what fills `MAX_REQUESTS`: the others end before the next begins. So
+/// Handlers that wait, for Hanko or a database, are what fills the places: the others end before the next begins. So
 /// probes, sessions that are known, and webhooks are served however many wait. A share for each client address would not
 /// help behind a proxy, from which all requests come.
 const RESERVED_PART: usize = 8;

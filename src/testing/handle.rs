@@ -176,7 +176,7 @@ impl LocalHanko {
         }
     }
 
-    /// Returns the value for `HANKO_API_URL`.
+    /// Returns the URL of its API.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }

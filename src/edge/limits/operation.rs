@@ -6,7 +6,7 @@ use poem::{Endpoint, Middleware, Request, Result};
 
 use super::exchange::with_current;
 
-/// Sets the limits of an endpoint's requests in place of `MAX_REQUEST_BODY` and `REQUEST_TIMEOUT`.
+/// Sets the limits of an endpoint's requests in place of those of the server, or of the [`Edge`](crate::Edge).
 ///
 /// A middleware for an endpoint, a route, or by `transform` one operation:
 ///
