@@ -75,3 +75,8 @@ pub use app::{
 pub use clock::{Clock, ManualClock, Sleep, SystemClock};
 #[cfg(feature = "server")]
 pub use server::{Server, StartError};
+
+/// Compiles the code blocks of the README.
+#[cfg(all(doctest, feature = "server", feature = "testing"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
