@@ -23,7 +23,6 @@ pub use config::{
 use futures_util::future::BoxFuture;
 use poem::{Endpoint, EndpointExt, IntoEndpoint, IntoResponse};
 use poem_openapi::{LicenseObject, OpenApi, OpenApiService, ServerObject, registry::MetaApi};
-pub(crate) use telemetry::report;
 pub use telemetry::{InstallLogError, flush_log, install_log, log_subscriber};
 #[cfg(feature = "testing")]
 pub use test::TestApp;

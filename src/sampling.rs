@@ -70,9 +70,8 @@ impl Line {
             ),
             Self::UndeliveredEvent => tracing::warn!(%reason, "gave up passing on an event"),
             Self::FailedHandler => tracing::error!(error = %reason, "a handler failed"),
-            // Not an event of the log, so that no filter hides it.
             #[cfg(feature = "server")]
-            Self::Panic => crate::app::report(reason),
+            Self::Panic => tracing::error!("{reason}"),
             Self::Misconfigured => tracing::error!("{reason}"),
         }
     }
@@ -166,6 +165,11 @@ impl Sampler {
     /// The same, counted by `summary`. For a reason that varies, for example with an address: a client that causes it
     /// could fill the log otherwise.
     pub(crate) fn log_as(&self, line: Line, summary: &dyn Display, reason: &dyn Display) {
+        self.sample(line, summary, || line.log(reason));
+    }
+
+    /// Calls `log` if the line is not one too many, otherwise counts it.
+    pub(crate) fn sample(&self, line: Line, summary: &dyn Display, log: impl FnOnce()) {
         let now = self.0.clock.monotonic();
         let summary = if line.has_fixed_reasons() {
             summary.to_string()
@@ -213,7 +217,7 @@ impl Sampler {
             line.log_suppressed(&key.1, suppressed_before);
         }
         if is_logged {
-            line.log(reason);
+            log();
         } else if is_first_suppressed {
             self.log_count_at(window_ends.saturating_sub(now), key);
         }

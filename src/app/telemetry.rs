@@ -123,12 +123,13 @@ fn report_panic(info: &panic::PanicHookInfo<'_>) {
         .location()
         .map_or_else(String::new, |location| format!(" at {location}"));
     let backtrace = Backtrace::capture();
-    if backtrace.status() == BacktraceStatus::Captured {
-        let text = format_args!("panicked{location}: {message}\n{backtrace}");
-        PANICS.log(Line::Panic, &text);
+    let text = if backtrace.status() == BacktraceStatus::Captured {
+        format!("panicked{location}: {message}\n{backtrace}")
     } else {
-        PANICS.log(Line::Panic, &format_args!("panicked{location}: {message}"));
-    }
+        format!("panicked{location}: {message}")
+    };
+    // Not an event of the log, so that no filter hides it.
+    PANICS.sample(Line::Panic, &"", || report(&text));
     // The process ends without another chance to flush.
     if thread::current().name() == Some("main") {
         flush_log();
