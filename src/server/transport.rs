@@ -36,7 +36,8 @@ const OWN_BUFFER: usize = 8 * 1024;
 /// it has been upgraded, and a handler owns it.
 ///
 /// It joins the head and the body of a small response. Copying some hundred bytes costs less than having the kernel gather
-/// them: `send` is a shorter way than `writev`.
+/// them: `send` is a shorter way than `writev`. hyper's own `writev(false)` copies bodies of every size, into a buffer that the
+/// connection keeps.
 pub(super) struct Transport {
     stream: TcpStream,
     ticket: Ticket,
