@@ -30,7 +30,7 @@ pub use test::TestApp;
 use crate::{
     clock::{Clock, SystemClock},
     edge::{AddData, EdgeCore, Endpoints, Operations, Pages, PlainEndpoint, RouteTable},
-    hanko::{Event, Hanko, HankoBuilder, HankoUrl, RedisStore},
+    hanko::{Event, Hanko, HankoBuilder, HankoUrl, PlainHttp, RedisStore},
     openapi::{ApiType, Conflict, Document, RouteMap, WithProblems, merge},
     operations::{HealthApi, WEBHOOK_PATH, WebhooksApi},
     server::{Listener, Server, StartError, possible_connections},
@@ -298,14 +298,15 @@ impl App {
     /// [`StartError`]
     pub async fn bind(self, config: Config) -> Result<Server, StartError> {
         let url = config.hanko.url.clone().ok_or(StartError::NoHanko)?;
-        self.bind_to(config, url, None).await
+        let builder = config.hanko.apply(Hanko::builder(url));
+        self.bind_to(config, builder, None).await
     }
 
     /// Starts a local Hanko and listens on loopback, whatever `HOST` says, for its sessions.
     ///
     /// # Errors
     /// [`StartError`]
-    pub async fn bind_dev(self, mut config: Config) -> Result<Server, StartError> {
+    pub async fn bind_dev(mut self, mut config: Config) -> Result<Server, StartError> {
         if !config.http.host.is_loopback() {
             tracing::warn!(host = %config.http.host, "HOST is not loopback: listening on 127.0.0.1 instead");
             config.http.host = IpAddr::from([127, 0, 0, 1]);
@@ -316,23 +317,20 @@ impl App {
                 "PUBLIC_URL is not read by `dev`, which is reached where it listens"
             );
         }
-        let mut local_hanko = LocalHanko::builder()
+        let builder = self.change(config.hanko.apply(Self::builder_without_hanko()));
+        let local_hanko = config
+            .hanko
+            .apply_to_local(LocalHanko::builder())
             .clock(Arc::clone(&self.clock))
-            .cookie_name(&config.hanko.cookie_name);
-        if let Some(audience) = config.hanko.audiences.first() {
-            local_hanko = local_hanko.audience(audience);
-        }
-        if let Some(issuer) = &config.hanko.issuer {
-            local_hanko = local_hanko.issuer(issuer);
-        }
+            .cookie_name(builder.cookie_name_so_far());
         let local_hanko = local_hanko.start().await.map_err(StartError::LocalHanko)?;
-        let url = local_hanko.hanko_url();
+        let builder = builder.url(local_hanko.hanko_url());
         let local_hanko = Arc::new(local_hanko);
         let webhook_path = self
             .has_webhooks
             .then(|| format!("{}{WEBHOOK_PATH}", self.own_prefix));
         let server = self
-            .bind_to(config, url, Some(Arc::clone(&local_hanko)))
+            .bind_to(config, builder, Some(Arc::clone(&local_hanko)))
             .await?;
         if let Some(path) = webhook_path {
             local_hanko.send_webhooks_to(format!("http://{}{path}", server.address()));
@@ -340,17 +338,29 @@ impl App {
         Ok(server)
     }
 
+    /// Makes the changes that the application wants, once.
+    fn change(&mut self, builder: HankoBuilder) -> HankoBuilder {
+        self.change_builder
+            .drain(..)
+            .fold(builder, |builder, change| change(builder))
+    }
+
+    /// Returns a builder whose Hanko is not known yet.
+    fn builder_without_hanko() -> HankoBuilder {
+        let url = HankoUrl::parse("http://localhost", PlainHttp::LoopbackOnly)
+            .expect("a URL on loopback is one of a Hanko API");
+        Hanko::builder(url)
+    }
+
     async fn bind_to(
         mut self,
         config: Config,
-        url: HankoUrl,
+        builder: HankoBuilder,
         local_hanko: Option<Arc<LocalHanko>>,
     ) -> Result<Server, StartError> {
         let listener = Listener::bind(SocketAddr::new(config.http.host, config.http.port))?;
         let public_url = config.http.public_url(listener.address().port());
-        let mut builder = config
-            .hanko
-            .apply(Hanko::builder(url))
+        let mut builder = builder
             .trusted_origins(config.http.trusted_origins(&public_url))
             .trust_loopback_origins(local_hanko.is_some())
             .max_waiting(possible_connections(config.http.max_connections) / 4)
@@ -359,10 +369,7 @@ impl App {
             let store = RedisStore::start(url, Arc::clone(&self.clock))?;
             builder = builder.revocation_store(Arc::new(store));
         }
-        for change in self.change_builder.drain(..) {
-            builder = change(builder);
-        }
-        let hanko = builder.build()?;
+        let hanko = self.change(builder).build()?;
         let clock = Arc::clone(&self.clock);
         let edge = self
             .edge(&config, hanko, &public_url, local_hanko.clone())

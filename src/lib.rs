@@ -65,7 +65,7 @@ pub use edge::{
 };
 
 // Run it.
-#[cfg(feature = "testing")]
+#[cfg(all(feature = "server", feature = "testing"))]
 pub use app::TestApp;
 #[cfg(feature = "server")]
 pub use app::{

@@ -59,7 +59,7 @@ struct OpenapiArguments {
     /// The format. Default: by the extension of PATH, otherwise json
     #[arg(long, value_enum)]
     format: Option<FormatArgument>,
-    /// Write to this file instead of standard output; into a folder, write openapi.json and openapi.yaml
+    /// Write to this file instead of standard output; into a folder (no extension), write openapi.json and openapi.yaml
     #[arg(long, value_name = "PATH")]
     output: Option<PathBuf>,
     /// Write nothing; if the file at PATH (default: the folder openapi) is out of date, show the difference and exit with 1
@@ -104,7 +104,7 @@ pub(super) async fn run(app: App) -> u8 {
     let outcome = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => serve(app, lookup).await,
         Command::Dev => dev(app, lookup).await,
-        Command::Openapi(arguments) => openapi(&app, &arguments, &lookup),
+        Command::Openapi(arguments) => openapi(app, &arguments, &lookup),
     };
     telemetry::flush_log();
     outcome.err().unwrap_or(0)
@@ -327,9 +327,12 @@ async fn stop_signal() -> i32 {
     }
 }
 
-fn openapi(app: &App, arguments: &OpenapiArguments, lookup: &Lookup<'_>) -> Outcome {
+fn openapi(mut app: App, arguments: &OpenapiArguments, lookup: &Lookup<'_>) -> Outcome {
     let (public_url, cookie_name) =
         config::document_settings(lookup).map_err(|errors| explain_config(&errors))?;
+    // The application may change it.
+    let builder = app.change(App::builder_without_hanko().cookie_name(cookie_name));
+    let cookie_name = builder.cookie_name_so_far().to_owned();
     let document = app
         .document(&public_url, &cookie_name)
         .map_err(|error| fail(EXIT_FAILURE, error))?;
@@ -353,7 +356,14 @@ fn openapi(app: &App, arguments: &OpenapiArguments, lookup: &Lookup<'_>) -> Outc
                 })
         }
         Some(path) => {
-            for (path, format) in targets(path, arguments.format) {
+            let targets = targets(path, arguments.format);
+            if is_folder(path) {
+                fs::create_dir_all(path).map_err(|error| {
+                    let message = format!("cannot create the folder {}: {error}", path.display());
+                    fail(EXIT_FAILURE, message)
+                })?;
+            }
+            for (path, format) in targets {
                 fs::write(&path, document.to_text(format)).map_err(|error| {
                     fail(
                         EXIT_FAILURE,
@@ -368,10 +378,15 @@ fn openapi(app: &App, arguments: &OpenapiArguments, lookup: &Lookup<'_>) -> Outc
     }
 }
 
+/// Returns whether the path is that of a folder, or of one that does not exist yet.
+fn is_folder(path: &Path) -> bool {
+    path.is_dir() || (!path.exists() && path.extension().is_none())
+}
+
 /// Returns the files to write to `path`, or to check there.
 fn targets(path: &Path, format: Option<FormatArgument>) -> Vec<(PathBuf, DocumentFormat)> {
     let format = format.map(DocumentFormat::from);
-    if path.is_dir() {
+    if is_folder(path) {
         return [
             ("openapi.json", DocumentFormat::Json),
             ("openapi.yaml", DocumentFormat::Yaml),

@@ -63,19 +63,17 @@ impl App {
         let lookup = move |name: &str| variables.get(name).cloned();
         let config = Config::from_lookup(lookup, HankoChoice::Local)
             .unwrap_or_else(|errors| panic!("{errors}"));
-        let changes = std::mem::take(&mut self.change_builder);
-        let settings = config.clone();
+        let builder = config
+            .hanko
+            .apply(Self::builder_without_hanko())
+            .trusted_origins(config.http.trusted_origins(PUBLIC_URL));
+        let changed = self.change(builder);
+        let of_local = config.hanko.clone();
+        let cookie_name = changed.cookie_name_so_far().to_owned();
         let hanko = TestHanko::builder()
-            .cookie_name(&config.hanko.cookie_name)
-            .hanko(move |builder| {
-                let builder = settings
-                    .hanko
-                    .apply(builder)
-                    .trusted_origins(settings.http.trusted_origins(PUBLIC_URL));
-                changes
-                    .into_iter()
-                    .fold(builder, |builder, change| change(builder))
-            })
+            .cookie_name(&cookie_name)
+            .local_hanko(move |builder| of_local.apply_to_local(builder).cookie_name(cookie_name))
+            .hanko(move |builder| changed.url(builder.url_so_far()))
             .start()
             .await;
         let core = self

@@ -61,6 +61,11 @@ impl OptionalHankoAuth {
     pub fn session(&self) -> Option<&Session> {
         self.0.as_ref()
     }
+
+    /// Returns the session, or `None` for an anonymous request.
+    pub fn into_session(self) -> Option<Session> {
+        self.0
+    }
 }
 
 /// Requires a session that Hanko confirms now, whatever is cached, in every [`SessionMode`](crate::hanko::SessionMode):

@@ -19,13 +19,14 @@ use poem_openapi::{
 use super::routes::RouteTable;
 use crate::openapi::{Conflict, RouteMap};
 
-/// The operations of an API and the plain endpoints beside it, and the way to them.
+/// The operations of an API and the plain endpoints beside it, found by method and path.
 ///
 /// Poem's router, and what poem-openapi puts around it, moves the request four times and parses a query that is not there,
-/// which takes longer than an operation of ours needs. But a request without a query whose path has no parameters needs nothing
+/// which takes 25% of the instructions of a small request (16,960 instead of 22,470 without, by callgrind). But a request without a query whose path has no parameters needs nothing
 /// of the router, if its operation never reads the query: its metadata name neither a query parameter nor an API key in the
-/// query. It is looked up by path and method, and gets what the router would have added, the pattern of the path. With
-/// poem-openapi's feature `cookie`, which is off, it would also need the cookie jar. All other requests are routed by Poem.
+/// query. It is looked up by path and method, and gets what the router would have added, the pattern of the path. All other
+/// requests are routed by Poem, as are those of operations that name a cookie: an application may turn on poem-openapi's feature
+/// `cookie`, whose cookie jar is put around the router.
 pub(crate) struct Operations {
     direct: HashMap<String, Direct>,
     routed: BoxEndpoint<'static>,
@@ -197,7 +198,7 @@ impl Operations {
             let methods: Vec<Method> = path
                 .operations
                 .iter()
-                .filter(|operation| !reads_query(operation, &query_schemes))
+                .filter(|operation| !needs_router(operation, &query_schemes))
                 .map(|operation| operation.method.clone())
                 .collect();
             let Some(endpoints) = operations.get_mut(&path.path) else {
@@ -223,7 +224,7 @@ impl Operations {
             let plain = plain
                 .into_iter()
                 .try_fold(Route::new(), |route, endpoint| endpoint.add_to(route))?;
-            let beside = Beside {
+            let beside = PlainBeside {
                 routes: routes.clone(),
                 plain,
                 service,
@@ -272,13 +273,13 @@ impl Operations {
 
 /// Plain endpoints beside the operations. Which of them serves a path is decided as if one router had them all: Poem's cannot,
 /// since poem-openapi makes a router of its own.
-struct Beside {
+struct PlainBeside {
     routes: RouteTable,
     plain: Route,
     service: BoxEndpoint<'static>,
 }
 
-impl Endpoint for Beside {
+impl Endpoint for PlainBeside {
     type Output = Response;
 
     async fn call(&self, request: Request) -> poem::Result<Response> {
@@ -290,17 +291,14 @@ impl Endpoint for Beside {
     }
 }
 
-fn reads_query(operation: &MetaOperation, query_schemes: &HashSet<String>) -> bool {
+/// Returns whether an operation reads what Poem's router, or what is around it, adds to a request.
+fn needs_router(operation: &MetaOperation, query_schemes: &HashSet<String>) -> bool {
     let has_parameter = operation
         .params
         .iter()
-        .any(|parameter| parameter.in_type == MetaParamIn::Query);
-    has_parameter
-        || operation
-            .security
-            .iter()
-            .flat_map(HashMap::keys)
-            .any(|scheme| query_schemes.contains(*scheme))
+        .any(|parameter| !matches!(parameter.in_type, MetaParamIn::Header | MetaParamIn::Path));
+    let mut schemes = operation.security.iter().flat_map(HashMap::keys);
+    has_parameter || schemes.any(|scheme| query_schemes.contains(*scheme))
 }
 
 /// Returns whether a path of Poem's router matches only itself.

@@ -144,6 +144,25 @@ impl HankoBuilder {
         self
     }
 
+    /// Returns the name of the session cookie as set up to now.
+    #[cfg(feature = "server")]
+    pub(crate) fn cookie_name_so_far(&self) -> &str {
+        &self.cookie_name
+    }
+
+    /// Returns the URL of the Hanko API.
+    #[cfg(all(feature = "server", feature = "testing"))]
+    pub(crate) fn url_so_far(&self) -> HankoUrl {
+        self.url.clone()
+    }
+
+    /// Sets the URL of the Hanko API.
+    #[cfg(feature = "server")]
+    pub(crate) fn url(mut self, url: HankoUrl) -> Self {
+        self.url = url;
+        self
+    }
+
     /// Sets the origins, such as `https://app.example`, whose pages may send the cookie with requests that change
     /// something. Pages of the API's own origin always may. Default: none.
     pub fn trusted_origins(mut self, origins: impl IntoIterator<Item = String>) -> Self {

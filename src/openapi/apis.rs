@@ -28,9 +28,9 @@ pub(crate) struct ApiType {
 }
 
 /// An API without its handlers.
-struct Undone<A>(PhantomData<A>);
+struct WithoutHandlers<A>(PhantomData<A>);
 
-impl<A: OpenApi> OpenApi for Undone<A> {
+impl<A: OpenApi> OpenApi for WithoutHandlers<A> {
     fn meta() -> Vec<MetaApi> {
         A::meta()
     }
@@ -49,11 +49,13 @@ impl ApiType {
             meta: A::meta,
             spec: || {
                 // Poem panics if two types have one name.
-                panic::catch_unwind(|| OpenApiService::new(Undone::<A>(PhantomData), "", "").spec())
-                    .map_err(|panic| match same_name(&*panic) {
-                        Some(conflict) => conflict,
-                        None => panic::resume_unwind(panic),
-                    })
+                panic::catch_unwind(|| {
+                    OpenApiService::new(WithoutHandlers::<A>(PhantomData), "", "").spec()
+                })
+                .map_err(|panic| match same_name(&*panic) {
+                    Some(conflict) => conflict,
+                    None => panic::resume_unwind(panic),
+                })
             },
         }
     }
@@ -97,13 +99,21 @@ pub(crate) fn merge(base: &str, apis: &[ApiType]) -> Result<Value, Conflict> {
     let mut components: BTreeMap<String, BTreeMap<String, Value>> = BTreeMap::new();
     let mut operation_ids: BTreeMap<String, String> = BTreeMap::new();
     for api in apis {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+        if !api.prefix.bytes().all(is_plain) {
+            return Err(Conflict::Path {
+                path: api.prefix.clone(),
+                reason:
+                    "operations are put under a path of letters, digits, `-`, `.`, `_`, `~` and `/`"
+                        .to_owned(),
+            });
+        }
         let mut part: Value =
             serde_json::from_str(&(api.spec)()?).expect("Poem writes the document as JSON");
         for tag in part["tags"].as_array().into_iter().flatten() {
-            tags.insert(
-                tag["name"].as_str().unwrap_or_default().to_owned(),
-                tag.clone(),
-            );
+            let name = tag["name"].as_str().unwrap_or_default();
+            // The description is that of the first API, the application's own.
+            tags.entry(name.to_owned()).or_insert_with(|| tag.clone());
         }
         for (path, operations) in take_object(&mut part, "paths") {
             let path = format!("{}{path}", api.prefix);

@@ -88,13 +88,15 @@ impl Document {
         &self.0
     }
 
-    /// Returns the security schemes whose key is in the query.
+    /// Returns the security schemes whose key is in the query, or in a cookie that is not ours.
     pub(crate) fn query_schemes(&self) -> HashSet<String> {
         let schemes = self.0["components"]["securitySchemes"].as_object();
         schemes
             .into_iter()
             .flatten()
-            .filter(|(_, scheme)| scheme["in"] == "query")
+            .filter(|(name, scheme)| {
+                scheme["in"] == "query" || (scheme["in"] == "cookie" && *name != COOKIE_SCHEME)
+            })
             .map(|(name, _)| name.clone())
             .collect()
     }
@@ -161,7 +163,16 @@ fn add_examples(response: &mut Map<String, Value>, problem_types: &[ProblemType]
         .filter(|problem_type| uris.contains(&problem_type.uri()))
         .map(|problem_type| {
             let example = Problem::from(*problem_type).to_json();
-            (problem_type.slug().to_owned(), json!({ "value": example }))
+            // Types of an application may end like ours.
+            let is_ambiguous = problem_types
+                .iter()
+                .any(|other| other != problem_type && other.slug() == problem_type.slug());
+            let name = if is_ambiguous {
+                problem_type.uri()
+            } else {
+                problem_type.slug()
+            };
+            (name.to_owned(), json!({ "value": example }))
         })
         .collect();
     let text = json!(text);
@@ -184,8 +195,17 @@ fn tidy_schemas(value: &mut Value) {
             for bound in ["minimum", "maximum"] {
                 let number = schema.get(bound).and_then(Value::as_f64);
                 if let Some(number) = number.filter(|number| number.fract() == 0.0) {
-                    #[expect(clippy::cast_possible_truncation, reason = "bounds are small")]
-                    schema.insert(bound.to_owned(), json!(number as i64));
+                    #[expect(
+                        clippy::cast_possible_truncation,
+                        clippy::cast_sign_loss,
+                        reason = "a bound is that of an integer type, and the cast saturates"
+                    )]
+                    let integer = if number < 0.0 {
+                        json!(number as i64)
+                    } else {
+                        json!(number as u64)
+                    };
+                    schema.insert(bound.to_owned(), integer);
                 }
             }
             // Poem writes the description of a reference beside `allOf`, where it belongs, and again as a second schema in

@@ -16,6 +16,7 @@ use poem_openapi::{
     types::Type,
 };
 
+use crate::auth::{BEARER_SCHEME, COOKIE_SCHEME};
 use crate::problem::{CONTENT_TYPE_PROBLEM, Problem, ProblemType};
 
 /// Wraps an API so that each of its operations documents the errors of authentication and of reading the request. Routes are
@@ -61,7 +62,13 @@ fn problems_of(operation: &MetaOperation) -> Vec<ProblemType> {
         operation.method,
         Method::GET | Method::HEAD | Method::OPTIONS
     );
-    if !operation.security.is_empty() {
+    let is_ours = |scheme: &&str| *scheme == BEARER_SCHEME || *scheme == COOKIE_SCHEME;
+    if operation
+        .security
+        .iter()
+        .flat_map(HashMap::keys)
+        .any(is_ours)
+    {
         problems.extend([
             ProblemType::MISSING_CREDENTIALS,
             ProblemType::INVALID_TOKEN,
@@ -269,6 +276,11 @@ pub struct ProblemOf<P>(Problem, PhantomData<fn() -> P>);
 
 impl<P: ProblemTypes> From<ProblemType> for ProblemOf<P> {
     fn from(problem_type: ProblemType) -> Self {
+        debug_assert!(
+            P::TYPES.contains(&problem_type),
+            "the operation does not document {}",
+            problem_type.uri()
+        );
         Problem::from(problem_type).into()
     }
 }

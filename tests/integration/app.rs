@@ -874,3 +874,54 @@ async fn app_under_test_is_the_app_that_is_served() {
     let response = client.get("/hello").signed_in(&session).send().await;
     assert_eq!(response.0.status(), 401);
 }
+
+#[derive(SecurityScheme)]
+#[oai(ty = "api_key", key_name = "key", key_in = "header")]
+struct HeaderKey(ApiKey);
+
+struct KeyApi;
+
+#[OpenApi]
+impl KeyApi {
+    #[oai(path = "/keyed", method = "get", operation_id = "getKeyed")]
+    async fn keyed(&self, key: HeaderKey) -> PlainText<String> {
+        PlainText(key.0.key)
+    }
+}
+
+#[test]
+fn other_security_schemes_document_no_session_errors() {
+    let document = app(KeyApi).document("http://localhost:8000", "hanko");
+    let document = document.unwrap();
+    let responses = &document.as_json()["paths"]["/keyed"]["get"]["responses"];
+    assert!(responses["401"].is_null(), "{responses}");
+    assert!(responses["503"].is_object(), "{responses}");
+}
+
+#[tokio::test]
+async fn own_operations_go_under_plain_paths_only() {
+    for prefix in ["/:x", "/{x}", "/*x", "/\u{e9}"] {
+        assert_conflict(|| hello().own_operations_under(prefix), &[prefix]).await;
+    }
+}
+
+#[cfg(feature = "testing")]
+#[tokio::test]
+async fn app_under_test_is_configured_on_both_sides() {
+    use poem_hanko::testing::SignedInRequest;
+
+    let variables = [
+        ("HANKO_AUDIENCE", "app.example"),
+        ("HANKO_ISSUER", "https://hanko.example"),
+    ];
+    let app = hello()
+        .configure_hanko(|builder| builder.cookie_name("mine"))
+        .test_with(&variables)
+        .await;
+    let session = app.sign_in(&ada());
+    let client = app.client();
+    let response = client.get("/hello").signed_in(&session).send().await;
+    response.assert_status_is_ok();
+    let response = client.get("/hello").with_session_cookie(&session);
+    response.send().await.assert_status_is_ok();
+}

@@ -1,4 +1,4 @@
-//! Limits as clients of the API and operators meet them. `src/server/limits/tests.rs` has those that need endpoints which
+//! Limits as clients of the API and operators meet them. `src/edge/limits/tests.rs` has those that need endpoints which
 //! wait or stream, and `tests/limits/run` attacks the program.
 
 use std::{

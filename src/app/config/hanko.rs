@@ -10,6 +10,7 @@ use crate::{
         HankoUrlError, PlainHttp, SessionMode, SessionPolicy, SessionPolicyError,
     },
     keys::FetchPolicy,
+    testing::LocalHankoBuilder,
 };
 
 /// A longer allowance for clock skew would let expired tokens live on for no good reason.
@@ -79,6 +80,17 @@ impl HankoConfig {
                 },
             ),
         }
+    }
+
+    /// Applies this section to the local Hanko whose sessions are to be accepted.
+    pub(crate) fn apply_to_local(&self, mut builder: LocalHankoBuilder) -> LocalHankoBuilder {
+        if let Some(audience) = self.audiences.first() {
+            builder = builder.audience(audience);
+        }
+        if let Some(issuer) = &self.issuer {
+            builder = builder.issuer(issuer);
+        }
+        builder.cookie_name(&self.cookie_name)
     }
 
     /// Applies this section to a builder.
@@ -162,7 +174,7 @@ pub(super) fn read_cookie_name(reader: &mut Reader<'_>) -> String {
         |value| {
             let is_token = value
                 .bytes()
-                .all(|octet| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet));
+                .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
             if is_token {
                 Ok(value.to_owned())
             } else {

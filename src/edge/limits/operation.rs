@@ -67,7 +67,7 @@ impl RequestLimits {
 
     /// Lets handlers wait however many others do.
     ///
-    /// The last eighth of `MAX_REQUESTS` is for requests whose handlers do not wait for anything but their body: there, a
+    /// The last eighth of the requests that may be in flight is for those whose handlers do not wait for anything but their body: there, a
     /// handler that waits gets 503 `overloaded`. An urgent one may wait there as well. It should bound by itself how many of
     /// its requests wait at the same time.
     #[must_use]
