@@ -45,12 +45,13 @@ pub(crate) const MAX_HTTP2_CONNECTIONS: usize = 256;
 ///
 /// | what | MB |
 /// |---|---:|
-/// | this and [`SMALL_MEMORY`] | 25 |
+/// | this and [`SMALL_MEMORY`] | 21 |
 /// | 4096 requests in flight of 8 KB | 33 |
 /// | webhooks that are held: 16 MiB | 17 |
 /// | webhooks that wait for keys: 256 of up to 16 KiB, and 2 MiB of large ones | 6 |
 /// | HTTP/2: 256 connections, each with buffers of 25 KB more and [`MAX_UNWRITTEN`] | 15 |
-const MEMORY: usize = 16 * 1024 * 1024;
+/// | [`MAX_UNREAD`] HTTP/2 responses of 4 KB | 4 |
+const MEMORY: usize = 12 * 1024 * 1024;
 
 /// Bytes beyond [`MEMORY`] for requests with small bodies.
 const SMALL_MEMORY: usize = 8 * 1024 * 1024;
@@ -73,7 +74,7 @@ const RESERVED_PART: usize = 8;
 
 /// The most HTTP/2 responses whose handler has ended and which their clients do not read. Those of HTTP/1 are bounded by
 /// the connections.
-const MAX_UNREAD: usize = 2048;
+const MAX_UNREAD: usize = 1024;
 
 /// How long the client of an HTTP/2 response may read nothing of it: as long as a socket may have unread bytes.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);

@@ -155,7 +155,9 @@ pub(super) async fn serve(
             if connection.poll_told(context).is_ready() {
                 return Poll::Ready(None);
             }
-            sniff.as_mut().poll(context).map(Some)
+            let outcome = sniff.as_mut().poll(context);
+            connection.has_looked();
+            outcome.map(Some)
         });
         match outcome.await {
             Some(Ok(is_http2)) => is_http2,

@@ -103,6 +103,9 @@ pub(crate) struct Connection {
     active_at: AtomicU64,
     /// When the first byte of the current head arrived, or the connection, if none has.
     head_began_at: AtomicU64,
+    /// Whether its task has not looked for bytes yet. Until then it is not closed to make room: a burst of connections would
+    /// push out one whose request has arrived already.
+    is_new: AtomicBool,
     /// Whether any byte has arrived.
     has_received: AtomicBool,
     /// Whether a head is incomplete, as it is on a new connection.
@@ -339,6 +342,7 @@ impl Connection {
             place: AtomicUsize::new(0),
             active_at: AtomicU64::new(now),
             head_began_at: AtomicU64::new(now),
+            is_new: AtomicBool::new(true),
             has_received: AtomicBool::new(false),
             is_receiving: AtomicBool::new(true),
             requests: AtomicU32::new(0),
@@ -358,9 +362,16 @@ impl Connection {
         }
     }
 
-    /// Its rank, and since when it has it. `None` if a handler is running, and for streaming and upgraded connections.
+    /// Notes that its task has looked for bytes.
+    pub(crate) fn has_looked(&self) {
+        if self.is_new.load(Ordering::Relaxed) {
+            self.is_new.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Its rank, and since when it has it. `None` if a handler is running, and for new, streaming and upgraded connections.
     fn rank(&self) -> Option<(Rank, u64)> {
-        if self.streaming.load(Ordering::Relaxed) > 0 {
+        if self.streaming.load(Ordering::Relaxed) > 0 || self.is_new.load(Ordering::Relaxed) {
             return None;
         }
         let requests = self.requests.load(Ordering::Relaxed);

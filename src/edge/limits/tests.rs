@@ -1012,3 +1012,15 @@ async fn each_connection_has_one_of_the_reserved_places() {
     assert_eq!(scene.in_flight(), 15);
     assert_ok(&scene.request(&get("/quick")).await);
 }
+
+#[tokio::test]
+async fn connection_is_not_closed_before_it_has_looked() {
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Duration::ZERO));
+    let config = Config::of_variables(&[]);
+    let limits = Arc::new(Limits::new(config.http.limits(), 2, Arc::clone(&clock)));
+    let ticket = limits.connections.admit(&limits).await;
+    let closes = || limits.connections.close_first(super::Need::Place, &clock);
+    assert!(closes().is_none());
+    ticket.connection.has_looked();
+    assert!(closes().is_some());
+}
