@@ -37,7 +37,7 @@ pub(crate) const MAX_FIELDS: usize = 100;
 
 /// The most connections that use HTTP/2. Each has about 40 KiB of buffers and up to 100 streams, so that clients and
 /// proxies need few of them.
-pub(crate) const MAX_HTTP2_CONNECTIONS: usize = 256;
+pub(crate) const MAX_HTTP2_CONNECTIONS: usize = 128;
 
 /// Bytes that bodies, unread responses and large heads may occupy together.
 ///
@@ -49,7 +49,7 @@ pub(crate) const MAX_HTTP2_CONNECTIONS: usize = 256;
 /// | 4096 requests in flight of 8 KB | 33 |
 /// | webhooks that are held: 16 MiB | 17 |
 /// | webhooks that wait for keys: 256 of up to 16 KiB, and 2 MiB of large ones | 6 |
-/// | HTTP/2: 256 connections, each with buffers of 25 KB more and [`MAX_UNWRITTEN`] | 15 |
+/// | HTTP/2: 128 connections, each with buffers of 25 KB more, [`MAX_UNWRITTEN`], and 100 streams that are ending | 15 |
 /// | [`MAX_UNREAD`] HTTP/2 responses of 4 KB | 4 |
 const MEMORY: usize = 12 * 1024 * 1024;
 
