@@ -37,7 +37,7 @@ pub(crate) const MAX_FIELDS: usize = 100;
 
 /// The most connections that use HTTP/2. Each has about 40 KiB of buffers and up to 100 streams, so that clients and
 /// proxies need few of them.
-pub(crate) const MAX_HTTP2_CONNECTIONS: usize = 128;
+pub(crate) const MAX_HTTP2_CONNECTIONS: usize = 64;
 
 /// Bytes that bodies, unread responses and large heads may occupy together.
 ///
@@ -45,13 +45,14 @@ pub(crate) const MAX_HTTP2_CONNECTIONS: usize = 128;
 ///
 /// | what | MB |
 /// |---|---:|
-/// | this and [`SMALL_MEMORY`] | 21 |
+/// | this and [`SMALL_MEMORY`] | 19 |
 /// | 4096 requests in flight of 8 KB | 33 |
 /// | webhooks that are held: 16 MiB | 17 |
 /// | webhooks that wait for keys: 256 of up to 16 KiB, and 2 MiB of large ones | 6 |
-/// | HTTP/2: 128 connections, each with buffers of 25 KB more, [`MAX_UNWRITTEN`], and 100 streams that are ending | 15 |
-/// | [`MAX_UNREAD`] HTTP/2 responses of 4 KB | 4 |
-const MEMORY: usize = 12 * 1024 * 1024;
+/// | HTTP/2: 64 connections, each with buffers of 25 KB more, [`MAX_UNWRITTEN`], and 100 streams that are ending | 8 |
+/// | [`MAX_UNREAD`] HTTP/2 responses of 4 KB | 2 |
+/// | what the allocator cannot give back | 11 |
+const MEMORY: usize = 10 * 1024 * 1024;
 
 /// Bytes beyond [`MEMORY`] for requests with small bodies.
 const SMALL_MEMORY: usize = 8 * 1024 * 1024;
@@ -74,7 +75,7 @@ const RESERVED_PART: usize = 8;
 
 /// The most HTTP/2 responses whose handler has ended and which their clients do not read. Those of HTTP/1 are bounded by
 /// the connections.
-const MAX_UNREAD: usize = 1024;
+const MAX_UNREAD: usize = 512;
 
 /// How long the client of an HTTP/2 response may read nothing of it: as long as a socket may have unread bytes.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);

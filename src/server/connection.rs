@@ -254,10 +254,14 @@ impl Service {
             .and_then(|()| check_head(&request))
             .err();
         let version = request.version();
+        let leaves_buffers =
+            has_large_body(&request) && self.protocols.limits.connections.are_many();
         let request = self.poem_request(request, &exchange);
         let edge = Arc::clone(&self.protocols.edge);
         let of_edge = Arc::clone(&exchange);
-        let finish = move |response: poem::Response| Ok(finish(response.into(), exchange, version));
+        let finish = move |response: poem::Response| {
+            Ok(finish(response.into(), exchange, version, leaves_buffers))
+        };
         // Most requests are not cross-origin.
         if request.headers().contains_key(header::ORIGIN) {
             let response = edge.respond_to_origin(request, of_edge, rejection);
@@ -283,6 +287,14 @@ impl Service {
         }
         request
     }
+}
+
+/// Returns whether the body does not fit in the buffer that each connection has. What it has occupied is not given back while
+/// the connection is open, so while there are many, the connection is closed after the response.
+fn has_large_body(request: &Request<Incoming>) -> bool {
+    const BUFFER: u64 = 8 * 1024;
+    let body = request.body();
+    !body.is_end_stream() && body.size_hint().upper().is_none_or(|bytes| bytes > BUFFER)
 }
 
 /// Accounts for a large head of HTTP/2. That of HTTP/1 is known before it is complete, by the transport.
@@ -321,8 +333,9 @@ fn finish(
     mut response: Response<BoxBody<Bytes, io::Error>>,
     exchange: Arc<Exchange>,
     version: Version,
+    leaves_buffers: bool,
 ) -> Response<ResponseBody> {
-    if version < Version::HTTP_2 && exchange.is_draining() {
+    if version < Version::HTTP_2 && (exchange.is_draining() || leaves_buffers) {
         let headers = response.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

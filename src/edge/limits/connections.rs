@@ -210,6 +210,12 @@ impl Connections {
         self.closed.notify_waiters();
     }
 
+    /// Returns whether more than a quarter of the places are taken.
+    #[cfg(feature = "server")]
+    pub(crate) fn are_many(&self) -> bool {
+        self.permits.available_permits() < self.max - self.max / 4
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
         lock(&self.table)
     }
