@@ -216,6 +216,8 @@ async fn descriptors_are_raised_reserved_and_reported() {
 #[tokio::test]
 async fn second_signal_ends_the_program_at_once() {
     let mut program = Program::start(":", &[("SHUTDOWN_DELAY", "1h")]);
+    // From the first response on, it handles signals.
+    send(client().get(format!("http://{}/livez", program.address))).await;
     program.terminate();
     let clock = SystemClock::new();
     let drained = async {
