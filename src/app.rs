@@ -29,7 +29,7 @@ pub use test::TestApp;
 
 use crate::{
     clock::{Clock, SystemClock},
-    edge::{AddData, EdgeCore, Endpoints, Operations, Pages, PlainEndpoint, RouteTable},
+    edge::{AddData, EdgeCore, Endpoints, Operations, PlainEndpoint, RouteTable},
     hanko::{Event, Hanko, HankoBuilder, HankoUrl, PlainHttp, RedisStore},
     openapi::{ApiType, Conflict, Document, RouteMap, WithProblems, merge},
     operations::{HealthApi, WEBHOOK_PATH, WebhooksApi},
@@ -298,15 +298,14 @@ impl App {
     /// [`StartError`]
     pub async fn bind(self, config: Config) -> Result<Server, StartError> {
         let url = config.hanko.url.clone().ok_or(StartError::NoHanko)?;
-        let builder = config.hanko.apply(Hanko::builder(url));
-        self.bind_to(config, builder, None).await
+        self.bind_to(config, Some(url)).await
     }
 
     /// Starts a local Hanko and listens on loopback, whatever `HOST` says, for its sessions.
     ///
     /// # Errors
     /// [`StartError`]
-    pub async fn bind_dev(mut self, mut config: Config) -> Result<Server, StartError> {
+    pub async fn bind_dev(self, mut config: Config) -> Result<Server, StartError> {
         if !config.http.host.is_loopback() {
             tracing::warn!(host = %config.http.host, "HOST is not loopback: listening on 127.0.0.1 instead");
             config.http.host = IpAddr::from([127, 0, 0, 1]);
@@ -317,25 +316,7 @@ impl App {
                 "PUBLIC_URL is not read by `dev`, which is reached where it listens"
             );
         }
-        let builder = self.change(config.hanko.apply(Self::builder_without_hanko()));
-        let local_hanko = config
-            .hanko
-            .apply_to_local(LocalHanko::builder())
-            .clock(Arc::clone(&self.clock))
-            .cookie_name(builder.cookie_name_so_far());
-        let local_hanko = local_hanko.start().await.map_err(StartError::LocalHanko)?;
-        let builder = builder.url(local_hanko.hanko_url());
-        let local_hanko = Arc::new(local_hanko);
-        let webhook_path = self
-            .has_webhooks
-            .then(|| format!("{}{WEBHOOK_PATH}", self.own_prefix));
-        let server = self
-            .bind_to(config, builder, Some(Arc::clone(&local_hanko)))
-            .await?;
-        if let Some(path) = webhook_path {
-            local_hanko.send_webhooks_to(format!("http://{}{path}", server.address()));
-        }
-        Ok(server)
+        self.bind_to(config, None).await
     }
 
     /// Makes the changes that the application wants, once.
@@ -352,25 +333,45 @@ impl App {
         Hanko::builder(url)
     }
 
+    /// Listens for the sessions of the Hanko at `url`, or of a local one.
     async fn bind_to(
         mut self,
         config: Config,
-        builder: HankoBuilder,
-        local_hanko: Option<Arc<LocalHanko>>,
+        url: Option<HankoUrl>,
     ) -> Result<Server, StartError> {
         let listener = Listener::bind(SocketAddr::new(config.http.host, config.http.port))?;
         let public_url = config.http.public_url(listener.address().port());
-        let mut builder = builder
+        let clock = Arc::clone(&self.clock);
+        let mut builder = config
+            .hanko
+            .apply(Self::builder_without_hanko())
             .trusted_origins(config.http.trusted_origins(&public_url))
-            .trust_loopback_origins(local_hanko.is_some())
+            .trust_loopback_origins(url.is_none())
             .max_waiting(possible_connections(config.http.max_connections) / 4)
-            .clock(Arc::clone(&self.clock));
+            .clock(Arc::clone(&clock));
         if let Some(url) = &config.revocation.store_url {
-            let store = RedisStore::start(url, Arc::clone(&self.clock))?;
+            let store = RedisStore::start(url, Arc::clone(&clock))?;
             builder = builder.revocation_store(Arc::new(store));
         }
-        let hanko = self.change(builder).build()?;
-        let clock = Arc::clone(&self.clock);
+        // Before the local Hanko starts, which sets the cookie of the name that the application wants.
+        let builder = self.change(builder);
+        let (url, local_hanko) = match url {
+            Some(url) => (url, None),
+            None => {
+                let local_hanko = config
+                    .hanko
+                    .apply_to_local(LocalHanko::builder())
+                    .clock(Arc::clone(&clock))
+                    .cookie_name(builder.cookie_name_so_far());
+                let local_hanko = local_hanko.start().await.map_err(StartError::LocalHanko)?;
+                if self.has_webhooks {
+                    let (address, prefix) = (listener.address(), &self.own_prefix);
+                    local_hanko.send_webhooks_to(format!("http://{address}{prefix}{WEBHOOK_PATH}"));
+                }
+                (local_hanko.hanko_url(), Some(Arc::new(local_hanko)))
+            }
+        };
+        let hanko = builder.url(url).build()?;
         let edge = self
             .edge(&config, hanko, &public_url, local_hanko.clone())
             .await?;
@@ -392,7 +393,7 @@ impl App {
         local_hanko: Option<Arc<LocalHanko>>,
     ) -> Result<EdgeCore, StartError> {
         let document = self.document(public_url, hanko.cookie_name())?;
-        let mut pages = document.add_pages(Pages::default());
+        let mut pages = document.pages();
         if let Some(local_hanko) = local_hanko {
             pages = dev::add_pages(pages, local_hanko);
         }
@@ -412,7 +413,7 @@ impl App {
         let endpoints = Endpoints {
             meta,
             routes,
-            query_schemes: document.query_schemes(),
+            router_schemes: document.router_schemes(),
             plain: self.plain,
             pages: page_paths,
             data: self.data,

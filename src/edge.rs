@@ -10,10 +10,10 @@ mod routes;
 use std::{convert::Infallible, fmt, io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
-use http_body_util::{BodyExt, combinators::BoxBody};
+use http_body_util::combinators::BoxBody;
 use hyper::body::Bytes;
 use poem::{
-    Body, Endpoint, Middleware, Request, Response,
+    Endpoint, Middleware, Request, Response,
     endpoint::DynEndpoint,
     http::{
         self, HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
@@ -133,16 +133,9 @@ impl<E: Endpoint + 'static> Middleware<E> for Edge {
     type Output = EdgeEndpoint;
 
     fn transform(&self, endpoint: E) -> EdgeEndpoint {
-        let clock = Arc::clone(self.hanko.clock());
         let operations = Operations::around(endpoint, self.routes.clone());
-        EdgeEndpoint {
-            core: Arc::new(EdgeCore::new(
-                self.hanko.clone(),
-                operations,
-                Pages::default(),
-            )),
-            limits: Arc::new(Limits::new(self.limits, 0, clock)),
-        }
+        let core = EdgeCore::new(self.hanko.clone(), operations, Pages::default());
+        EdgeEndpoint::new(core, self.limits)
     }
 }
 
@@ -154,9 +147,7 @@ pub struct EdgeEndpoint {
 }
 
 impl EdgeEndpoint {
-    /// Returns the endpoint of an edge that is made already.
-    #[cfg(all(feature = "server", feature = "testing"))]
-    pub(crate) fn of(core: EdgeCore, settings: LimitSettings) -> Self {
+    pub(crate) fn new(core: EdgeCore, settings: LimitSettings) -> Self {
         let clock = Arc::clone(core.hanko.clock());
         Self {
             core: Arc::new(core),
@@ -172,9 +163,7 @@ impl Endpoint for EdgeEndpoint {
         let connection = Arc::new(Connection::unknown(&self.limits));
         let (exchange, admitted) = Exchange::begin(&self.limits, &connection);
         let rejection = admitted.err().map(LimitError::problem_type);
-        let incoming = request.take_body().into();
-        let body = RequestBody::new(incoming, Arc::clone(&exchange));
-        request.set_body(Body::from(body.boxed()));
+        RequestBody::limit(&mut request, &exchange);
         let core = Arc::clone(&self.core);
         Ok(if request.headers().contains_key(header::ORIGIN) {
             core.respond_to_origin(request, exchange, rejection).await
@@ -240,19 +229,13 @@ impl EdgeCore {
                     Some(response) => response.await,
                     None => problem_response(ProblemType::INTERNAL_ERROR),
                 };
-                let (head, body) = response.into_parts();
-                let mut response = http::Response::new(body);
-                *response.status_mut() = head.status;
-                *response.version_mut() = head.version;
-                *response.headers_mut() = head.headers;
-                *response.extensions_mut() = head.extensions;
-                Ok::<_, Infallible>(response)
+                Ok::<_, Infallible>(http::Response::<BoxBody<Bytes, io::Error>>::from(response))
             }
         });
         let response = cors.layer(inner).oneshot(head);
         Box::pin(response.map(|outcome| {
             let Ok(response) = outcome;
-            Response::from(response.map(|body| -> BoxBody<Bytes, io::Error> { body.into() }))
+            Response::from(response)
         }))
     }
 

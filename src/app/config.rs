@@ -81,15 +81,18 @@ impl Config {
         })
     }
 
-    /// Returns the configuration of these variables alone.
-    #[cfg(test)]
+    /// Returns the configuration of these variables alone, for a local Hanko.
+    ///
+    /// # Panics
+    /// If a variable is invalid.
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn of_variables(variables: &[(&str, &str)]) -> Self {
         let variables: std::collections::HashMap<String, String> = variables
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
         let lookup = move |name: &str| variables.get(name).cloned();
-        Self::from_lookup(lookup, HankoChoice::Local).expect("a configuration")
+        Self::from_lookup(lookup, HankoChoice::Local).unwrap_or_else(|errors| panic!("{errors}"))
     }
 
     /// Returns the value of a variable of the environment, or of `.env`: for variables of the application's own.

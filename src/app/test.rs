@@ -1,8 +1,8 @@
-use std::{collections::HashMap, fmt, ops::Deref};
+use std::{fmt, ops::Deref};
 
 use poem::test::TestClient;
 
-use super::{App, Config, HankoChoice};
+use super::{App, Config};
 use crate::{edge::EdgeEndpoint, testing::TestHanko};
 
 /// The URL of the app in its document, whose origin it trusts.
@@ -56,23 +56,16 @@ impl App {
     /// # Panics
     /// If it cannot be made, or if a variable is invalid. Must be called within a tokio runtime.
     pub async fn test_with(mut self, variables: &[(&str, &str)]) -> TestApp {
-        let variables: HashMap<String, String> = variables
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
-        let lookup = move |name: &str| variables.get(name).cloned();
-        let config = Config::from_lookup(lookup, HankoChoice::Local)
-            .unwrap_or_else(|errors| panic!("{errors}"));
+        let config = Config::of_variables(variables);
         let builder = config
             .hanko
             .apply(Self::builder_without_hanko())
             .trusted_origins(config.http.trusted_origins(PUBLIC_URL));
         let changed = self.change(builder);
         let of_local = config.hanko.clone();
-        let cookie_name = changed.cookie_name_so_far().to_owned();
         let hanko = TestHanko::builder()
-            .cookie_name(&cookie_name)
-            .local_hanko(move |builder| of_local.apply_to_local(builder).cookie_name(cookie_name))
+            .cookie_name(changed.cookie_name_so_far())
+            .local_hanko(move |builder| of_local.apply_to_local(builder))
             .hanko(move |builder| changed.url(builder.url_so_far()))
             .start()
             .await;
@@ -81,7 +74,7 @@ impl App {
             .await
             .unwrap_or_else(|error| panic!("{error}"));
         TestApp {
-            client: TestClient::new(EdgeEndpoint::of(core, config.http.limits())),
+            client: TestClient::new(EdgeEndpoint::new(core, config.http.limits())),
             hanko,
         }
     }

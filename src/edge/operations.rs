@@ -114,8 +114,8 @@ pub(crate) struct Endpoints {
     pub(crate) meta: Vec<MetaApi>,
     /// Their endpoints.
     pub(crate) routes: RouteMap,
-    /// The security schemes whose key is in the query.
-    pub(crate) query_schemes: HashSet<String>,
+    /// The security schemes that need what Poem's router, or what is around it, adds to a request.
+    pub(crate) router_schemes: HashSet<String>,
     /// The endpoints beside them.
     pub(crate) plain: Vec<PlainEndpoint>,
     /// The paths of the pages, which come before all of these.
@@ -136,7 +136,7 @@ impl Endpoints {
         Self {
             meta: A::meta(),
             routes,
-            query_schemes: HashSet::from(["Key".to_owned()]),
+            router_schemes: HashSet::from(["Key".to_owned()]),
             plain: Vec::new(),
             pages: Vec::new(),
             data: Vec::new(),
@@ -176,7 +176,7 @@ impl Operations {
         let Endpoints {
             meta,
             routes: mut operations,
-            query_schemes,
+            router_schemes,
             plain,
             pages,
             data,
@@ -198,7 +198,7 @@ impl Operations {
             let methods: Vec<Method> = path
                 .operations
                 .iter()
-                .filter(|operation| !needs_router(operation, &query_schemes))
+                .filter(|operation| !needs_router(operation, &router_schemes))
                 .map(|operation| operation.method.clone())
                 .collect();
             let Some(endpoints) = operations.get_mut(&path.path) else {
@@ -292,13 +292,13 @@ impl Endpoint for PlainBeside {
 }
 
 /// Returns whether an operation reads what Poem's router, or what is around it, adds to a request.
-fn needs_router(operation: &MetaOperation, query_schemes: &HashSet<String>) -> bool {
+fn needs_router(operation: &MetaOperation, router_schemes: &HashSet<String>) -> bool {
     let has_parameter = operation
         .params
         .iter()
         .any(|parameter| !matches!(parameter.in_type, MetaParamIn::Header | MetaParamIn::Path));
     let mut schemes = operation.security.iter().flat_map(HashMap::keys);
-    has_parameter || schemes.any(|scheme| query_schemes.contains(*scheme))
+    has_parameter || schemes.any(|scheme| router_schemes.contains(*scheme))
 }
 
 /// Returns whether a path of Poem's router matches only itself.

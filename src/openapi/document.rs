@@ -89,7 +89,7 @@ impl Document {
     }
 
     /// Returns the security schemes whose key is in the query, or in a cookie that is not ours.
-    pub(crate) fn query_schemes(&self) -> HashSet<String> {
+    pub(crate) fn router_schemes(&self) -> HashSet<String> {
         let schemes = self.0["components"]["securitySchemes"].as_object();
         schemes
             .into_iter()

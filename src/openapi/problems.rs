@@ -16,8 +16,10 @@ use poem_openapi::{
     types::Type,
 };
 
-use crate::auth::{BEARER_SCHEME, COOKIE_SCHEME};
-use crate::problem::{CONTENT_TYPE_PROBLEM, Problem, ProblemType};
+use crate::{
+    auth::{BEARER_SCHEME, COOKIE_SCHEME},
+    problem::{CONTENT_TYPE_PROBLEM, Problem, ProblemType},
+};
 
 /// Wraps an API so that each of its operations documents the errors of authentication and of reading the request. Routes are
 /// left as they are, so wrapped APIs can be combined in any order.
@@ -36,7 +38,7 @@ impl<A: OpenApi> OpenApi for WithProblems<A> {
             .flat_map(|path| &mut path.operations);
         for operation in operations {
             for problem_type in problems_of(operation) {
-                document(operation, problem_type);
+                document(&mut operation.responses.responses, problem_type);
             }
             operation
                 .responses
@@ -95,15 +97,14 @@ fn problems_of(operation: &MetaOperation) -> Vec<ProblemType> {
     problems
 }
 
-/// Adds a problem type to the response of its status, unless the operation documents something else for that status.
-fn document(operation: &mut MetaOperation, problem_type: ProblemType) {
-    let status = problem_type.status().as_u16();
-    let responses = &mut operation.responses.responses;
+/// Adds a problem type to the response of its status, unless something else is documented for that status.
+fn document(responses: &mut Vec<MetaResponse>, problem_type: ProblemType) {
+    let added = response_of(problem_type);
     let Some(response) = responses
         .iter_mut()
-        .find(|response| response.status == Some(status))
+        .find(|response| response.status == added.status)
     else {
-        responses.push(response_of(problem_type));
+        responses.push(added);
         return;
     };
     let is_problem = response
@@ -111,7 +112,6 @@ fn document(operation: &mut MetaOperation, problem_type: ProblemType) {
         .iter()
         .any(|content| content.content_type == CONTENT_TYPE_PROBLEM);
     if is_problem {
-        let added = response_of(problem_type);
         response.description = add_problem_type(response.description, problem_type);
         for header in added.headers {
             if response
@@ -127,15 +127,9 @@ fn document(operation: &mut MetaOperation, problem_type: ProblemType) {
 
 /// Returns the responses of these problem types, one for each status.
 pub(crate) fn responses_of(problem_types: &[ProblemType]) -> Vec<MetaResponse> {
-    let mut responses: Vec<MetaResponse> = Vec::new();
+    let mut responses = Vec::new();
     for problem_type in problem_types {
-        let status = Some(problem_type.status().as_u16());
-        match responses.iter_mut().find(|known| known.status == status) {
-            None => responses.push(response_of(*problem_type)),
-            Some(known) => {
-                known.description = add_problem_type(known.description, *problem_type);
-            }
-        }
+        document(&mut responses, *problem_type);
     }
     responses
 }

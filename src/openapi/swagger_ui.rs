@@ -34,60 +34,52 @@ macro_rules! swagger_ui_file {
 impl Document {
     /// Returns the pages `/docs…` (Swagger UI), `/openapi.json` and `/openapi.yaml` of this document.
     pub fn pages(&self) -> Pages {
-        self.add_pages(Pages::default())
+        let bundle = StaticFile::immutable(
+            "text/javascript; charset=utf-8",
+            swagger_ui_file!("swagger-ui-bundle.js"),
+        );
+        let style = StaticFile::immutable(
+            "text/css; charset=utf-8",
+            swagger_ui_file!("swagger-ui.css"),
+        );
+        let start = StaticFile::immutable(
+            "text/javascript; charset=utf-8",
+            Asset::new(include_str!("swagger_ui/start.js")),
+        );
+        let bundle_path = format!("docs/{}.js", bundle.name());
+        let style_path = format!("docs/{}.css", style.name());
+        let start_path = format!("docs/{}.js", start.name());
+        let page = include_str!("swagger_ui/page.html")
+            .replace("{title}", &escape(self.title()))
+            .replace("{bundle}", &bundle_path)
+            .replace("{style}", &style_path)
+            .replace("{start}", &start_path);
+        let mut page = StaticFile::revalidated("text/html; charset=utf-8", Asset::new(page));
+        page.headers.insert(
+            header::CONTENT_SECURITY_POLICY,
+            content_security_policy(self.server_url()),
+        );
+        let json = Asset::new(self.to_text(DocumentFormat::Json));
+        let yaml = Asset::new(self.to_text(DocumentFormat::Yaml));
+
+        Pages::default()
+            .at("/docs", file(page))
+            .at(
+                "/docs/",
+                allowing("GET, HEAD", get(make_sync(|_| redirect("../docs")))),
+            )
+            .at(format!("/{bundle_path}"), file(bundle))
+            .at(format!("/{style_path}"), file(style))
+            .at(format!("/{start_path}"), file(start))
+            .at(
+                "/openapi.json",
+                file(StaticFile::revalidated("application/json", json)),
+            )
+            .at(
+                "/openapi.yaml",
+                file(StaticFile::revalidated("application/yaml", yaml)),
+            )
     }
-
-    pub(crate) fn add_pages(&self, pages: Pages) -> Pages {
-        add_pages(pages, self)
-    }
-}
-
-fn add_pages(pages: Pages, document: &Document) -> Pages {
-    let bundle = StaticFile::immutable(
-        "text/javascript; charset=utf-8",
-        swagger_ui_file!("swagger-ui-bundle.js"),
-    );
-    let style = StaticFile::immutable(
-        "text/css; charset=utf-8",
-        swagger_ui_file!("swagger-ui.css"),
-    );
-    let start = StaticFile::immutable(
-        "text/javascript; charset=utf-8",
-        Asset::new(include_str!("swagger_ui/start.js")),
-    );
-    let bundle_path = format!("docs/{}.js", bundle.name());
-    let style_path = format!("docs/{}.css", style.name());
-    let start_path = format!("docs/{}.js", start.name());
-    let page = include_str!("swagger_ui/page.html")
-        .replace("{title}", &escape(document.title()))
-        .replace("{bundle}", &bundle_path)
-        .replace("{style}", &style_path)
-        .replace("{start}", &start_path);
-    let mut page = StaticFile::revalidated("text/html; charset=utf-8", Asset::new(page));
-    page.headers.insert(
-        header::CONTENT_SECURITY_POLICY,
-        content_security_policy(document.server_url()),
-    );
-    let json = Asset::new(document.to_text(DocumentFormat::Json));
-    let yaml = Asset::new(document.to_text(DocumentFormat::Yaml));
-
-    pages
-        .at("/docs", file(page))
-        .at(
-            "/docs/",
-            allowing("GET, HEAD", get(make_sync(|_| redirect("../docs")))),
-        )
-        .at(format!("/{bundle_path}"), file(bundle))
-        .at(format!("/{style_path}"), file(style))
-        .at(format!("/{start_path}"), file(start))
-        .at(
-            "/openapi.json",
-            file(StaticFile::revalidated("application/json", json)),
-        )
-        .at(
-            "/openapi.yaml",
-            file(StaticFile::revalidated("application/yaml", yaml)),
-        )
 }
 
 fn file(file: StaticFile) -> impl Endpoint {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use http_body_util::{BodyExt, combinators::BoxBody};
+use http_body_util::combinators::BoxBody;
 use hyper::{
     body::{Body as _, Bytes, Incoming},
     rt::Executor,
@@ -21,7 +21,6 @@ use hyper::{
 use hyper_util::rt::TokioTimer;
 use pin_project_lite::pin_project;
 use poem::{
-    Body,
     http::{HeaderValue, Request, Response, Version, header, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
@@ -281,9 +280,7 @@ impl Service {
         )
             .into();
         if has_body {
-            let incoming = request.take_body().into();
-            let body = RequestBody::new(incoming, Arc::clone(exchange));
-            request.set_body(Body::from(body.boxed()));
+            RequestBody::limit(&mut request, exchange);
         }
         request
     }

@@ -368,6 +368,18 @@ impl MadeApi {
 }
 
 #[tokio::test]
+async fn configured_hanko_is_that_of_dev_too() {
+    let app = hello().configure_hanko(|builder| {
+        builder
+            .cookie_name("mine")
+            .trusted_origins(["https://app.example".to_owned()])
+    });
+    let server = app.bind_dev(config(&[])).await.unwrap();
+    assert_eq!(server.hanko().cookie_name(), "mine");
+    assert!(server.hanko().trusts_origin("https://app.example"));
+}
+
+#[tokio::test]
 async fn api_is_made_once_and_not_for_its_document() {
     let count = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&count);

@@ -90,7 +90,7 @@ impl HankoConfig {
         if let Some(issuer) = &self.issuer {
             builder = builder.issuer(issuer);
         }
-        builder.cookie_name(&self.cookie_name)
+        builder
     }
 
     /// Applies this section to a builder.

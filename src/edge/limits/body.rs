@@ -7,11 +7,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, combinators::BoxBody};
 use hyper::{
     body::{Body, Bytes, Frame, SizeHint},
     http::{HeaderMap, Response, StatusCode},
 };
+use poem::Request;
 
 use super::{
     SMALL_BODY,
@@ -39,7 +40,14 @@ pub(crate) struct RequestBody {
 }
 
 impl RequestBody {
-    pub(crate) fn new(incoming: BoxBody<Bytes, io::Error>, exchange: Arc<Exchange>) -> Self {
+    /// Puts the body of a request within the limits of its exchange.
+    pub(crate) fn limit(request: &mut Request, exchange: &Arc<Exchange>) {
+        let incoming = request.take_body().into();
+        let body = Self::new(incoming, Arc::clone(exchange));
+        request.set_body(poem::Body::from(body.boxed()));
+    }
+
+    fn new(incoming: BoxBody<Bytes, io::Error>, exchange: Arc<Exchange>) -> Self {
         Self {
             incoming,
             exchange,
