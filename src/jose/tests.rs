@@ -2,6 +2,7 @@
 
 mod fuzz;
 mod key_sets;
+mod published;
 mod unusable_keys;
 mod vectors;
 
