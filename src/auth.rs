@@ -1,15 +1,20 @@
-//! Authenticates Poem requests: extracts the credentials, and turns errors into responses.
+//! Authenticates Poem requests: extracts the credentials, checks guards, and turns errors into responses.
 
 mod challenge;
 mod credentials;
+pub(crate) mod documented;
 mod extractor;
+mod guard;
 mod rejection;
+mod requirement;
 
 pub use challenge::Challenge;
 #[cfg(feature = "server")]
 pub(crate) use credentials::comes_from_trusted_page;
 pub use extractor::{
-    BEARER_SCHEME, COOKIE_SCHEME, HankoAuth, LiveHankoAuth, OptionalHankoAuth, authenticate,
-    authenticate_live,
+    BEARER_SCHEME, COOKIE_SCHEME, HankoAuth, OptionalHankoAuth, Require, Required, authenticate,
+    require,
 };
+pub use guard::{AnyOf, Fresh, Guard, Live, Passkey, SecondFactor, StrongSignIn, VerifiedEmail};
 pub use rejection::Rejection;
+pub use requirement::{ClaimRequirement, Requirement, ScopeRequirement, Unmet};

@@ -14,6 +14,7 @@ mod clock;
 )]
 mod edge;
 mod hanko;
+mod interned;
 mod jose;
 mod keys;
 #[cfg_attr(
@@ -31,8 +32,7 @@ pub mod testing;
 
 // Protect a route.
 pub use auth::{
-    BEARER_SCHEME, COOKIE_SCHEME, Challenge, HankoAuth, LiveHankoAuth, OptionalHankoAuth,
-    Rejection, authenticate, authenticate_live,
+    BEARER_SCHEME, COOKIE_SCHEME, Challenge, HankoAuth, OptionalHankoAuth, Rejection, authenticate,
 };
 pub use hanko::{
     AuthenticateError, BuildError, ClaimError, DEFAULT_COOKIE_NAME, DEFAULT_LEEWAY,
@@ -42,6 +42,12 @@ pub use hanko::{
 };
 pub use jose::{NumericDate, TokenError};
 pub use keys::{FetchError, FetchPolicy, KeySetError, KeySetStatus};
+
+// Require more than a session.
+pub use auth::{
+    AnyOf, ClaimRequirement, Fresh, Guard, Live, Passkey, Require, Required, Requirement,
+    ScopeRequirement, SecondFactor, StrongSignIn, Unmet, VerifiedEmail, require,
+};
 
 // Receive events, and revoke sessions.
 pub use hanko::{

@@ -74,6 +74,12 @@ problem_types! {
     /// 403: a cookie was sent with an unsafe request from another site.
     CROSS_SITE_REQUEST = 403 "/problems/cross-site-request", "Cross-site request",
         "A session cookie is accepted for this method only from a trusted origin.";
+    /// 403: the session lacks a permission that a guard requires.
+    INSUFFICIENT_PERMISSION = 403 "/problems/insufficient-permission", "Insufficient permission",
+        "The session does not have what this operation requires.";
+    /// 401: a guard requires a more recent or a stronger sign-in.
+    SIGN_IN_TOO_OLD = 401 "/problems/sign-in-too-old", "Sign in again",
+        "This operation requires a more recent or a stronger sign-in.";
     /// 503: what is needed to authenticate is unavailable.
     AUTHENTICATION_UNAVAILABLE = 503 "/problems/authentication-unavailable", "Authentication unavailable",
         "Sessions cannot be verified at the moment. Try again later.";
@@ -138,6 +144,11 @@ impl ProblemType {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
+    /// Returns the HTTP status, in constants too.
+    pub(crate) const fn status_code(self) -> u16 {
+        self.status
+    }
+
     /// Returns the last segment of the URI.
     pub fn slug(self) -> &'static str {
         self.uri.rsplit('/').next().unwrap_or(self.uri)
@@ -194,7 +205,7 @@ impl ProblemType {
 /// A problem (RFC 9457 section 3.1). It holds nothing of the request and nothing internal.
 #[derive(Clone, Debug, Object)]
 pub struct Problem {
-    /// A URI reference that identifies the kind of problem. See the README for the list.
+    /// A URI reference that identifies the kind of problem.
     #[oai(rename = "type")]
     kind: String,
     /// A short summary of the kind of problem.

@@ -7,7 +7,8 @@ use crate::jose::TokenError;
 /// What the client is told about its credentials.
 ///
 /// A challenge contains nothing of the request, so nothing can be injected into it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Challenge {
     /// No credentials were sent: there is no error code (RFC 6750 section 3.1).
     Bearer,
@@ -17,11 +18,25 @@ pub enum Challenge {
     InvalidToken(TokenError),
     /// The session of the token has ended.
     SessionEnded,
+    /// The session lacks a permission: `insufficient_scope` (RFC 6750 section 3.1).
+    InsufficientScope {
+        /// What completes the sentence "requires …".
+        requires: String,
+        /// The scopes that are needed.
+        scope: Option<String>,
+    },
+    /// Another sign-in is needed: `insufficient_user_authentication` (RFC 9470 section 3).
+    InsufficientUserAuthentication {
+        /// What completes the sentence "requires …".
+        requires: String,
+        /// How many seconds ago the sign-in may have been.
+        max_age: Option<u64>,
+    },
 }
 
 impl Challenge {
     /// Returns the value of the header.
-    pub fn header_value(self) -> HeaderValue {
+    pub fn header_value(&self) -> HeaderValue {
         match self {
             Self::Bearer => HeaderValue::from_static("Bearer"),
             Self::InvalidRequest => HeaderValue::from_static(
@@ -37,6 +52,42 @@ impl Challenge {
                 ))
                 .unwrap_or(HeaderValue::from_static(r#"Bearer error="invalid_token""#))
             }
+            Self::InsufficientScope { requires, scope } => {
+                let scope = scope.as_ref().map(|scope| ("scope", scope.clone()));
+                error_with("insufficient_scope", requires, scope)
+            }
+            Self::InsufficientUserAuthentication { requires, max_age } => {
+                let max_age = max_age.map(|seconds| ("max_age", seconds.to_string()));
+                error_with("insufficient_user_authentication", requires, max_age)
+            }
         }
     }
+
+    /// Sets what is required, if the challenge says so.
+    pub(super) fn requiring(mut self, text: String) -> Self {
+        if let Self::InsufficientScope { requires, .. }
+        | Self::InsufficientUserAuthentication { requires, .. } = &mut self
+        {
+            *requires = text;
+        }
+        self
+    }
+}
+
+fn error_with(
+    code: &'static str,
+    requires: &str,
+    parameter: Option<(&str, String)>,
+) -> HeaderValue {
+    let mut text = format!(r#"Bearer error="{code}", error_description="requires "#);
+    // The characters that RFC 6750 section 3 allows here.
+    text.extend(requires.chars().map(|character| match character {
+        ' ' | '!' | '#'..='[' | ']'..='~' => character,
+        _ => '?',
+    }));
+    text.push('"');
+    if let Some((name, value)) = parameter {
+        text.push_str(&format!(r#", {name}="{value}""#));
+    }
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("Bearer"))
 }

@@ -1,17 +1,25 @@
 //! The security schemes as handler parameters.
 
 use std::{
+    fmt,
+    marker::PhantomData,
     ops::Deref,
     sync::{Arc, LazyLock},
 };
 
-use poem::{Request, RequestBody};
+use poem::{Endpoint, Middleware, PathPattern, Request, RequestBody};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
     registry::{MetaSecurityScheme, Registry},
 };
 
-use super::{credentials::Credentials, rejection::Rejection};
+use super::{
+    credentials::Credentials,
+    documented,
+    guard::Guard,
+    rejection::Rejection,
+    requirement::{Outcome, Rule},
+};
 use crate::{
     clock::SystemClock,
     hanko::{DEFAULT_COOKIE_NAME, Hanko, Session},
@@ -23,24 +31,35 @@ pub const BEARER_SCHEME: &str = "bearer";
 /// The name of the cookie scheme in the OpenAPI document.
 pub const COOKIE_SCHEME: &str = "cookie";
 
-/// Requires a session. Make it the first parameter of a handler, so that a request is authenticated before anything else of
-/// it is read.
+/// Requires a session, and what a [`Guard`] requires beyond it. Make it the first parameter of a handler, so that a request is
+/// authenticated before anything else of it is read.
 ///
 /// The routes need a [`Hanko`] in their data: `.data(hanko)`.
 ///
 /// # Errors
-/// [`Rejection`]
-#[derive(Clone, Debug)]
-pub struct HankoAuth(Session);
+/// [`Rejection`]. A handler that has a guard and declares its body before it responds with 500.
+pub struct HankoAuth<G = ()>(Session, PhantomData<fn() -> G>);
 
-impl HankoAuth {
+impl<G> HankoAuth<G> {
     /// Returns the session.
     pub fn into_session(self) -> Session {
         self.0
     }
 }
 
-impl Deref for HankoAuth {
+impl<G> Clone for HankoAuth<G> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone(), PhantomData)
+    }
+}
+
+impl<G> fmt::Debug for HankoAuth<G> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("HankoAuth").field(&self.0).finish()
+    }
+}
+
+impl<G> Deref for HankoAuth<G> {
     type Target = Session;
 
     fn deref(&self) -> &Session {
@@ -68,30 +87,6 @@ impl OptionalHankoAuth {
     }
 }
 
-/// Requires a session that Hanko confirms now, whatever is cached, in every [`SessionMode`](crate::hanko::SessionMode):
-/// for operations where a minute is too long, such as a payment or the deletion of an account. Each request waits for
-/// Hanko; without its answer the response is 503.
-///
-/// # Errors
-/// As a parameter it fails with a [`Rejection`].
-#[derive(Clone, Debug)]
-pub struct LiveHankoAuth(Session);
-
-impl LiveHankoAuth {
-    /// Returns the session.
-    pub fn into_session(self) -> Session {
-        self.0
-    }
-}
-
-impl Deref for LiveHankoAuth {
-    type Target = Session;
-
-    fn deref(&self) -> &Session {
-        &self.0
-    }
-}
-
 /// Authenticates a request as [`OptionalHankoAuth`] does, for handlers and middleware of plain Poem. Returns `None` if the
 /// request has no credential.
 ///
@@ -103,14 +98,102 @@ pub async fn authenticate(request: &Request) -> Result<Option<Session>, Rejectio
         .inspect_err(|rejection| log(request, rejection))
 }
 
-/// Authenticates a request as [`LiveHankoAuth`] does.
+/// Requires a session and a [`Guard`], as [`HankoAuth`] does, for handlers of plain Poem. [`Require`] does the same for a
+/// whole tree of routes.
+///
+/// ```
+/// use poem::{Request, handler};
+/// use poem_hanko::{VerifiedEmail, require};
+///
+/// #[handler]
+/// async fn newsletter(request: &Request) -> poem::Result<String> {
+///     let session = require::<VerifiedEmail>(request).await?;
+///     Ok(format!("subscribed: {}", session.user_id()))
+/// }
+/// ```
 ///
 /// # Errors
-/// A [`Rejection`].
-pub async fn authenticate_live(request: &Request) -> Result<Session, Rejection> {
-    try_authenticate_live(request)
+/// [`Rejection`], which converts into a `poem::Error`.
+pub async fn require<G: Guard>(request: &Request) -> Result<Session, Rejection> {
+    try_require(request, &G::REQUIRES.0)
         .await
         .inspect_err(|rejection| log(request, rejection))
+}
+
+/// Requires a session and a [`Guard`] for every route below. Handlers find the [`Session`] in the request's data.
+///
+/// ```
+/// use poem::{EndpointExt, Route, get, handler, web::Data};
+/// use poem_hanko::{Guard, Hanko, Require, Requirement, Session};
+///
+/// struct Admin;
+///
+/// impl Guard for Admin {
+///     const REQUIRES: Requirement = Requirement::claim("role").equals("admin");
+/// }
+///
+/// #[handler]
+/// fn statistics(session: Data<&Session>) -> String {
+///     format!("for {}", session.user_id())
+/// }
+///
+/// fn app(hanko: Hanko) -> impl poem::Endpoint {
+///     let admin = Route::new().at("/statistics", get(statistics)).with(Require::<Admin>::new());
+///     Route::new().nest("/admin", admin).data(hanko)
+/// }
+/// ```
+pub struct Require<G = ()>(PhantomData<fn() -> G>);
+
+/// The endpoint that [`Require`] makes.
+pub struct Required<E, G> {
+    inner: E,
+    guard: PhantomData<fn() -> G>,
+}
+
+impl<G: Guard> Require<G> {
+    /// Returns the middleware.
+    pub fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<G: Guard> Default for Require<G> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<G> fmt::Debug for Require<G> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Require").finish()
+    }
+}
+
+impl<E, G> fmt::Debug for Required<E, G> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Required").finish_non_exhaustive()
+    }
+}
+
+impl<E: Endpoint, G: Guard> Middleware<E> for Require<G> {
+    type Output = Required<E, G>;
+
+    fn transform(&self, inner: E) -> Required<E, G> {
+        Required {
+            inner,
+            guard: PhantomData,
+        }
+    }
+}
+
+impl<E: Endpoint, G: Guard> Endpoint for Required<E, G> {
+    type Output = E::Output;
+
+    async fn call(&self, mut request: Request) -> poem::Result<E::Output> {
+        let session = require::<G>(&request).await?;
+        request.set_data(session);
+        self.inner.call(request).await
+    }
 }
 
 fn log(request: &Request, rejection: &Rejection) {
@@ -132,57 +215,97 @@ async fn try_authenticate(request: &Request) -> Result<Option<Session>, Rejectio
     }
 }
 
-async fn try_authenticate_live(request: &Request) -> Result<Session, Rejection> {
+async fn try_require(request: &Request, rule: &Rule<'_>) -> Result<Session, Rejection> {
     let hanko: &Hanko = request.data().ok_or(Rejection::NotConfigured)?;
     let credentials = Credentials::from_request(request.method(), request.headers(), hanko)?
         .ok_or(Rejection::MissingCredentials)?;
-    Ok(hanko.authenticate_live(credentials.token()).await?)
-}
-
-async fn require_session(request: &Request) -> Result<Session, Rejection> {
-    authenticate(request).await?.ok_or_else(|| {
-        let rejection = Rejection::MissingCredentials;
-        log(request, &rejection);
-        rejection
-    })
-}
-
-/// Makes a type a handler parameter that documents both security schemes as alternatives. `derive(SecurityScheme)` tries the
-/// next scheme after any error, so a valid cookie would be used instead of an invalid Bearer token.
-macro_rules! security_scheme {
-    ($name:ident, optional: $optional:literal, $authenticate:path) => {
-        impl<'a> ApiExtractor<'a> for $name {
-            const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
-
-            type ParamType = ();
-            type ParamRawType = ();
-
-            fn register(registry: &mut Registry) {
-                register_schemes(registry);
-            }
-
-            fn security_schemes() -> Vec<&'static str> {
-                vec![BEARER_SCHEME, COOKIE_SCHEME]
-            }
-
-            fn has_security_fallback() -> bool {
-                $optional
-            }
-
-            async fn from_request(
-                request: &'a Request,
-                _body: &mut RequestBody,
-                _options: ExtractParamOptions<()>,
-            ) -> poem::Result<Self> {
-                Ok(Self($authenticate(request).await?))
-            }
-        }
+    let token = credentials.token();
+    let is_live = rule.is_always_live();
+    let session = if is_live {
+        Box::pin(hanko.authenticate_live(token)).await?
+    } else {
+        hanko.authenticate(token).await?
     };
+    match rule.evaluate(&session, is_live) {
+        Outcome::Met => Ok(session),
+        Outcome::IfLive => Ok(Box::pin(hanko.authenticate_live(token)).await?),
+        Outcome::Unmet(unmet) => Err(Rejection::GuardNotMet(unmet)),
+    }
 }
 
-security_scheme!(HankoAuth, optional: false, require_session);
-security_scheme!(LiveHankoAuth, optional: false, authenticate_live);
-security_scheme!(OptionalHankoAuth, optional: true, authenticate);
+/// Rejects a request whose body has been read, so that a mistake in the order of the parameters is found at once.
+fn reject_read_body(request: &Request, body: &RequestBody) -> Result<(), Rejection> {
+    if body.is_some() {
+        return Ok(());
+    }
+    let path = request
+        .data::<PathPattern>()
+        .map_or(request.uri().path(), |pattern| &*pattern.0);
+    let rejection = Rejection::BodyReadBeforeGuard {
+        operation: format!("{} {path}", request.method()),
+    };
+    log(request, &rejection);
+    Err(rejection)
+}
+
+// `derive(SecurityScheme)` tries the next scheme after any error, so a valid cookie would be used instead of an invalid Bearer
+// token. Written by hand, both schemes are alternatives in the document and one credential is examined.
+impl<'a, G: Guard> ApiExtractor<'a> for HankoAuth<G> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        register_schemes(registry);
+    }
+
+    fn security_schemes() -> Vec<&'static str> {
+        let marker = documented::marker(&G::REQUIRES);
+        [BEARER_SCHEME, COOKIE_SCHEME]
+            .into_iter()
+            .chain(marker)
+            .collect()
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        if !G::REQUIRES.0.is_empty() {
+            reject_read_body(request, body)?;
+        }
+        Ok(Self(require::<G>(request).await?, PhantomData))
+    }
+}
+
+impl<'a> ApiExtractor<'a> for OptionalHankoAuth {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        register_schemes(registry);
+    }
+
+    fn security_schemes() -> Vec<&'static str> {
+        vec![BEARER_SCHEME, COOKIE_SCHEME]
+    }
+
+    fn has_security_fallback() -> bool {
+        true
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        _body: &mut RequestBody,
+        _options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        Ok(Self(authenticate(request).await?))
+    }
+}
 
 fn register_schemes(registry: &mut Registry) {
     registry.create_security_scheme(

@@ -8,7 +8,7 @@ use poem::{
     http::{StatusCode, header::WWW_AUTHENTICATE},
 };
 
-use super::challenge::Challenge;
+use super::{challenge::Challenge, requirement::Unmet};
 use crate::{
     hanko::AuthenticateError,
     jose::TokenError,
@@ -40,6 +40,17 @@ pub enum Rejection {
         /// After this time it may be worth trying again.
         retry_after: Duration,
     },
+    /// The session does not meet a guard.
+    #[error("requires {0}")]
+    GuardNotMet(Unmet),
+    /// A guarded handler declares its body before the guard.
+    #[error(
+        "{operation} reads the body before it checks the guard: declare the guard before the body"
+    )]
+    BodyReadBeforeGuard {
+        /// The method and the path of the operation.
+        operation: String,
+    },
     /// The application did not put a [`Hanko`](crate::Hanko) into the data of its routes.
     #[error("no `Hanko` in the request's data: add `.data(hanko)` to the routes")]
     NotConfigured,
@@ -57,24 +68,36 @@ impl From<AuthenticateError> for Rejection {
 
 impl Rejection {
     fn to_response(&self) -> Response {
-        let (problem_type, challenge) = match self {
-            Self::MissingCredentials => (ProblemType::MISSING_CREDENTIALS, Some(Challenge::Bearer)),
+        let (problem, challenge) = match self {
+            Self::MissingCredentials => (
+                ProblemType::MISSING_CREDENTIALS.into(),
+                Some(Challenge::Bearer),
+            ),
             Self::InvalidToken(error) => (
-                ProblemType::INVALID_TOKEN,
+                ProblemType::INVALID_TOKEN.into(),
                 Some(Challenge::InvalidToken(*error)),
             ),
-            Self::SessionEnded => (ProblemType::INVALID_TOKEN, Some(Challenge::SessionEnded)),
+            Self::SessionEnded => (
+                ProblemType::INVALID_TOKEN.into(),
+                Some(Challenge::SessionEnded),
+            ),
             Self::AmbiguousCredentials => (
-                ProblemType::AMBIGUOUS_CREDENTIALS,
+                ProblemType::AMBIGUOUS_CREDENTIALS.into(),
                 Some(Challenge::InvalidRequest),
             ),
-            Self::CrossSiteRequest => (ProblemType::CROSS_SITE_REQUEST, None),
+            Self::CrossSiteRequest => (ProblemType::CROSS_SITE_REQUEST.into(), None),
+            Self::GuardNotMet(unmet) => (
+                Problem::from(unmet.problem_type()).with_detail(format!("Requires {unmet}.")),
+                unmet.challenge().cloned(),
+            ),
             Self::Unavailable { retry_after } => {
                 return Unavailable::from(*retry_after).into_response();
             }
-            Self::NotConfigured => (ProblemType::INTERNAL_ERROR, None),
+            Self::NotConfigured | Self::BodyReadBeforeGuard { .. } => {
+                (ProblemType::INTERNAL_ERROR.into(), None)
+            }
         };
-        let mut response = Problem::from(problem_type).into_response();
+        let mut response = Problem::into_response(problem);
         if let Some(challenge) = challenge {
             response
                 .headers_mut()

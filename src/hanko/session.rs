@@ -1,8 +1,10 @@
 //! The proof that a request was authenticated.
 
 use std::{
+    borrow::Cow,
     fmt,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -101,6 +103,13 @@ impl Session {
         self.verified().registered().issued_at
     }
 
+    /// Returns how long ago the token was issued, which Hanko does at each sign-in: zero if `iat` is in the future. Returns
+    /// `None` if the token has no `iat`, or if the [`Hanko`](super::Hanko) that authenticated the session no longer exists.
+    pub fn age(&self) -> Option<Duration> {
+        let now = self.hanko()?.now().since_epoch();
+        Some(now.saturating_sub(self.issued_at()?.since_epoch()))
+    }
+
     /// Returns when the token expires.
     pub fn expires_at(&self) -> NumericDate {
         self.verified().registered().expires_at
@@ -159,16 +168,20 @@ impl Session {
     /// # Errors
     /// [`ClaimError`] if the claim has another form.
     pub fn claim<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, ClaimError> {
-        let read = |claims: &Map<String, Value>| match find(claims, name) {
+        self.read_claim(name, |claim| match claim {
             None | Some(Value::Null) => Ok(None),
             Some(value) => claim_reader::read_one(name, value).map(Some),
-        };
+        })
+    }
+
+    /// Calls `read` with one claim, which is named as for [`claim`](Self::claim).
+    pub(crate) fn read_claim<R>(&self, name: &str, read: impl FnOnce(Option<&Value>) -> R) -> R {
         let custom = self.custom_claims();
-        if custom.contains_key(&first_segment(name)) {
-            return read(custom);
+        if custom.contains_key(&*first_segment(name)) {
+            return read(find(custom, name));
         }
         // Absent, or a claim that is kept in another form.
-        read(&self.all_claims())
+        read(find(&self.all_claims(), name))
     }
 
     /// Decodes the Claims Set from the token, which was verified.
@@ -211,20 +224,23 @@ impl Session {
 }
 
 /// Returns the name of the claim that `name` is about: itself, or the first segment of a JSON Pointer.
-fn first_segment(name: &str) -> String {
+fn first_segment(name: &str) -> Cow<'_, str> {
     match name.strip_prefix('/') {
-        None => name.to_owned(),
+        None => Cow::Borrowed(name),
         Some(pointer) => {
             let first = pointer.split('/').next().unwrap_or_default();
+            if !first.contains('~') {
+                return Cow::Borrowed(first);
+            }
             // RFC 6901 section 4, in this order.
-            first.replace("~1", "/").replace("~0", "~")
+            Cow::Owned(first.replace("~1", "/").replace("~0", "~"))
         }
     }
 }
 
 /// Returns the claim of this name, or the value at this JSON Pointer.
 fn find<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
-    let claim = claims.get(&first_segment(name))?;
+    let claim = claims.get(&*first_segment(name))?;
     match name.strip_prefix('/').and_then(|rest| rest.find('/')) {
         // One for the slash that was removed.
         Some(end) => claim.pointer(&name[end + 1..]),

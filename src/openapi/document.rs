@@ -75,6 +75,9 @@ impl Document {
             "example": "6f1a40f50d2b4d2c9c530e6f2f4354b2",
         }});
         tidy_schemas(&mut document["components"]["schemas"]);
+        if let Some(member) = document.pointer_mut("/components/schemas/Problem/properties/type") {
+            list_problem_types(member, &problem_types);
+        }
         Self(document)
     }
 
@@ -137,6 +140,22 @@ fn operations_mut(document: &mut Value) -> impl Iterator<Item = &mut Map<String,
     objects_mut(&mut document["paths"])
         .flat_map(|path| path.values_mut())
         .filter_map(Value::as_object_mut)
+}
+
+/// Lists the known problem types without making them a closed enum, which would break clients with each new type.
+fn list_problem_types(member: &mut Value, problem_types: &[ProblemType]) {
+    let mut description =
+        "A URI reference that identifies the kind of problem. New kinds may be added. The known ones:\n".to_owned();
+    for problem_type in problem_types {
+        description.push_str(&format!(
+            "\n- `{}`: {} ({})",
+            problem_type.uri(),
+            problem_type.title(),
+            problem_type.status().as_u16()
+        ));
+    }
+    member["description"] = json!(description);
+    member["x-extensible-enum"] = problem_types.iter().map(|known| known.uri()).collect();
 }
 
 /// Declares the headers that every response has, and removes empty members that Poem writes.

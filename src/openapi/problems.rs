@@ -1,11 +1,6 @@
 //! What operations document about their errors.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fmt,
-    marker::PhantomData,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::HashMap, fmt, marker::PhantomData};
 
 use poem::{endpoint::BoxEndpoint, http::Method};
 use poem_openapi::{
@@ -17,7 +12,11 @@ use poem_openapi::{
 };
 
 use crate::{
-    auth::{BEARER_SCHEME, COOKIE_SCHEME},
+    auth::{
+        BEARER_SCHEME, COOKIE_SCHEME, Requirement,
+        documented::{self, Requirements},
+    },
+    interned::intern,
     problem::{CONTENT_TYPE_PROBLEM, Problem, ProblemType},
 };
 
@@ -31,14 +30,18 @@ pub struct WithProblems<A>(pub A);
 
 impl<A: OpenApi> OpenApi for WithProblems<A> {
     fn meta() -> Vec<MetaApi> {
-        let mut apis = A::meta();
+        let (mut apis, requirements) = documented::collect(A::meta);
         let operations = apis
             .iter_mut()
             .flat_map(|api| &mut api.paths)
             .flat_map(|path| &mut path.operations);
         for operation in operations {
+            let required = take_requirements(operation, &requirements);
             for problem_type in problems_of(operation) {
                 document(&mut operation.responses.responses, problem_type);
+            }
+            for requirement in required {
+                document_requirement(operation, requirement);
             }
             operation
                 .responses
@@ -55,6 +58,34 @@ impl<A: OpenApi> OpenApi for WithProblems<A> {
 
     fn add_routes(self, routes: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {
         self.0.add_routes(routes);
+    }
+}
+
+/// Removes the markers of guards from the security of an operation, and returns what they stand for.
+fn take_requirements<'a>(
+    operation: &mut MetaOperation,
+    requirements: &'a Requirements,
+) -> Vec<&'a Requirement> {
+    let mut taken = Vec::new();
+    operation.security.retain(|alternative| {
+        let requirement = alternative
+            .keys()
+            .find_map(|scheme| requirements.of_marker(scheme));
+        taken.extend(requirement);
+        requirement.is_none()
+    });
+    taken
+}
+
+fn document_requirement(operation: &mut MetaOperation, requirement: &Requirement) {
+    let sentence = format!("Requires {}.", requirement.rule());
+    operation.description = Some(intern(match operation.description {
+        None => sentence,
+        Some(description) => format!("{description}\n\n{sentence}"),
+    }));
+    for problem_type in requirement.rule().problem_types() {
+        problem_type.remember();
+        document(&mut operation.responses.responses, problem_type);
     }
 }
 
@@ -112,7 +143,10 @@ fn document(responses: &mut Vec<MetaResponse>, problem_type: ProblemType) {
         .iter()
         .any(|content| content.content_type == CONTENT_TYPE_PROBLEM);
     if is_problem {
-        response.description = add_problem_type(response.description, problem_type);
+        response.description = add_problem_type(
+            add_text(response.description, added.description),
+            problem_type,
+        );
         for header in added.headers {
             if response
                 .headers
@@ -142,41 +176,43 @@ fn response_of(problem_type: ProblemType) -> MetaResponse {
         deprecated: false,
         schema,
     };
+    // Not required anywhere, since a 400 or 403 may come without one, and some generators need one type for all responses.
+    let challenge = || {
+        vec![header(
+            "WWW-Authenticate",
+            false,
+            "The challenge (RFC 6750, RFC 9470): `Bearer`, with `error` and `error_description` where a credential was sent. \
+             Every 401 has one.",
+            String::schema_ref(),
+        )]
+    };
+    let retry_after = || {
+        vec![header(
+            "Retry-After",
+            true,
+            "Seconds to wait before another attempt.",
+            u32::schema_ref(),
+        )]
+    };
     let (description, headers) = match problem_type {
         ProblemType::MISSING_CREDENTIALS | ProblemType::INVALID_TOKEN => (
             "No credential was sent, or the session token is not valid.",
-            vec![header(
-                "WWW-Authenticate",
-                true,
-                "The challenge (RFC 6750): `Bearer`, with `error` and `error_description` where a token was sent.",
-                String::schema_ref(),
-            )],
+            challenge(),
         ),
         ProblemType::AMBIGUOUS_CREDENTIALS => (
-            "Several credentials were sent where one is allowed, or the request is malformed.",
-            vec![header(
-                "WWW-Authenticate",
-                // Only the first of the two comes with a challenge.
-                false,
-                "The challenge (RFC 6750): `Bearer error=\"invalid_request\"`.",
-                String::schema_ref(),
-            )],
+            "Several credentials were sent where one is allowed.",
+            challenge(),
         ),
-        ProblemType::AUTHENTICATION_UNAVAILABLE
-        | ProblemType::OVERLOADED
-        | ProblemType::HANDLER_TIMEOUT => (
-            if problem_type == ProblemType::AUTHENTICATION_UNAVAILABLE {
-                "What is needed to verify sessions is unavailable, or the service is too busy."
-            } else {
-                "The service is too busy, or took too long."
-            },
-            vec![header(
-                "Retry-After",
-                true,
-                "Seconds to wait before another attempt.",
-                u32::schema_ref(),
-            )],
+        ProblemType::INSUFFICIENT_PERMISSION | ProblemType::SIGN_IN_TOO_OLD => {
+            (problem_type.default_detail(), challenge())
+        }
+        ProblemType::AUTHENTICATION_UNAVAILABLE => (
+            "What is needed to verify sessions is unavailable.",
+            retry_after(),
         ),
+        ProblemType::OVERLOADED | ProblemType::HANDLER_TIMEOUT => {
+            ("The service is too busy, or took too long.", retry_after())
+        }
         other => (other.default_detail(), vec![]),
     };
     MetaResponse {
@@ -212,24 +248,23 @@ fn add_problem_type(description: &'static str, problem_type: ProblemType) -> &'s
     intern(format!("{text}{LIST}{}.", uris.join(", ")))
 }
 
+/// Adds the text of another description before the list of problem types, unless it is there.
+fn add_text(description: &'static str, added: &'static str) -> &'static str {
+    let (text, _) = split_problem_types(description);
+    let (added, _) = split_problem_types(added);
+    if text.contains(added) {
+        return description;
+    }
+    let list = &description[text.len()..];
+    intern(format!("{text} {added}{list}"))
+}
+
 /// Returns a description without its list of problem types, and the URIs in that list.
 pub(crate) fn split_problem_types(description: &str) -> (&str, Vec<&str>) {
     match description.rsplit_once(LIST) {
         None => (description, Vec::new()),
         Some((text, uris)) => (text, uris.trim_end_matches('.').split(", ").collect()),
     }
-}
-
-/// Returns the text as one that lives as long as the process, which Poem's metadata demand. Each text is kept once.
-fn intern(text: String) -> &'static str {
-    static TEXTS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
-    let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = texts.get(text.as_str()) {
-        return known;
-    }
-    let text: &'static str = Box::leak(text.into_boxed_str());
-    texts.insert(text);
-    text
 }
 
 /// Problem types that an operation returns and documents, see [`ProblemOf`].

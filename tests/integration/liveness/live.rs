@@ -1,7 +1,7 @@
-//! `LiveHankoAuth`: Hanko is asked now.
+//! `HankoAuth<Live>`: Hanko is asked now.
 
 use poem::{EndpointExt, Route, test::TestClient};
-use poem_hanko::{AuthenticateError, LiveHankoAuth, SessionMode, WithProblems, testing::Fault};
+use poem_hanko::{AuthenticateError, HankoAuth, Live, SessionMode, WithProblems, testing::Fault};
 use poem_openapi::{OpenApi, OpenApiService, payload::PlainText};
 
 use super::{SECOND, Scene, TTL};
@@ -118,7 +118,7 @@ struct Api;
 impl Api {
     /// Pay
     #[oai(path = "/pay", method = "post", operation_id = "pay")]
-    async fn pay(&self, auth: LiveHankoAuth) -> PlainText<String> {
+    async fn pay(&self, auth: HankoAuth<Live>) -> PlainText<String> {
         PlainText(auth.user_id().to_string())
     }
 }

@@ -1,0 +1,637 @@
+//! What a guard requires of a session, as data: one place evaluates it, another documents it.
+
+use std::fmt::{self, Display};
+
+use poem::http::StatusCode;
+use serde_json::{Number, Value};
+
+use super::challenge::Challenge;
+use crate::{hanko::Session, problem::ProblemType};
+
+/// Numbers below this have one representation as an IEEE 754 double, so two of them are equal only if their texts are
+/// (RFC 8259 section 6).
+const FIRST_INEXACT_NUMBER: f64 = 9_007_199_254_740_992.0;
+
+/// What a [`Guard`](super::Guard) requires of a session.
+///
+/// ```
+/// use poem_hanko::Requirement;
+///
+/// const ADMIN: Requirement = Requirement::claim("role").equals("admin");
+/// const CAN_EDIT: Requirement =
+///     Requirement::claim("/org/permissions").contains_any(&["notes:edit", "notes:admin"]);
+/// const CAN_READ: Requirement = Requirement::scope("scope").contains_all(&["notes:read"]);
+/// const STAFF: Requirement = Requirement::that("an address at acme.example", |session| {
+///     session.email().is_some_and(|email| email.is_verified && email.address.ends_with("@acme.example"))
+/// });
+/// ```
+///
+/// [`that`](Self::that) reads what Hanko put into the token, which never changes while the token is valid. Check what your
+/// own database knows in the handler.
+#[derive(Clone, Copy)]
+pub struct Requirement(pub(super) Rule<'static>);
+
+/// A requirement that may be made at run time.
+#[derive(Clone, Copy)]
+pub(crate) struct Rule<'a> {
+    test: Test<'a>,
+    /// Replaces the problem type of the rejection.
+    problem_type: Option<ProblemType>,
+}
+
+#[derive(Clone, Copy)]
+enum Test<'a> {
+    All(&'a [Rule<'a>]),
+    Any(&'a [Rule<'a>]),
+    /// Hanko confirms the session now.
+    Live,
+    VerifiedEmail,
+    SignedInWithin {
+        seconds: u64,
+    },
+    SignedInWith {
+        methods: &'static [&'static str],
+        name: &'static str,
+        label: &'static str,
+    },
+    Claim {
+        name: &'a str,
+        expected: Expected<'a>,
+    },
+    Custom {
+        text: &'static str,
+        is_met: fn(&Session) -> bool,
+    },
+}
+
+#[derive(Clone, Copy)]
+enum Expected<'a> {
+    String(&'a str),
+    Number(f64),
+    Boolean(bool),
+    Strings(Quantity, &'a [&'a str]),
+    Scopes(Quantity, &'static [&'static str]),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Quantity {
+    Any,
+    All,
+}
+
+/// A claim of which a [`Requirement`] is made. See [`Requirement::claim`].
+#[derive(Clone, Copy, Debug)]
+pub struct ClaimRequirement(&'static str);
+
+/// A claim with scopes of which a [`Requirement`] is made. See [`Requirement::scope`].
+#[derive(Clone, Copy, Debug)]
+pub struct ScopeRequirement(&'static str);
+
+impl Requirement {
+    /// Requires nothing beyond the session.
+    pub const NONE: Self = Self(Rule::all(&[]));
+
+    /// Begins a requirement of a claim. `name` is the name of the claim, or a JSON Pointer (RFC 6901) if it starts with `/`:
+    /// a name may contain dots.
+    ///
+    /// An absent claim and `null` meet no requirement.
+    pub const fn claim(name: &'static str) -> ClaimRequirement {
+        ClaimRequirement(name)
+    }
+
+    /// Begins a requirement of a claim that lists scopes: a string in which they are separated by single spaces
+    /// (RFC 8693 section 4.2), or an array of strings. `name` is as for [`claim`](Self::claim).
+    pub const fn scope(name: &'static str) -> ScopeRequirement {
+        ScopeRequirement(name)
+    }
+
+    /// Requires what a function decides. `text` completes the sentence "Requires …" in the document and in the rejection.
+    pub const fn that(text: &'static str, is_met: fn(&Session) -> bool) -> Self {
+        Self(Rule::new(Test::Custom { text, is_met }))
+    }
+
+    /// Sets the problem type of the rejection. Default: [`ProblemType::INSUFFICIENT_PERMISSION`], or
+    /// [`ProblemType::SIGN_IN_TOO_OLD`] if another sign-in would help.
+    ///
+    /// # Panics
+    /// If the status of the type is not 402 to 499: only authentication itself, and what another sign-in would help, reject
+    /// with 401. In a constant, this is an error of the compiler.
+    #[must_use]
+    pub const fn with_problem(mut self, problem_type: ProblemType) -> Self {
+        assert!(
+            problem_type.status_code() >= 402 && problem_type.status_code() <= 499,
+            "the problem type of a guard has a status from 402 to 499"
+        );
+        self.0.problem_type = Some(problem_type);
+        self
+    }
+}
+
+impl Requirement {
+    pub(crate) fn rule(&self) -> &Rule<'static> {
+        &self.0
+    }
+}
+
+impl ClaimRequirement {
+    /// Requires the claim to be this string: the same characters, in the same case, with nothing around them.
+    pub const fn equals(self, value: &'static str) -> Requirement {
+        self.expecting(Expected::String(value))
+    }
+
+    /// Requires the claim to be this number. Numbers compare by value: 3, 3.0 and 3e0 are equal.
+    ///
+    /// # Panics
+    /// If a number of this size cannot be compared exactly: its magnitude is 2^53 or more, or it is not finite. In a constant,
+    /// this is an error of the compiler.
+    pub const fn equals_number(self, value: f64) -> Requirement {
+        assert!(
+            value.abs() < FIRST_INEXACT_NUMBER,
+            "a number of 2^53 or more cannot be compared exactly"
+        );
+        self.expecting(Expected::Number(value))
+    }
+
+    /// Requires the claim to be this Boolean. The string `"true"` is none.
+    pub const fn equals_bool(self, value: bool) -> Requirement {
+        self.expecting(Expected::Boolean(value))
+    }
+
+    /// Requires the claim to be an array of strings, and of nothing else, with at least one of these values.
+    ///
+    /// # Panics
+    /// If `values` is empty. In a constant, this is an error of the compiler.
+    pub const fn contains_any(self, values: &'static [&'static str]) -> Requirement {
+        assert!(!values.is_empty(), "at least one value is needed");
+        self.expecting(Expected::Strings(Quantity::Any, values))
+    }
+
+    /// Requires the claim to be an array of strings, and of nothing else, with all of these values.
+    ///
+    /// # Panics
+    /// If `values` is empty. In a constant, this is an error of the compiler.
+    pub const fn contains_all(self, values: &'static [&'static str]) -> Requirement {
+        assert!(!values.is_empty(), "at least one value is needed");
+        self.expecting(Expected::Strings(Quantity::All, values))
+    }
+
+    const fn expecting(self, expected: Expected<'static>) -> Requirement {
+        Requirement(Rule::new(Test::Claim {
+            name: self.0,
+            expected,
+        }))
+    }
+}
+
+impl ScopeRequirement {
+    /// Requires at least one of these scopes.
+    ///
+    /// # Panics
+    /// If `scopes` is empty, or if one of them is not a scope (RFC 6749 section 3.3): it is empty, or contains a space, `"`,
+    /// `\` or something other than visible ASCII. In a constant, this is an error of the compiler.
+    pub const fn contains_any(self, scopes: &'static [&'static str]) -> Requirement {
+        self.expecting(Quantity::Any, scopes)
+    }
+
+    /// Requires all of these scopes.
+    ///
+    /// # Panics
+    /// As [`contains_any`](Self::contains_any).
+    pub const fn contains_all(self, scopes: &'static [&'static str]) -> Requirement {
+        self.expecting(Quantity::All, scopes)
+    }
+
+    const fn expecting(self, quantity: Quantity, scopes: &'static [&'static str]) -> Requirement {
+        assert!(!scopes.is_empty(), "at least one scope is needed");
+        let mut index = 0;
+        while index < scopes.len() {
+            assert!(
+                is_scope(scopes[index]),
+                "a scope is visible ASCII without `\"` and `\\`"
+            );
+            index += 1;
+        }
+        ClaimRequirement(self.0).expecting(Expected::Scopes(quantity, scopes))
+    }
+}
+
+/// Whether this is a `scope-token` (RFC 6749 section 3.3).
+const fn is_scope(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let mut index = 0;
+    while index < bytes.len() {
+        if !matches!(bytes[index], 0x21 | 0x23..=0x5B | 0x5D..=0x7E) {
+            return false;
+        }
+        index += 1;
+    }
+    !bytes.is_empty()
+}
+
+/// Whether a session meets a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Met,
+    /// It is met if Hanko confirms the session now.
+    IfLive,
+    Unmet(Unmet),
+}
+
+/// The requirement that a session does not meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unmet {
+    text: String,
+    problem_type: ProblemType,
+    challenge: Option<Challenge>,
+    label: &'static str,
+}
+
+impl Unmet {
+    /// Returns the problem type of the response.
+    pub fn problem_type(&self) -> ProblemType {
+        self.problem_type
+    }
+
+    /// Returns the challenge of the response: none if the problem type is an application's own with a status other than 403.
+    pub fn challenge(&self) -> Option<&Challenge> {
+        self.challenge.as_ref()
+    }
+
+    /// Returns the kind of guard: `verified-email`, `fresh`, `second-factor`, `passkey`, `strong-sign-in`, `claim`, `scope`,
+    /// `custom` or `any-of`.
+    pub fn guard(&self) -> &'static str {
+        self.label
+    }
+}
+
+impl Display for Unmet {
+    /// Completes the sentence "Requires …".
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.text)
+    }
+}
+
+impl<'a> Rule<'a> {
+    const fn new(test: Test<'a>) -> Self {
+        Self {
+            test,
+            problem_type: None,
+        }
+    }
+
+    pub(super) const fn all(rules: &'a [Self]) -> Self {
+        Self::new(Test::All(rules))
+    }
+
+    pub(super) const fn any(rules: &'a [Self]) -> Self {
+        Self::new(Test::Any(rules))
+    }
+
+    pub(super) const LIVE: Self = Self::new(Test::Live);
+    pub(super) const VERIFIED_EMAIL: Self = Self::new(Test::VerifiedEmail);
+
+    pub(super) const fn signed_in_within(seconds: u64) -> Self {
+        assert!(seconds > 0, "no sign-in is less than 0 seconds old");
+        Self::new(Test::SignedInWithin { seconds })
+    }
+
+    /// `name` completes the text "a sign-in with …".
+    pub(super) const fn signed_in_with(
+        methods: &'static [&'static str],
+        name: &'static str,
+        label: &'static str,
+    ) -> Self {
+        Self::new(Test::SignedInWith {
+            methods,
+            name,
+            label,
+        })
+    }
+
+    /// Whether no session meets the rule without a confirmation by Hanko.
+    pub(super) fn is_always_live(&self) -> bool {
+        match self.test {
+            Test::Live => true,
+            Test::All(rules) => rules.iter().any(Self::is_always_live),
+            Test::Any(rules) => !rules.is_empty() && rules.iter().all(Self::is_always_live),
+            _ => false,
+        }
+    }
+
+    /// Evaluates the rule. `is_live` says whether Hanko has just confirmed the session.
+    pub(super) fn evaluate(&self, session: &Session, is_live: bool) -> Outcome {
+        let is_met = match self.test {
+            Test::All(rules) => return self.evaluate_all(rules, session, is_live),
+            Test::Any(rules) => return self.evaluate_any(rules, session, is_live),
+            Test::Live if is_live => true,
+            Test::Live => return Outcome::IfLive,
+            Test::VerifiedEmail => session.email().is_some_and(|email| email.is_verified),
+            Test::SignedInWithin { seconds } => session
+                .age()
+                .is_some_and(|age| age.as_secs_f64() <= seconds_as_f64(seconds)),
+            Test::SignedInWith { methods, .. } => session.read_claim("amr", |amr| {
+                amr.is_some_and(|amr| Expected::Strings(Quantity::Any, methods).accepts(amr))
+            }),
+            Test::Claim { name, expected } => session.read_claim(name, |claim| {
+                claim.is_some_and(|claim| expected.accepts(claim))
+            }),
+            Test::Custom { is_met, .. } => is_met(session),
+        };
+        if is_met {
+            Outcome::Met
+        } else {
+            Outcome::Unmet(self.unmet())
+        }
+    }
+
+    fn evaluate_all(&self, rules: &[Rule<'_>], session: &Session, is_live: bool) -> Outcome {
+        let mut outcome = Outcome::Met;
+        for rule in rules {
+            match rule.evaluate(session, is_live) {
+                Outcome::Met => {}
+                Outcome::IfLive => outcome = Outcome::IfLive,
+                Outcome::Unmet(unmet) if self.problem_type.is_none() => {
+                    return Outcome::Unmet(unmet);
+                }
+                Outcome::Unmet(unmet) => return Outcome::Unmet(self.unmet_like(unmet)),
+            }
+        }
+        outcome
+    }
+
+    fn evaluate_any(&self, rules: &[Rule<'_>], session: &Session, is_live: bool) -> Outcome {
+        let mut reported: Option<Unmet> = None;
+        let mut is_met_if_live = false;
+        for rule in rules {
+            match rule.evaluate(session, is_live) {
+                Outcome::Met => return Outcome::Met,
+                Outcome::IfLive => is_met_if_live = true,
+                // The client can do something about a sign-in, so that one is reported.
+                Outcome::Unmet(unmet)
+                    if reported.as_ref().is_none_or(|reported| {
+                        unmet.asks_for_sign_in() && !reported.asks_for_sign_in()
+                    }) =>
+                {
+                    reported = Some(unmet);
+                }
+                Outcome::Unmet(_) => {}
+            }
+        }
+        if is_met_if_live {
+            return Outcome::IfLive;
+        }
+        Outcome::Unmet(match reported {
+            Some(reported) => self.unmet_like(reported),
+            None => self.unmet(),
+        })
+    }
+
+    /// Returns the rejection by a rule that consists of no others.
+    fn unmet(&self) -> Unmet {
+        let text = self.to_string();
+        let (problem_type, challenge) = match self.test {
+            Test::SignedInWithin { seconds } => (
+                ProblemType::SIGN_IN_TOO_OLD,
+                Challenge::InsufficientUserAuthentication {
+                    requires: text.clone(),
+                    max_age: Some(seconds),
+                },
+            ),
+            Test::SignedInWith { .. } => (
+                ProblemType::SIGN_IN_TOO_OLD,
+                Challenge::InsufficientUserAuthentication {
+                    requires: text.clone(),
+                    max_age: None,
+                },
+            ),
+            _ => (
+                ProblemType::INSUFFICIENT_PERMISSION,
+                Challenge::InsufficientScope {
+                    requires: text.clone(),
+                    scope: self.scope(),
+                },
+            ),
+        };
+        self.unmet_like(Unmet {
+            text,
+            problem_type,
+            challenge: Some(challenge),
+            label: self.label(),
+        })
+    }
+
+    /// Returns the rejection by this rule, because of one of the rules that it consists of.
+    fn unmet_like(&self, part: Unmet) -> Unmet {
+        let text = self.to_string();
+        let challenge = match (self.problem_type, part.challenge) {
+            (None, Some(challenge)) => Some(challenge.requiring(text.clone())),
+            (Some(problem_type), _) if problem_type.status() == StatusCode::FORBIDDEN => {
+                Some(Challenge::InsufficientScope {
+                    requires: text.clone(),
+                    scope: self.scope(),
+                })
+            }
+            _ => None,
+        };
+        Unmet {
+            text,
+            problem_type: self.problem_type.unwrap_or(part.problem_type),
+            challenge,
+            label: self.label(),
+        }
+    }
+
+    /// Returns the scopes that a token needs, if there is only one way to meet the rule.
+    fn scope(&self) -> Option<String> {
+        match self.test {
+            Test::Claim {
+                expected: Expected::Scopes(quantity, scopes),
+                ..
+            } if quantity == Quantity::All || scopes.len() == 1 => Some(scopes.join(" ")),
+            _ => None,
+        }
+    }
+
+    fn label(&self) -> &'static str {
+        match self.test {
+            Test::All(_) => "all-of",
+            Test::Any(_) => "any-of",
+            Test::Live => "live",
+            Test::VerifiedEmail => "verified-email",
+            Test::SignedInWithin { .. } => "fresh",
+            Test::SignedInWith { label, .. } => label,
+            Test::Claim {
+                expected: Expected::Scopes(..),
+                ..
+            } => "scope",
+            Test::Claim { .. } => "claim",
+            Test::Custom { .. } => "custom",
+        }
+    }
+
+    /// Returns the problem types as which a request may be rejected.
+    pub(crate) fn problem_types(&self) -> Vec<ProblemType> {
+        if let Some(problem_type) = self.problem_type {
+            return vec![problem_type];
+        }
+        match self.test {
+            Test::All(rules) | Test::Any(rules) => {
+                rules.iter().flat_map(Self::problem_types).collect()
+            }
+            Test::Live => vec![],
+            Test::SignedInWithin { .. } | Test::SignedInWith { .. } => {
+                vec![ProblemType::SIGN_IN_TOO_OLD]
+            }
+            Test::VerifiedEmail | Test::Claim { .. } | Test::Custom { .. } => {
+                vec![ProblemType::INSUFFICIENT_PERMISSION]
+            }
+        }
+    }
+
+    /// Whether nothing is required.
+    pub(crate) fn is_empty(&self) -> bool {
+        match self.test {
+            Test::All(rules) => rules.iter().all(Self::is_empty),
+            _ => false,
+        }
+    }
+}
+
+impl Unmet {
+    fn asks_for_sign_in(&self) -> bool {
+        self.problem_type == ProblemType::SIGN_IN_TOO_OLD
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a sign-in that many seconds ago does not exist"
+)]
+fn seconds_as_f64(seconds: u64) -> f64 {
+    seconds as f64
+}
+
+impl Expected<'_> {
+    fn accepts(self, claim: &Value) -> bool {
+        match (self, claim) {
+            (Self::String(expected), Value::String(claim)) => claim == expected,
+            (Self::Number(expected), Value::Number(claim)) => equals_number(expected, claim),
+            (Self::Boolean(expected), Value::Bool(claim)) => *claim == expected,
+            (Self::Strings(quantity, expected), Value::Array(claim)) => strings(claim)
+                .is_some_and(|claim| quantity.holds(expected, |value| claim.contains(&value))),
+            (Self::Scopes(quantity, expected), Value::Array(claim)) => strings(claim)
+                .is_some_and(|claim| quantity.holds(expected, |value| claim.contains(&value))),
+            (Self::Scopes(quantity, expected), Value::String(claim)) => quantity
+                .holds(expected, |value| {
+                    claim.split(' ').any(|scope| scope == value)
+                }),
+            _ => false,
+        }
+    }
+}
+
+impl Quantity {
+    fn holds(self, expected: &[&str], mut is_present: impl FnMut(&str) -> bool) -> bool {
+        match self {
+            Self::Any => expected.iter().any(|value| is_present(value)),
+            Self::All => expected.iter().all(|value| is_present(value)),
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Any => " or ",
+            Self::All => " and ",
+        }
+    }
+}
+
+/// Returns the elements if all of them are strings.
+fn strings(values: &[Value]) -> Option<Vec<&str>> {
+    values.iter().map(Value::as_str).collect()
+}
+
+#[expect(
+    clippy::float_cmp,
+    clippy::cast_possible_truncation,
+    reason = "below 2^53, both numbers are exact"
+)]
+fn equals_number(expected: f64, claim: &Number) -> bool {
+    let integer = claim
+        .as_i64()
+        .map(i128::from)
+        .or(claim.as_u64().map(i128::from));
+    match integer {
+        // As integers, since the claim may have no exact double.
+        Some(integer) => expected.fract() == 0.0 && integer == expected as i128,
+        None => claim.as_f64() == Some(expected),
+    }
+}
+
+impl Display for Rule<'_> {
+    /// Completes the sentence "Requires …".
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.test {
+            Test::All(rules) => join(formatter, rules, ", and "),
+            Test::Any(rules) => join(formatter, rules, ", or "),
+            Test::Live => formatter.write_str("that Hanko confirms the session now"),
+            Test::VerifiedEmail => formatter.write_str("a verified e-mail address"),
+            Test::SignedInWithin { seconds } => {
+                write!(formatter, "a sign-in within the last {seconds} seconds")
+            }
+            Test::SignedInWith { name, .. } => write!(formatter, "a sign-in with {name}"),
+            Test::Claim { name, expected } => {
+                write!(formatter, "the claim `{name}` to {expected}")
+            }
+            Test::Custom { text, .. } => formatter.write_str(text),
+        }
+    }
+}
+
+impl fmt::Debug for Requirement {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Requirement({})", self.0)
+    }
+}
+
+impl Display for Expected<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::String(value) => write!(formatter, "be `{value}`"),
+            Self::Number(value) => write!(formatter, "be the number {value}"),
+            Self::Boolean(value) => write!(formatter, "be {value}"),
+            Self::Strings(quantity, values) => {
+                formatter.write_str("contain ")?;
+                list(formatter, values, *quantity)
+            }
+            Self::Scopes(quantity, values) => {
+                formatter.write_str(if values.len() == 1 {
+                    "contain the scope "
+                } else {
+                    "contain the scopes "
+                })?;
+                list(formatter, values, *quantity)
+            }
+        }
+    }
+}
+
+fn join(formatter: &mut fmt::Formatter<'_>, rules: &[Rule<'_>], word: &str) -> fmt::Result {
+    for (index, rule) in rules.iter().enumerate() {
+        if index > 0 {
+            formatter.write_str(word)?;
+        }
+        write!(formatter, "{rule}")?;
+    }
+    Ok(())
+}
+
+fn list(formatter: &mut fmt::Formatter<'_>, values: &[&str], quantity: Quantity) -> fmt::Result {
+    for (index, value) in values.iter().enumerate() {
+        if index > 0 {
+            formatter.write_str(quantity.word())?;
+        }
+        write!(formatter, "`{value}`")?;
+    }
+    Ok(())
+}
