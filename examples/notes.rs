@@ -10,7 +10,10 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use poem_hanko::{App, HankoAuth, JsonBody, ProblemOf, ProblemType, ProblemTypes, UserId};
+use poem_hanko::{
+    App, Fresh, Guard, HankoAuth, JsonBody, ProblemOf, ProblemType, ProblemTypes, Requirement,
+    UserId, VerifiedEmail,
+};
 use poem_openapi::{Object, OpenApi, param::Path, payload::Json};
 
 const NOT_YOURS: ProblemType = ProblemType::new(
@@ -25,6 +28,13 @@ struct Undeletable;
 
 impl ProblemTypes for Undeletable {
     const TYPES: &[ProblemType] = &[NOT_YOURS, NO_SUCH_NOTE];
+}
+
+/// Users with the claim `role` of `admin`, which Hanko's JWT template sets.
+struct Admin;
+
+impl Guard for Admin {
+    const REQUIRES: Requirement = Requirement::claim("role").equals("admin");
 }
 
 /// A note.
@@ -95,6 +105,27 @@ impl Api {
         }
         Ok(JsonBody(notes.remove(place)))
     }
+
+    /// List the notes of everybody
+    #[oai(path = "/notes/all", method = "get", operation_id = "listAllNotes")]
+    async fn list_all(&self, _auth: HankoAuth<Admin>) -> JsonBody<Vec<Note>> {
+        JsonBody(self.notes().clone())
+    }
+
+    /// Delete all your notes
+    #[oai(path = "/notes", method = "delete", operation_id = "deleteNotes")]
+    async fn delete_all(&self, auth: HankoAuth<Fresh<300>>) -> JsonBody<Vec<Note>> {
+        let own = |note: &mut Note| note.owner == auth.user_id();
+        JsonBody(self.notes().extract_if(.., own).collect())
+    }
+
+    /// Export your notes as texts
+    #[oai(path = "/notes/export", method = "get", operation_id = "exportNotes")]
+    async fn export(&self, auth: HankoAuth<VerifiedEmail>) -> JsonBody<Vec<String>> {
+        let notes = self.notes();
+        let own = notes.iter().filter(|note| note.owner == auth.user_id());
+        JsonBody(own.map(|note| note.text.clone()).collect())
+    }
 }
 
 fn app() -> App {
@@ -108,6 +139,8 @@ async fn main() -> ExitCode {
 
 #[cfg(all(test, feature = "testing"))]
 mod tests {
+    use std::time::Duration;
+
     use poem::http::StatusCode;
     use poem_hanko::testing::{Person, SignedInRequest};
 
@@ -133,6 +166,27 @@ mod tests {
         deleted.assert_status_is_ok();
         let again = app.client().delete(path).signed_in(&ada).send().await;
         again.assert_status(StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn guards_ask_for_more() {
+        let app = app().test().await;
+        let old = Person::with_email("ada@example.com").signed_in_ago(Duration::from_mins(6));
+        let old = app.sign_in(&old);
+        let admin = Person::default().without_email().claim("role", "admin");
+        let admin = app.sign_in(&admin);
+        let client = app.client();
+        let response = client.get("/notes/all").signed_in(&old).send().await;
+        response.assert_status(StatusCode::FORBIDDEN);
+        let response = client.get("/notes/all").signed_in(&admin).send().await;
+        response.assert_text("[]").await;
+        let response = client.get("/notes/export").signed_in(&admin).send().await;
+        response.assert_status(StatusCode::FORBIDDEN);
+        let response = client.delete("/notes").signed_in(&old).send().await;
+        response.assert_status(StatusCode::UNAUTHORIZED);
+        response.assert_header_is_exist("www-authenticate");
+        let response = client.delete("/notes").signed_in(&admin).send().await;
+        response.assert_text("[]").await;
     }
 
     #[tokio::test]

@@ -87,7 +87,7 @@ fn error_with(
     }));
     text.push('"');
     if let Some((name, value)) = parameter {
-        text.push_str(&format!(r#", {name}="{value}""#));
+        text.extend([", ", name, "=\"", &value, "\""]);
     }
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("Bearer"))
 }

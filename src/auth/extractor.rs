@@ -200,10 +200,12 @@ fn log(request: &Request, rejection: &Rejection) {
     // An application without a `Hanko` has no clock either.
     static MISCONFIGURED: LazyLock<Sampler> =
         LazyLock::new(|| Sampler::new(Arc::new(SystemClock::new())));
-    match request.data::<Hanko>() {
-        Some(hanko) => hanko.sampler().log(Line::RejectedRequest, rejection),
-        None => MISCONFIGURED.log(Line::Misconfigured, rejection),
-    }
+    let sampler = request.data::<Hanko>().map(Hanko::sampler);
+    let line = match rejection {
+        Rejection::NotConfigured | Rejection::BodyReadBeforeGuard { .. } => Line::Misconfigured,
+        _ => Line::RejectedRequest,
+    };
+    sampler.unwrap_or(&MISCONFIGURED).log(line, rejection);
 }
 
 async fn try_authenticate(request: &Request) -> Result<Option<Session>, Rejection> {
@@ -229,7 +231,7 @@ async fn try_require(request: &Request, rule: &Rule<'_>) -> Result<Session, Reje
     match rule.evaluate(&session, is_live) {
         Outcome::Met => Ok(session),
         Outcome::IfLive => Ok(Box::pin(hanko.authenticate_live(token)).await?),
-        Outcome::Unmet(unmet) => Err(Rejection::GuardNotMet(unmet)),
+        Outcome::Unmet(unmet) => Err(Rejection::GuardNotMet(Box::new(unmet))),
     }
 }
 

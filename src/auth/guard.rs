@@ -53,7 +53,7 @@ use super::requirement::{Requirement, Rule};
 /// session:
 ///   jwt_template:
 ///     claims:
-///       role: '{{ .User.PublicMetadata "role" }}'
+///       role: '{{ .User.Metadata.Public "role" }}'
 /// ```
 ///
 /// **Never guard on a claim made from `unsafe_metadata`**: users write that themselves.

@@ -42,7 +42,7 @@ pub enum Rejection {
     },
     /// The session does not meet a guard.
     #[error("requires {0}")]
-    GuardNotMet(Unmet),
+    GuardNotMet(Box<Unmet>),
     /// A guarded handler declares its body before the guard.
     #[error(
         "{operation} reads the body before it checks the guard: declare the guard before the body"

@@ -552,7 +552,6 @@ fn strings(values: &[Value]) -> Option<Vec<&str>> {
 }
 
 #[expect(
-    clippy::float_cmp,
     clippy::cast_possible_truncation,
     reason = "below 2^53, both numbers are exact"
 )]

@@ -1,6 +1,6 @@
 //! The OpenAPI document as it is served and exported.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, iter};
 
 use poem_openapi::{OpenApi, OpenApiService, types::ToJSON};
 use serde_json::{Map, Value, json};
@@ -144,16 +144,15 @@ fn operations_mut(document: &mut Value) -> impl Iterator<Item = &mut Map<String,
 
 /// Lists the known problem types without making them a closed enum, which would break clients with each new type.
 fn list_problem_types(member: &mut Value, problem_types: &[ProblemType]) {
-    let mut description =
-        "A URI reference that identifies the kind of problem. New kinds may be added. The known ones:\n".to_owned();
-    for problem_type in problem_types {
-        description.push_str(&format!(
-            "\n- `{}`: {} ({})",
-            problem_type.uri(),
-            problem_type.title(),
-            problem_type.status().as_u16()
-        ));
-    }
+    let lines = problem_types.iter().map(|known| {
+        let (uri, title, status) = (known.uri(), known.title(), known.status().as_u16());
+        format!("\n- `{uri}`: {title} ({status})")
+    });
+    let description: String = iter::once(
+        "A URI reference that identifies the kind of problem. New kinds may be added. The known ones:\n".to_owned(),
+    )
+    .chain(lines)
+    .collect();
     member["description"] = json!(description);
     member["x-extensible-enum"] = problem_types.iter().map(|known| known.uri()).collect();
 }

@@ -16,6 +16,8 @@ mod document;
 mod edge;
 mod embedding;
 mod faults;
+#[cfg(feature = "testing")]
+mod guards;
 mod limits;
 mod liveness;
 mod log_capture;

@@ -1,6 +1,6 @@
 //! The operations of this program, and the app that is made of them.
 
-use poem_hanko::{App, HankoAuth, JsonBody, MeApi};
+use poem_hanko::{App, HankoAuth, JsonBody, MeApi, VerifiedEmail};
 use poem_openapi::{Object, OpenApi, Tags, types::Example};
 
 const DESCRIPTION: &str = "A backend behind [Hanko](https://www.hanko.io): it verifies Hanko's session tokens on every \
@@ -63,6 +63,17 @@ impl GreetingApi {
     )]
     async fn protected(&self, _auth: HankoAuth) -> JsonBody<Greeting> {
         Greeting::new("Hello from protected route!")
+    }
+
+    /// Greet those whose e-mail address is verified
+    #[oai(
+        path = "/verified",
+        method = "get",
+        operation_id = "getVerifiedGreeting"
+    )]
+    async fn verified(&self, auth: HankoAuth<VerifiedEmail>) -> JsonBody<Greeting> {
+        let address = auth.email().map_or("", |email| &email.address);
+        Greeting::new(&format!("Hello {address}!"))
     }
 }
 
