@@ -86,3 +86,8 @@ pub use server::{Server, StartError};
 #[cfg(all(doctest, feature = "server", feature = "testing"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Compiles the code blocks of docs/guards.md.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../docs/guards.md")]
+struct GuardsPage;
