@@ -1,6 +1,6 @@
 # To be sourced: starts `poem-hanko dev` on a free port for a suite, and ends it with the suite.
 # Sets API (its URL), HANKO (that of its local Hanko), TOKEN (a session token), COOKIE (that of another session, as a
-# `Cookie` header has it).
+# `Cookie` header has it), UNVERIFIED (the token of a user whose e-mail address is not verified).
 
 # start_server BINARY FOLDER [PORT]: FOLDER is made, and is where the server runs and its output is kept.
 start_server() {
@@ -27,13 +27,20 @@ start_server() {
   API=$(sed -n 's/^API  *//p' "$folder/stdout")
   HANKO=$(sed -n 's/^Local Hanko  *\([^ ]*\).*/\1/p' "$folder/stdout")
   TOKEN=$(sed -n "s/^curl .*Bearer \([^']*\)'.*/\1/p" "$folder/stdout")
-  COOKIE=$(curl -sS -o /dev/null -D - -d email=grace@example.com -d username=grace "$API/dev/sign-in" |
-    sed -n 's/^set-cookie: \([^;]*\).*/\1/Ip')
-  if [ -z "$API" ] || [ -z "$HANKO" ] || [ -z "$TOKEN" ] || [ -z "$COOKIE" ]; then
-    echo "error: the server told no URLs, token or cookie" >&2
+  COOKIE=$(sign_in email=grace@example.com username=grace)
+  UNVERIFIED=$(sign_in email=bob@example.com unverified=true)
+  UNVERIFIED=${UNVERIFIED#*=}
+  if [ -z "$API" ] || [ -z "$HANKO" ] || [ -z "$TOKEN" ] || [ -z "$COOKIE" ] || [ -z "$UNVERIFIED" ]; then
+    echo "error: the server printed no URLs, token or cookie" >&2
     return 1
   fi
-  export API HANKO TOKEN COOKIE
+  export API HANKO TOKEN COOKIE UNVERIFIED
+}
+
+# sign_in FIELD=VALUE...: prints the session cookie, as a `Cookie` header has it.
+sign_in() {
+  curl -sS -o /dev/null -D - "${@/#/--data-urlencode=}" "$API/dev/sign-in" |
+    sed -n 's/^set-cookie: \([^;]*\).*/\1/Ip'
 }
 
 stop_server() {

@@ -57,13 +57,14 @@ impl Document {
             scheme["name"] = json!(cookie_name);
         }
         let problem_types = ProblemType::known();
+        let mut documented = HashSet::new();
         for operation in operations_mut(&mut document) {
             // Generators disagree about an operation without a list of its own if the document has none either.
             operation
                 .entry("security")
                 .or_insert_with(|| Value::Array(Vec::new()));
             for response in objects_mut(&mut operation["responses"]) {
-                add_examples(response, &problem_types);
+                documented.extend(add_examples(response, &problem_types));
                 tidy_response(response);
             }
         }
@@ -76,7 +77,12 @@ impl Document {
         }});
         tidy_schemas(&mut document["components"]["schemas"]);
         if let Some(member) = document.pointer_mut("/components/schemas/Problem/properties/type") {
-            list_problem_types(member, &problem_types);
+            // Those of this crate, which any response may have, and those of this application.
+            let listed: Vec<ProblemType> = problem_types
+                .into_iter()
+                .filter(|known| ProblemType::ALL.contains(known) || documented.contains(known))
+                .collect();
+            list_problem_types(member, &listed);
         }
         Self(document)
     }
@@ -170,15 +176,22 @@ fn tidy_response(response: &mut Map<String, Value>) {
         json!({ "$ref": format!("#/components/headers/{REQUEST_ID_COMPONENT}") });
 }
 
-/// Moves the list of problem types from the description of a response to its examples.
-fn add_examples(response: &mut Map<String, Value>, problem_types: &[ProblemType]) {
+/// Moves the list of problem types from the description of a response to its examples, and returns it.
+fn add_examples(
+    response: &mut Map<String, Value>,
+    problem_types: &[ProblemType],
+) -> Vec<ProblemType> {
     let Some(description) = response.get("description").and_then(Value::as_str) else {
-        return;
+        return Vec::new();
     };
     let (text, uris) = split_problem_types(description);
-    let examples: Map<String, Value> = problem_types
+    let documented: Vec<ProblemType> = problem_types
         .iter()
         .filter(|problem_type| uris.contains(&problem_type.uri()))
+        .copied()
+        .collect();
+    let examples: Map<String, Value> = documented
+        .iter()
         .map(|problem_type| {
             let example = Problem::from(*problem_type).to_json();
             // Types of an application may end like ours.
@@ -202,6 +215,7 @@ fn add_examples(response: &mut Map<String, Value>, problem_types: &[ProblemType]
         content["examples"] = Value::Object(examples);
     }
     response.insert("description".to_owned(), text);
+    documented
 }
 
 /// Rewrites schemas so that generators understand them.

@@ -6,7 +6,11 @@ from datetime import datetime, timezone
 from uuid import UUID
 
 from poem_hanko_client import AuthenticatedClient, Client
-from poem_hanko_client.api.greeting import get_greeting, get_protected_greeting
+from poem_hanko_client.api.greeting import (
+    get_greeting,
+    get_protected_greeting,
+    get_verified_greeting,
+)
 from poem_hanko_client.api.session import get_me
 from poem_hanko_client.models import EmailAddress, Greeting, Problem, SessionView
 from poem_hanko_client.types import UNSET
@@ -64,6 +68,14 @@ def refused(client: AuthenticatedClient, slug: str) -> None:
     assert response.parsed.type_ == f"/problems/{slug}"
 
 
+def guarded() -> None:
+    unverified = AuthenticatedClient(base_url=API, token=os.environ["UNVERIFIED"])
+    response = get_verified_greeting.sync_detailed(client=unverified)
+    assert response.status_code == 403
+    assert isinstance(response.parsed, Problem), response.parsed
+    assert response.parsed.type_ == "/problems/insufficient-permission"
+
+
 CHECKS: dict[str, Callable[[], None]] = {
     "/ without credentials": public_greeting,
     "/protected with a Bearer token": lambda: protected(bearer),
@@ -74,6 +86,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "401 with a bad token": lambda: refused(
         AuthenticatedClient(base_url=API, token="not.a.token"), "invalid-token"
     ),
+    "403 of a guard": guarded,
 }
 
 for name, check in CHECKS.items():

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import createClient from "openapi-fetch";
-import { api, cookie, run, token } from "./checks.js";
+import { api, cookie, run, token, unverified } from "./checks.js";
 import type { components, paths } from "./openapi-typescript.js";
 
 const anonymous = createClient<paths>({ baseUrl: api });
@@ -49,5 +49,15 @@ await run("openapi-fetch", {
     });
     assert.equal(response.status, 401);
     assert.equal(error?.type, "/problems/invalid-token");
+  },
+  "403 of a guard": async () => {
+    const { data, error, response } = await bearer.GET("/verified", {
+      headers: { Authorization: `Bearer ${unverified}` },
+    });
+    assert.equal(data, undefined);
+    const problem: components["schemas"]["Problem"] | undefined = error;
+    assert.equal(response.status, 403);
+    assert.equal(problem?.type, "/problems/insufficient-permission");
+    assert.equal(problem.detail, "Requires a verified e-mail address.");
   },
 });

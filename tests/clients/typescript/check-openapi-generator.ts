@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { api, cookie, run, token } from "./checks.js";
+import { api, cookie, run, token, unverified } from "./checks.js";
 import {
   Configuration,
   GreetingApi,
@@ -14,13 +14,13 @@ const bearer = new Configuration({ basePath: api, accessToken: token });
 // The generator writes no code for a cookie: a browser sends it by itself, with `credentials: "include"`.
 const withCookie = new Configuration({ basePath: api, headers: { Cookie: cookie } });
 
-async function problemOf(call: Promise<unknown>): Promise<Problem> {
+async function problemOf(call: Promise<unknown>, status = 401): Promise<Problem> {
   const error: unknown = await call.then(
     () => assert.fail("it was answered with success"),
     (error: unknown) => error,
   );
   assert(error instanceof ResponseError);
-  assert.equal(error.response.status, 401);
+  assert.equal(error.response.status, status);
   assert(error.response.headers.get("www-authenticate")?.startsWith("Bearer"));
   return ProblemFromJSON(await error.response.json());
 }
@@ -59,5 +59,10 @@ await run("openapi-generator", {
     const problem = await problemOf(new GreetingApi(bad).getProtectedGreeting());
     assert.equal(problem.status, 401);
     assert.equal(problem.type, "/problems/invalid-token");
+  },
+  "403 of a guard": async () => {
+    const guest = new Configuration({ basePath: api, accessToken: unverified });
+    const problem = await problemOf(new GreetingApi(guest).getVerifiedGreeting(), 403);
+    assert.equal(problem.type, "/problems/insufficient-permission");
   },
 });

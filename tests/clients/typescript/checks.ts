@@ -9,6 +9,7 @@ function variable(name: string): string {
 export const api = variable("API");
 export const token = variable("TOKEN");
 export const cookie = variable("COOKIE");
+export const unverified = variable("UNVERIFIED");
 
 /** Runs the checks of a client and says how many there were. A failed one ends the program. */
 export async function run(client: string, checks: Record<string, () => Promise<void>>) {

@@ -146,6 +146,12 @@ async fn document_lists_all_problem_types() {
         let line = format!("- `{}`: {}", known.uri(), known.title());
         assert!(member["description"].as_str().unwrap().contains(&line));
     }
+    // Only those of this document.
+    let other = Document::new(
+        &OpenApiService::new(WithProblems(poem_hanko::MeApi), "other", "1.0"),
+        &scene.hanko,
+    );
+    assert!(!other.as_json().to_string().contains(UPGRADE.uri()));
     assert_eq!(member["enum"], Value::Null);
     assert_eq!(member["type"], "string");
 }

@@ -37,15 +37,16 @@ fn client(header: Option<(HeaderName, &str)>) -> Client {
 #[track_caller]
 fn assert_refused<T: std::fmt::Debug>(
     result: Result<ResponseValue<T>, Error<Problem>>,
+    status: u16,
     slug: &str,
 ) {
     match result {
         Err(Error::ErrorResponse(response)) => {
-            assert_eq!(response.status(), 401);
+            assert_eq!(response.status(), status);
             assert!(response.headers().contains_key("www-authenticate"));
             let problem: Problem = response.into_inner();
             assert_eq!(problem.type_, format!("/problems/{slug}"));
-            assert_eq!(problem.status, 401);
+            assert_eq!(problem.status, status);
         }
         other => panic!("not a typed refusal: {other:?}"),
     }
@@ -60,7 +61,7 @@ async fn main() -> Result<(), Error<Problem>> {
     let with_cookie = client(Some((COOKIE, &cookie)));
     let bad = client(Some((AUTHORIZATION, "Bearer not.a.token")));
 
-    // Seven calls, one check each; the first that fails ends the program.
+    // Eight calls, one check each; the first that fails ends the program.
     let greeting = anonymous
         .get_greeting()
         .await
@@ -77,8 +78,15 @@ async fn main() -> Result<(), Error<Problem>> {
     assert_eq!(greeting.message, "Hello from protected route!");
     let session = with_cookie.get_me().await?;
     assert_eq!(session.username.as_deref(), Some("grace"));
-    assert_refused(anonymous.get_me().await, "missing-credentials");
-    assert_refused(bad.get_protected_greeting().await, "invalid-token");
-    println!("progenitor: 7 checks passed");
+    assert_refused(anonymous.get_me().await, 401, "missing-credentials");
+    assert_refused(bad.get_protected_greeting().await, 401, "invalid-token");
+    let guest = format!("Bearer {}", variable("UNVERIFIED"));
+    let guest = client(Some((AUTHORIZATION, &guest)));
+    assert_refused(
+        guest.get_verified_greeting().await,
+        403,
+        "insufficient-permission",
+    );
+    println!("progenitor: 8 checks passed");
     Ok(())
 }
