@@ -203,7 +203,7 @@ impl Endpoint for EdgeEndpoint {
         };
         if let Some(entry) = entry {
             let limit = rejection.or(exchange.error().map(LimitError::problem_type));
-            entry.log(response.status(), response.headers(), limit);
+            entry.log(response.status(), limit);
         }
         Ok(response)
     }

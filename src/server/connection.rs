@@ -267,11 +267,7 @@ impl Service {
             let rejection = entry.is_some().then(limit).flatten().or(rejection);
             let (response, overload) = finish(response.into(), exchange, version, leaves_buffers);
             if let Some(entry) = entry {
-                entry.log(
-                    response.status(),
-                    response.headers(),
-                    overload.or(rejection),
-                );
+                entry.log(response.status(), overload.or(rejection));
             }
             Ok(response)
         };

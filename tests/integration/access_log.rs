@@ -11,7 +11,9 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 use tracing::subscriber::DefaultGuard;
 
-use crate::support::{App, Log, ada, hanko_builder, header, listen, local_hanko, send, start_with};
+use crate::support::{
+    App, Log, ada, hanko_builder, header, listen, local_hanko, send, start_with, within,
+};
 
 /// Keeps this thread's log as JSON.
 fn json_log() -> (Log, DefaultGuard) {
@@ -72,7 +74,8 @@ fn line(log: &Log, request: RequestBuilder) -> impl Future<Output = Value> {
 #[tokio::test]
 async fn served_request_is_one_line() {
     let (local_hanko, app, log, _guard) = start(&[]).await;
-    let session = local_hanko.sign_in(&ada());
+    let person = ada();
+    let session = local_hanko.sign_in(&person);
     let request = app.get("/protected").bearer_auth(&session.token);
     let line = line(&log, request.header("x-request-id", "from-the-proxy")).await;
     for (field, value) in [
@@ -84,7 +87,7 @@ async fn served_request_is_one_line() {
         ("request_id", "from-the-proxy".into()),
         ("client", "127.0.0.1".into()),
         ("session_id", session.session_id.to_string().into()),
-        ("user_id", ada().id().to_string().into()),
+        ("user_id", person.id().to_string().into()),
         ("reason", Value::Null),
     ] {
         assert_eq!(line[field], value, "{field}: {line}");
@@ -94,8 +97,9 @@ async fn served_request_is_one_line() {
 #[tokio::test]
 async fn rejected_user_is_named_if_the_signature_was_valid() {
     let (local_hanko, app, log, _guard) = start(&[("HANKO_AUDIENCE", "localhost")]).await;
-    let session = local_hanko.sign_in(&ada());
-    let (user_id, session_id) = (ada().id().to_string(), session.session_id.to_string());
+    let person = ada();
+    let session = local_hanko.sign_in(&person);
+    let (user_id, session_id) = (person.id().to_string(), session.session_id.to_string());
     let ask = |token: &str| line(&log, app.get("/me").bearer_auth(token));
     let identified = |line: &Value| {
         (
@@ -120,7 +124,7 @@ async fn rejected_user_is_named_if_the_signature_was_valid() {
         (&Value::Null, &Value::Null)
     );
 
-    let mut claims = local_hanko.claims_of(&ada());
+    let mut claims = local_hanko.claims_of(&person);
     claims.insert("session_id".to_owned(), session_id.clone().into());
     claims.insert("aud".to_owned(), "another.example".into());
     let found = ask(&local_hanko.sign_claims(&claims)).await;
@@ -143,7 +147,8 @@ async fn rejected_user_is_named_if_the_signature_was_valid() {
 #[tokio::test]
 async fn ended_session_is_named() {
     let (local_hanko, app, log, _guard) = start(&[]).await;
-    let session = local_hanko.sign_in(&ada());
+    let person = ada();
+    let session = local_hanko.sign_in(&person);
     let data = local_hanko.session_data(session.session_id).unwrap();
     let body = local_hanko.webhook_body("session.delete", &data);
     let found = line(
@@ -155,7 +160,7 @@ async fn ended_session_is_named() {
     let found = line(&log, app.get("/me").bearer_auth(&session.token)).await;
     assert_eq!(found["reason"], "the session has ended");
     assert_eq!(found["session_id"], session.session_id.to_string());
-    assert_eq!(found["user_id"], ada().id().to_string());
+    assert_eq!(found["user_id"], person.id().to_string());
 }
 
 #[tokio::test]
@@ -223,13 +228,20 @@ async fn preflight_and_cross_site_requests_are_lines() {
 
 #[tokio::test]
 async fn limit_is_the_reason_of_its_rejection() {
-    let (_local_hanko, app, log, _guard) = start(&[("MAX_REQUEST_BODY", "1KiB")]).await;
-    let request = app
-        .request(Method::POST, "/webhooks/hanko")
-        .header("content-type", "application/json")
-        .body("x".repeat(300 * 1024));
+    let (_local_hanko, app, log, _guard) = start(&[]).await;
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .http2_prior_knowledge()
+        .build()
+        .unwrap();
+    let mut request = client.get(app.url("/"));
+    for index in 0..101 {
+        request = request.header(format!("x-{index}"), "1");
+    }
     let line = line(&log, request).await;
-    assert_eq!(line["status"], 413, "{line}");
+    assert_eq!(line["status"], 431, "{line}");
+    let reason = line["reason"].as_str().unwrap();
+    assert!(reason.contains("header fields"), "{reason}");
 }
 
 #[tokio::test]
@@ -258,6 +270,45 @@ async fn access_log_is_off_by_default() {
     let rejected = lines_of(&log, "request_rejected");
     assert_eq!(rejected.len(), 1, "{}", log.text());
     assert_eq!(rejected[0]["reason"], "no credentials were sent");
+}
+
+/// The connection is closed while its handler waits for Hanko.
+#[tokio::test]
+async fn request_without_a_response_is_a_line_too() {
+    let (local_hanko, app, log, _guard) = start(&[("HANKO_SESSION_MODE", "stateful")]).await;
+    let person = ada();
+    let session = local_hanko.sign_in(&person);
+    let _held = local_hanko.hold_validations();
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .http2_prior_knowledge()
+        .build()
+        .unwrap();
+    let request = client.get(app.url("/me")).bearer_auth(&session.token);
+    let response = tokio::spawn(request.send());
+    within(async {
+        while local_hanko.validate_requests() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    response.abort();
+    drop(client);
+    let line = within(async {
+        loop {
+            if let Some(line) = lines_of(&log, "access").pop() {
+                return line;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(line["status"], Value::Null, "{line}");
+    assert_eq!(
+        line["reason"],
+        "the request was cut off before its response"
+    );
+    assert_eq!(line["user_id"], person.id().to_string(), "{line}");
 }
 
 #[handler]
