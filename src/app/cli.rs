@@ -57,7 +57,7 @@ enum Command {
     /// Prints what would be served and every warning. Exits with 2 for an error in the configuration, and with 1 if the keys
     /// or the store cannot be reached.
     Check,
-    /// Request /livez of the running instance, on ADMIN_ADDRESS if that is set
+    /// Request /livez of the running instance, on `ADMIN_ADDRESS` if that is set
     ///
     /// For containers without a shell. Exits with 0 if the response is 200, otherwise with 1.
     Healthcheck {
@@ -359,7 +359,7 @@ async fn check_config(
         .map_err(|errors| explain_config(&errors))?;
     if config.variable("RUST_LOG").is_none() {
         // The report says what goes well.
-        config.telemetry.filter = "warn".to_owned();
+        "warn".clone_into(&mut config.telemetry.filter);
     }
     telemetry::install_log(&config.telemetry).map_err(|error| fail(EXIT_FAILURE, error))?;
     let report = check::check(app, &config, unknown)

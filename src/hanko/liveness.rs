@@ -705,10 +705,10 @@ impl Shared {
         drop(progress);
         match error {
             Some(error) if is_logged => {
-                tracing::warn!(event = "validation_failed", %error, "validating a session failed")
+                tracing::warn!(event = "validation_failed", %error, "validating a session failed");
             }
             Some(error) => {
-                tracing::debug!(event = "validation_failed", %error, "validating a session failed")
+                tracing::debug!(event = "validation_failed", %error, "validating a session failed");
             }
             None if is_logged => tracing::info!(
                 event = "validation_recovered",

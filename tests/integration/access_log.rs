@@ -240,8 +240,7 @@ async fn limit_is_the_reason_of_its_rejection() {
     }
     let line = line(&log, request).await;
     assert_eq!(line["status"], 431, "{line}");
-    let reason = line["reason"].as_str().unwrap();
-    assert!(reason.contains("header fields"), "{reason}");
+    assert_eq!(line["reason"], "Header fields too large");
 }
 
 #[tokio::test]

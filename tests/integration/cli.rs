@@ -585,7 +585,7 @@ async fn every_line_of_a_json_log_is_json() {
         assert!(!log.is_empty());
         for line in log.lines() {
             let line: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
-            for member in ["timestamp", "level", "message", "target"] {
+            for member in ["timestamp", "level", "message", "target", "event"] {
                 assert!(line[member].is_string(), "{member}: {line}");
             }
         }
@@ -778,6 +778,8 @@ async fn serve_verifies_real_requests_and_ends_at_sigterm() {
             &[
                 ("PORT", "0"),
                 ("HANKO_API_URL", &hanko.url()),
+                ("HANKO_AUDIENCE", "localhost"),
+                ("CORS_ALLOWED_ORIGINS", "https://app.example"),
                 ("LOG_FORMAT", "json"),
             ],
         )
@@ -786,13 +788,33 @@ async fn serve_verifies_real_requests_and_ends_at_sigterm() {
         .unwrap(),
     );
     let mut log = BufReader::new(running.0.stderr.take().unwrap()).lines();
-    let address = log
+    let (address, start) = log
         .by_ref()
         .find_map(|line| {
-            let line: serde_json::Value = serde_json::from_str(&line.unwrap()).ok()?;
-            Some(line["address"].as_str()?.to_owned())
+            let line: Value = serde_json::from_str(&line.unwrap()).ok()?;
+            let address = line["address"].as_str()?.to_owned();
+            Some((address, line))
         })
         .expect("the log names the address");
+    for (field, value) in [
+        ("event", "listening".into()),
+        ("version", env!("CARGO_PKG_VERSION").into()),
+        ("mode", "hybrid".into()),
+        ("audience", "localhost".into()),
+        ("issuer", "unchecked".into()),
+        ("store", "in this process".into()),
+        ("max_requests", 4096.into()),
+        ("max_request_body", (256 * 1024).into()),
+        ("request_timeout", "30s".into()),
+    ] {
+        assert_eq!(start[field], value, "{field}: {start}");
+    }
+    let origins = start["origins"].as_str().unwrap();
+    assert!(
+        origins.starts_with("https://app.example, http://localhost:"),
+        "{origins}"
+    );
+    assert!(start["max_connections"].is_number(), "{start}");
     let token = hanko.sign_in(&ada()).token;
     let response = client()
         .get(format!("http://{address}/protected"))
