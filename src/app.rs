@@ -1,11 +1,14 @@
 //! A program around an API: its command line, its configuration, and everything beside the operations.
 
+mod check;
 mod cli;
 mod config;
 mod dev;
+mod healthcheck;
 mod telemetry;
 #[cfg(feature = "testing")]
 mod test;
+mod warning;
 
 use std::{
     error::Error,
@@ -29,7 +32,7 @@ pub use test::TestApp;
 
 use crate::{
     clock::{Clock, SystemClock},
-    edge::{AddData, EdgeCore, Endpoints, Operations, PlainEndpoint, RouteTable},
+    edge::{AddData, EdgeCore, Endpoints, Operations, Pages, PlainEndpoint, RouteTable},
     hanko::{Event, Hanko, HankoBuilder, HankoUrl, PlainHttp, RedisStore},
     openapi::{ApiType, Conflict, Document, RouteMap, WithProblems, merge},
     operations::{HealthApi, WEBHOOK_PATH, WebhooksApi},
@@ -81,6 +84,7 @@ pub struct App {
     own_prefix: String,
     plain: Vec<PlainEndpoint>,
     data: Vec<AddData>,
+    variables: Vec<String>,
     change_builder: Vec<ChangeBuilder>,
     clock: Arc<dyn Clock>,
 }
@@ -162,6 +166,7 @@ impl App {
             own_prefix: String::new(),
             plain: Vec::new(),
             data: Vec::new(),
+            variables: Vec::new(),
             change_builder: Vec::new(),
             clock: Arc::new(SystemClock::new()),
         }
@@ -184,6 +189,13 @@ impl App {
         self.data.push(Box::new(move |request| {
             request.set_data(data.clone());
         }));
+        self
+    }
+
+    /// Names variables of the application's own. Of any other that begins with `HANKO_`, `JWKS_` or `JWT_`, or that resembles
+    /// one of the crate's, the program warns that nothing reads it.
+    pub fn variables(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.variables.extend(names.into_iter().map(Into::into));
         self
     }
 
@@ -307,11 +319,12 @@ impl App {
     /// [`StartError`]
     pub async fn bind_dev(self, mut config: Config) -> Result<Server, StartError> {
         if !config.http.host.is_loopback() {
-            tracing::warn!(host = %config.http.host, "HOST is not loopback: listening on 127.0.0.1 instead");
+            tracing::warn!(event = "host_ignored", host = %config.http.host, "HOST is not loopback: listening on 127.0.0.1 instead");
             config.http.host = IpAddr::from([127, 0, 0, 1]);
         }
         if let Some(public_url) = config.http.public_url.take() {
             tracing::warn!(
+                event = "public_url_ignored",
                 public_url,
                 "PUBLIC_URL is not read by `dev`, which is reached where it listens"
             );
@@ -333,6 +346,27 @@ impl App {
         Hanko::builder(url)
     }
 
+    /// Returns a builder as configured, and as changed by the application.
+    fn hanko_builder(
+        &mut self,
+        config: &Config,
+        public_url: &str,
+        trusts_loopback: bool,
+    ) -> Result<HankoBuilder, StartError> {
+        let mut builder = config
+            .hanko
+            .apply(Self::builder_without_hanko())
+            .trusted_origins(config.http.trusted_origins(public_url))
+            .trust_loopback_origins(trusts_loopback)
+            .max_waiting(possible_connections(config.http.max_connections) / 4)
+            .clock(Arc::clone(&self.clock));
+        if let Some(url) = &config.revocation.store_url {
+            let store = RedisStore::start(url, Arc::clone(&self.clock))?;
+            builder = builder.revocation_store(Arc::new(store));
+        }
+        Ok(self.change(builder))
+    }
+
     /// Listens for the sessions of the Hanko at `url`, or of a local one.
     async fn bind_to(
         mut self,
@@ -342,19 +376,8 @@ impl App {
         let listener = Listener::bind(SocketAddr::new(config.http.host, config.http.port))?;
         let public_url = config.http.public_url(listener.address().port());
         let clock = Arc::clone(&self.clock);
-        let mut builder = config
-            .hanko
-            .apply(Self::builder_without_hanko())
-            .trusted_origins(config.http.trusted_origins(&public_url))
-            .trust_loopback_origins(url.is_none())
-            .max_waiting(possible_connections(config.http.max_connections) / 4)
-            .clock(Arc::clone(&clock));
-        if let Some(url) = &config.revocation.store_url {
-            let store = RedisStore::start(url, Arc::clone(&clock))?;
-            builder = builder.revocation_store(Arc::new(store));
-        }
         // Before the local Hanko starts, which sets the cookie of the name that the application wants.
-        let builder = self.change(builder);
+        let builder = self.hanko_builder(&config, &public_url, url.is_none())?;
         let (url, local_hanko) = match url {
             Some(url) => (url, None),
             None => {
@@ -372,12 +395,14 @@ impl App {
             }
         };
         let hanko = builder.url(url).build()?;
+        let version = self.version.clone();
         let edge = self
             .edge(&config, hanko, &public_url, local_hanko.clone())
             .await?;
         Ok(Server::new(
             listener,
             edge,
+            version,
             public_url,
             config,
             local_hanko,
@@ -393,9 +418,13 @@ impl App {
         local_hanko: Option<Arc<LocalHanko>>,
     ) -> Result<EdgeCore, StartError> {
         let document = self.document(public_url, hanko.cookie_name())?;
-        let mut pages = document.pages();
+        let mut pages = if config.http.docs {
+            document.pages()
+        } else {
+            Pages::default()
+        };
         if let Some(local_hanko) = local_hanko {
-            pages = dev::add_pages(pages, local_hanko);
+            pages = dev::add_pages(pages, local_hanko, config.http.docs);
         }
         let meta = self.meta();
         let page_paths = pages.paths().map(ToOwned::to_owned).collect();
@@ -418,7 +447,10 @@ impl App {
             pages: page_paths,
             data: self.data,
         };
-        Ok(EdgeCore::new(hanko, Operations::new(endpoints)?, pages))
+        let core = EdgeCore::new(hanko, Operations::new(endpoints)?, pages)
+            .trusting(config.http.trusted_proxies.clone())
+            .logging_requests(config.http.access_log);
+        Ok(core)
     }
 
     /// Returns the APIs in the order of the document.

@@ -5,6 +5,7 @@ mod credentials;
 pub(crate) mod documented;
 mod extractor;
 mod guard;
+mod record;
 mod rejection;
 mod requirement;
 
@@ -16,5 +17,6 @@ pub use extractor::{
     require,
 };
 pub use guard::{AnyOf, Fresh, Guard, Live, Passkey, SecondFactor, StrongSignIn, VerifiedEmail};
+pub(crate) use record::AuthRecord;
 pub use rejection::Rejection;
 pub use requirement::{ClaimRequirement, Requirement, ScopeRequirement, Unmet};

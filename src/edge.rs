@@ -1,6 +1,8 @@
 //! The edge of a service: what stands between clients and handlers, whoever accepts the connections. It finds what serves a
 //! request, keeps it within limits, applies CORS, makes problems of errors, and completes every response.
 
+mod access_log;
+mod client_address;
 pub(crate) mod cors;
 pub(crate) mod limits;
 mod operations;
@@ -25,12 +27,15 @@ use tower_http::cors::CorsLayer;
 use tracing::Instrument;
 use uuid::Uuid;
 
+pub(crate) use self::client_address::client_address;
 pub(crate) use self::operations::{AddData, Endpoints, Operations, PlainEndpoint};
 use self::{
+    access_log::AccessEntry,
     cors::Origin,
     limits::{Connection, Exchange, LimitError, LimitSettings, Limits, RequestBody},
 };
 pub use self::{
+    client_address::{TrustedProxies, TrustedProxiesError},
     limits::{LimitedEndpoint, RequestLimits},
     pages::{Pages, WithPages},
     routes::{RouteTable, WithRouteTable},
@@ -86,6 +91,8 @@ pub struct Edge {
     hanko: Hanko,
     limits: LimitSettings,
     routes: RouteTable,
+    trusted_proxies: TrustedProxies,
+    has_access_log: bool,
 }
 
 impl Edge {
@@ -96,13 +103,32 @@ impl Edge {
             hanko: hanko.clone(),
             limits: LimitSettings::default(),
             routes: RouteTable::default(),
+            trusted_proxies: TrustedProxies::default(),
+            has_access_log: false,
         }
     }
 
-    /// Sets the routes of the API inside, so that a 405 names the methods of its path and a 400 the parameter at fault.
+    /// Sets the routes of the API inside, so that a 405 names the methods of its path, a 400 the parameter at fault, and the
+    /// access log the route.
     #[must_use]
     pub fn routes(mut self, routes: RouteTable) -> Self {
         self.routes = routes;
+        self
+    }
+
+    /// Sets the proxies whose `X-Forwarded-For` is believed. Default: none.
+    #[must_use]
+    pub fn trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
+        self.trusted_proxies = proxies;
+        self
+    }
+
+    /// Sets whether each request is a line of the log: method, route, status, duration, request id, client, and whose session
+    /// it was made with, if the signature of the token was valid. Such a line is never left out, and takes the place of that
+    /// of a rejection. Default: false.
+    #[must_use]
+    pub fn access_log(mut self, is_on: bool) -> Self {
+        self.has_access_log = is_on;
         self
     }
 
@@ -134,7 +160,9 @@ impl<E: Endpoint + 'static> Middleware<E> for Edge {
 
     fn transform(&self, endpoint: E) -> EdgeEndpoint {
         let operations = Operations::around(endpoint, self.routes.clone());
-        let core = EdgeCore::new(self.hanko.clone(), operations, Pages::default());
+        let core = EdgeCore::new(self.hanko.clone(), operations, Pages::default())
+            .trusting(self.trusted_proxies.clone())
+            .logging_requests(self.has_access_log);
         EdgeEndpoint::new(core, self.limits)
     }
 }
@@ -165,12 +193,19 @@ impl Endpoint for EdgeEndpoint {
         let rejection = admitted.err().map(LimitError::problem_type);
         RequestBody::limit(&mut request, &exchange);
         let core = Arc::clone(&self.core);
-        Ok(if request.headers().contains_key(header::ORIGIN) {
-            core.respond_to_origin(request, exchange, rejection).await
+        let entry = core.begin_entry(&mut request);
+        let of_core = Arc::clone(&exchange);
+        let response = if request.headers().contains_key(header::ORIGIN) {
+            core.respond_to_origin(request, of_core, rejection).await
         } else {
-            core.respond(request, exchange, rejection, Origin::None)
+            core.respond(request, of_core, rejection, Origin::None)
                 .await
-        })
+        };
+        if let Some(entry) = entry {
+            let limit = rejection.or(exchange.error().map(LimitError::problem_type));
+            entry.log(response.status(), limit);
+        }
+        Ok(response)
     }
 }
 
@@ -181,6 +216,8 @@ pub(crate) struct EdgeCore {
     operations: Operations,
     pages: Pages,
     cors: CorsLayer,
+    trusted_proxies: TrustedProxies,
+    has_access_log: bool,
 }
 
 impl fmt::Debug for EdgeCore {
@@ -197,7 +234,32 @@ impl EdgeCore {
             hanko,
             operations,
             pages,
+            trusted_proxies: TrustedProxies::default(),
+            has_access_log: false,
         }
+    }
+
+    /// Sets the proxies whose `X-Forwarded-For` is believed.
+    pub(crate) fn trusting(mut self, proxies: TrustedProxies) -> Self {
+        self.trusted_proxies = proxies;
+        self
+    }
+
+    /// Sets whether [`begin_entry`](Self::begin_entry) begins any.
+    pub(crate) fn logging_requests(mut self, is_on: bool) -> Self {
+        self.has_access_log = is_on;
+        self
+    }
+
+    /// Begins the line of a request in the access log, if there is one. Whoever sends the response logs it.
+    pub(crate) fn begin_entry(&self, request: &mut Request) -> Option<Box<AccessEntry>> {
+        if !self.has_access_log {
+            return None;
+        }
+        let route = self.operations.template(request.uri());
+        let client = self.trusted_proxies.client_of(request);
+        let entry = AccessEntry::begin(request, route, client, self.hanko.clock());
+        Some(Box::new(entry))
     }
 
     /// Returns what authenticates its requests.
@@ -218,6 +280,9 @@ impl EdgeCore {
         *head.method_mut() = request.method().clone();
         head.headers_mut().clone_from(request.headers());
         let cors = self.cors.clone();
+        // The layer answers a preflight by itself.
+        let preflight_id =
+            (request.method() == Method::OPTIONS).then(|| request_id(request.headers()));
         let mut request = Some(request);
         let inner = tower::service_fn(move |_head: http::Request<()>| {
             // It is called once at most: a preflight is answered by the layer.
@@ -235,7 +300,11 @@ impl EdgeCore {
         let response = cors.layer(inner).oneshot(head);
         Box::pin(response.map(|outcome| {
             let Ok(response) = outcome;
-            Response::from(response)
+            let mut response = Response::from(response);
+            if let Some(id) = preflight_id {
+                response.headers_mut().entry(REQUEST_ID).or_insert(id);
+            }
+            response
         }))
     }
 
@@ -253,6 +322,9 @@ impl EdgeCore {
         let method = request.method().clone();
         let path = request.uri().path_and_query().cloned();
         request.set_data(self.hanko.clone());
+        if !self.trusted_proxies.is_empty() {
+            request.set_data(self.trusted_proxies.clone());
+        }
         if exchange.is_draining() {
             request.set_data(Draining);
         }
@@ -284,7 +356,12 @@ impl EdgeCore {
             let _entered = span.enter();
             // Never the path, nor an unknown method: either may contain a token.
             let method = known(&method).unwrap_or("other");
-            tracing::debug!(method, status = response.status().as_u16(), "answered");
+            tracing::debug!(
+                event = "responded",
+                method,
+                status = response.status().as_u16(),
+                "answered"
+            );
             let headers = response.headers_mut();
             headers.insert(REQUEST_ID, request_id);
             headers.insert(
@@ -348,19 +425,18 @@ pub(crate) fn reject_stream(headers: HeaderMap) -> Response {
 }
 
 /// Returns the name of the method if it is a well-known one.
-fn known(method: &Method) -> Option<&str> {
-    let is_known = matches!(
-        *method,
-        Method::GET
-            | Method::HEAD
-            | Method::POST
-            | Method::PUT
-            | Method::PATCH
-            | Method::DELETE
-            | Method::OPTIONS
-            | Method::TRACE
-    );
-    is_known.then_some(method.as_str())
+fn known(method: &Method) -> Option<&'static str> {
+    Some(match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        Method::TRACE => "TRACE",
+        _ => return None,
+    })
 }
 
 /// Returns the id that came with the request if it is well-formed, otherwise a new one.

@@ -7,6 +7,7 @@ mod claims;
 mod error;
 mod http_client;
 mod id;
+mod identified;
 mod liveness;
 mod origin;
 mod revocation;
@@ -25,6 +26,7 @@ pub use claims::EmailClaim;
 pub use error::{AuthenticateError, BuildError};
 pub use http_client::HttpClientError;
 pub use id::{IdError, SessionId, UserId};
+pub(crate) use identified::Identified;
 pub use liveness::{
     SessionMode, SessionPolicy, SessionPolicyError, ValidationError, ValidationStatus,
 };

@@ -522,7 +522,11 @@ impl Shared {
             return Err(FetchError::NoUsableKey);
         }
         if is_new {
-            tracing::info!(keys = key_set.len(), "holding a new JWK Set");
+            tracing::info!(
+                event = "keys_replaced",
+                keys = key_set.len(),
+                "holding a new JWK Set"
+            );
         }
         let lifetime = fetched
             .max_age
@@ -568,7 +572,11 @@ async fn keep_fresh(shared: Arc<Shared>, fetch_has_ended: watch::Sender<u64>) {
         let (pause, last_error) = match outcome {
             Ok(lifetime) => {
                 if failures_in_a_row > 0 {
-                    tracing::info!(failures_in_a_row, "the JWK Set can be fetched again");
+                    tracing::info!(
+                        event = "keys_fetch_recovered",
+                        failures_in_a_row,
+                        "the JWK Set can be fetched again"
+                    );
                 }
                 failures_in_a_row = 0;
                 (lifetime.mul_f64(REFRESH_AT).max(MIN_BACKOFF), None)
@@ -577,7 +585,7 @@ async fn keep_fresh(shared: Arc<Shared>, fetch_has_ended: watch::Sender<u64>) {
                 failures_in_a_row = failures_in_a_row.saturating_add(1);
                 let pause = backoff(failures_in_a_row);
                 tracing::warn!(
-                    %error,
+                    event = "keys_fetch_failed", %error,
                     failures_in_a_row,
                     retry_in = ?pause,
                     usable_keys = shared.usable_keys(),
@@ -613,7 +621,7 @@ async fn keep_fresh(shared: Arc<Shared>, fetch_has_ended: watch::Sender<u64>) {
 fn warn_of(skipped: &[SkippedKey]) {
     for key in skipped.iter().take(MAX_WARNINGS) {
         tracing::warn!(
-            index = key.index,
+            event = "key_skipped", index = key.index,
             kid = key.kid.as_deref().map(loggable),
             reason = %key.reason,
             "passed over a key of the JWK Set"
@@ -621,7 +629,11 @@ fn warn_of(skipped: &[SkippedKey]) {
     }
     let unnamed = skipped.len().saturating_sub(MAX_WARNINGS);
     if unnamed > 0 {
-        tracing::warn!(keys = unnamed, "passed over further keys of the JWK Set");
+        tracing::warn!(
+            event = "keys_skipped",
+            keys = unnamed,
+            "passed over further keys of the JWK Set"
+        );
     }
 }
 

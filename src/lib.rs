@@ -66,8 +66,8 @@ pub use problem::{CONTENT_TYPE_PROBLEM, Problem, ProblemType};
 
 // Put it around an existing Poem app.
 pub use edge::{
-    Edge, EdgeEndpoint, LimitedEndpoint, Pages, RequestLimits, RouteTable, WithPages,
-    WithRouteTable,
+    Edge, EdgeEndpoint, LimitedEndpoint, Pages, RequestLimits, RouteTable, TrustedProxies,
+    TrustedProxiesError, WithPages, WithRouteTable,
 };
 
 // Run it.

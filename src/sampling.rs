@@ -58,21 +58,31 @@ impl Line {
 
     fn log(self, reason: &dyn Display) {
         match self {
-            Self::RejectedRequest => tracing::info!(%reason, "rejected a request"),
-            Self::RejectedWebhook => tracing::warn!(%reason, "rejected a webhook"),
-            Self::HeldWebhook => {
-                tracing::warn!(%reason, "holding a webhook that cannot be verified yet");
+            Self::RejectedRequest => {
+                tracing::info!(event = "request_rejected", %reason, "rejected a request");
             }
-            Self::DroppedWebhook => tracing::warn!(%reason, "dropped a held webhook"),
+            Self::RejectedWebhook => {
+                tracing::warn!(event = "webhook_rejected", %reason, "rejected a webhook");
+            }
+            Self::HeldWebhook => {
+                tracing::warn!(event = "webhook_held", %reason, "holding a webhook that cannot be verified yet");
+            }
+            Self::DroppedWebhook => {
+                tracing::warn!(event = "webhook_dropped", %reason, "dropped a held webhook");
+            }
             Self::UnstoredRevocation => tracing::error!(
-                error = %reason,
+                event = "revocation_unstored", error = %reason,
                 "a revocation is enforced in this process alone until the store takes it"
             ),
-            Self::UndeliveredEvent => tracing::warn!(%reason, "gave up passing on an event"),
-            Self::FailedHandler => tracing::error!(error = %reason, "a handler failed"),
+            Self::UndeliveredEvent => {
+                tracing::warn!(event = "event_undelivered", %reason, "gave up passing on an event");
+            }
+            Self::FailedHandler => {
+                tracing::error!(event = "handler_failed", error = %reason, "a handler failed");
+            }
             #[cfg(feature = "server")]
-            Self::Panic => tracing::error!("{reason}"),
-            Self::Misconfigured => tracing::error!("{reason}"),
+            Self::Panic => tracing::error!(event = "panic", "{reason}"),
+            Self::Misconfigured => tracing::error!(event = "misconfigured", "{reason}"),
         }
     }
 
@@ -80,6 +90,7 @@ impl Line {
         match self {
             Self::RejectedRequest => {
                 tracing::info!(
+                    event = "request_rejected",
                     reason,
                     count,
                     "rejected more requests, not logged one by one"
@@ -87,35 +98,56 @@ impl Line {
             }
             Self::RejectedWebhook => {
                 tracing::warn!(
+                    event = "webhook_rejected",
                     reason,
                     count,
                     "rejected more webhooks, not logged one by one"
                 );
             }
             Self::HeldWebhook => {
-                tracing::warn!(count, "holding more webhooks, not logged one by one");
+                tracing::warn!(
+                    event = "webhook_held",
+                    count,
+                    "holding more webhooks, not logged one by one"
+                );
             }
             Self::DroppedWebhook => {
-                tracing::warn!(count, "dropped more held webhooks, not logged one by one");
+                tracing::warn!(
+                    event = "webhook_dropped",
+                    count,
+                    "dropped more held webhooks, not logged one by one"
+                );
             }
             Self::UnstoredRevocation => {
                 tracing::error!(
+                    event = "revocation_unstored",
                     count,
                     "more revocations are enforced in this process alone, not logged one by one"
                 );
             }
             Self::UndeliveredEvent => {
                 tracing::warn!(
+                    event = "event_undelivered",
                     count,
                     "gave up passing on more events, not logged one by one"
                 );
             }
             Self::FailedHandler => {
-                tracing::error!(count, "more handlers failed, not logged one by one");
+                tracing::error!(
+                    event = "handler_failed",
+                    count,
+                    "more handlers failed, not logged one by one"
+                );
             }
             #[cfg(feature = "server")]
-            Self::Panic => tracing::error!(count, "more panics, not logged one by one"),
-            Self::Misconfigured => tracing::error!(count, "{reason} (not logged one by one)"),
+            Self::Panic => {
+                tracing::error!(event = "panic", count, "more panics, not logged one by one");
+            }
+            Self::Misconfigured => tracing::error!(
+                event = "misconfigured",
+                count,
+                "{reason} (not logged one by one)"
+            ),
         }
     }
 }

@@ -55,6 +55,7 @@ pub enum StartError {
 pub struct Server {
     listener: Listener,
     edge: EdgeCore,
+    version: String,
     public_url: String,
     config: Config,
     hanko: Hanko,
@@ -66,6 +67,7 @@ impl Server {
     pub(crate) fn new(
         listener: Listener,
         edge: EdgeCore,
+        version: String,
         public_url: String,
         config: Config,
         local_hanko: Option<Arc<LocalHanko>>,
@@ -75,6 +77,7 @@ impl Server {
         Self {
             listener,
             edge,
+            version,
             public_url,
             config,
             hanko,
@@ -111,17 +114,45 @@ impl Server {
     /// Serves until `shutdown` ends, goes on for `SHUTDOWN_DELAY` while `/readyz` returns 503, and then waits for running
     /// requests, at most for `SHUTDOWN_GRACE`. Raises the limit of descriptors of this process.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
-        tracing::info!(
-            address = %self.address(),
-            public_url = self.public_url,
-            hanko = %self.hanko.url(),
-            "listening"
-        );
         let config = &self.config.http;
         let max_connections = listen::max_connections(config.max_connections);
+        self.log_start(max_connections);
         let limits = Limits::new(config.limits(), max_connections, self.clock);
         listen::serve(self.listener, self.edge, Arc::new(limits), config, shutdown).await;
         self.hanko.report_lost();
-        tracing::info!("stopped");
+        tracing::info!(event = "stopped", "stopped");
+    }
+
+    /// Logs what is served, and what is not checked.
+    fn log_start(&self, max_connections: usize) {
+        const UNCHECKED: &str = "unchecked";
+
+        let config = &self.config.http;
+        let rules = self.hanko.session_rules();
+        let audience = match &rules.audiences[..] {
+            [] => UNCHECKED.to_owned(),
+            audiences => audiences.join(", "),
+        };
+        let mut origins = config.trusted_origins(&self.public_url);
+        if self.local_hanko.is_some() {
+            origins.push("http on loopback".to_owned());
+        }
+        tracing::info!(
+            event = "listening",
+            version = self.version,
+            address = %self.address(),
+            public_url = self.public_url,
+            hanko = %self.hanko.url(),
+            mode = self.hanko.session_policy().mode.name(),
+            audience,
+            issuer = rules.issuer.as_deref().unwrap_or(UNCHECKED),
+            store = self.config.revocation.described(&self.hanko),
+            origins = origins.join(", "),
+            max_connections,
+            max_requests = config.max_requests,
+            max_request_body = config.max_request_body,
+            request_timeout = ?config.request_timeout,
+            "listening"
+        );
     }
 }

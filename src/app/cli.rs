@@ -14,15 +14,17 @@ use similar::TextDiff;
 use tokio::signal;
 
 use super::{
-    App,
-    config::{self, Config, ConfigErrors, HankoChoice, LogFormat, Lookup},
+    App, check,
+    config::{self, Config, ConfigErrors, HankoChoice, LogFormat, Lookup, UnknownVariable},
     dev::{self, ExampleRequest},
+    healthcheck::{self, Probe},
     telemetry,
+    warning::Warning,
 };
 use crate::{
     hanko::Hanko,
     openapi::{Document, DocumentFormat},
-    server::Server,
+    server::{Server, StartError},
     testing::Person,
 };
 
@@ -50,8 +52,32 @@ enum Command {
     ///
     /// Nothing else is needed. Prints the URLs and a request that works as pasted. Listens on loopback only.
     Dev,
+    /// Check the configuration: read it, fetch the keys once and connect to the revocation store
+    ///
+    /// Prints what would be served and every warning. Exits with 2 for an error in the configuration, and with 1 if the keys
+    /// or the store cannot be reached.
+    Check,
+    /// Request /livez of the running instance, on `ADMIN_ADDRESS` if that is set
+    ///
+    /// For containers without a shell. Exits with 0 if the response is 200, otherwise with 1.
+    Healthcheck {
+        /// Request /readyz instead
+        #[arg(long)]
+        ready: bool,
+    },
     /// Print, write or check the OpenAPI document
     Openapi(OpenapiArguments),
+}
+
+impl Command {
+    /// Returns the exit code for a configuration that cannot be read.
+    fn exit_code_of_config(&self) -> u8 {
+        match self {
+            // Orchestrators reserve other codes than 1.
+            Self::Healthcheck { .. } => EXIT_FAILURE,
+            _ => EXIT_USAGE,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -91,19 +117,23 @@ pub(super) async fn run(app: App) -> u8 {
         Ok(cli) => cli,
         Err(error) => return explain_usage(&error),
     };
+    let command = cli.command.unwrap_or(Command::Serve);
     let variables = match read_variables() {
         Ok(variables) => variables,
-        Err(error) => return fail(EXIT_USAGE, error),
+        Err(error) => return fail(command.exit_code_of_config(), error),
     };
+    let unknown = config::unknown_variables(variables.keys().map(String::as_str), &app.variables);
     let variables = Arc::new(variables);
     let lookup = move |name: &str| variables.get(name).cloned();
     if lookup("LOG_FORMAT").is_some_and(|format| format.trim() == "json") {
         // Errors of the configuration are lines of the log too.
         telemetry::set_format(LogFormat::Json);
     }
-    let outcome = match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => serve(app, lookup).await,
-        Command::Dev => dev(app, lookup).await,
+    let outcome = match command {
+        Command::Serve => serve(app, lookup, unknown).await,
+        Command::Dev => dev(app, lookup, unknown).await,
+        Command::Check => check_config(app, lookup, unknown).await,
+        Command::Healthcheck { ready } => healthcheck(&app, ready, &lookup).await,
         Command::Openapi(arguments) => openapi(app, &arguments, &lookup),
     };
     telemetry::flush_log();
@@ -144,7 +174,11 @@ fn explain_usage(error: &clap::Error) -> u8 {
 
 /// Reports an error and returns the exit code.
 fn fail(code: u8, error: impl Display) -> u8 {
-    telemetry::report(error);
+    if code == EXIT_USAGE {
+        telemetry::report("usage_error", error);
+    } else {
+        telemetry::report("failed", error);
+    }
     code
 }
 
@@ -198,7 +232,7 @@ fn read_config(
 
 fn explain_config(errors: &ConfigErrors) -> u8 {
     for error in &errors.0 {
-        telemetry::report(error);
+        telemetry::report("config_error", error);
     }
     EXIT_USAGE
 }
@@ -206,19 +240,30 @@ fn explain_config(errors: &ConfigErrors) -> u8 {
 async fn serve(
     app: App,
     lookup: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+    unknown: Vec<UnknownVariable>,
 ) -> Outcome {
     let config = read_config(lookup, HankoChoice::Configured)?;
     let server = app
         .bind(config)
         .await
         .map_err(|error| fail(EXIT_FAILURE, error))?;
-    warn_of_stray_origins(&server);
-    tracing::info!(url = format!("{}/docs", server.public_url()), "Swagger UI");
+    log_warnings(&server, unknown);
+    if server.config().http.docs {
+        tracing::info!(
+            event = "docs_served",
+            url = format!("{}/docs", server.public_url()),
+            "Swagger UI"
+        );
+    }
     run_server(server).await;
     Ok(())
 }
 
-async fn dev(app: App, lookup: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Outcome {
+async fn dev(
+    app: App,
+    lookup: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+    unknown: Vec<UnknownVariable>,
+) -> Outcome {
     let config = read_config(lookup, HankoChoice::Local)?;
     let example = ExampleRequest::find(&app.api.meta());
     let server = app
@@ -234,21 +279,18 @@ async fn dev(app: App, lookup: impl Fn(&str) -> Option<String> + Send + Sync + '
             .write_all(banner.as_bytes())
             .and_then(|()| stdout.flush());
     }
-    tracing::warn!("`dev` is not for production: whoever reaches it can sign in as anybody");
+    log_warnings(&server, unknown);
+    tracing::warn!(
+        event = "dev_not_for_production",
+        "`dev` is not for production: whoever reaches it can sign in as anybody"
+    );
     run_server(server).await;
     Ok(())
 }
 
-/// Warns of allowed origins that are meant for development.
-fn warn_of_stray_origins(server: &Server) {
-    let public_url = server.public_url();
-    for origin in server.config().http.stray_loopback_origins(public_url) {
-        tracing::warn!(
-            origin,
-            public_url,
-            "CORS_ALLOWED_ORIGINS allows an origin on loopback, but PUBLIC_URL is not on loopback: whatever listens there \
-             on a user's machine can act for the user"
-        );
+fn log_warnings(server: &Server, unknown: Vec<UnknownVariable>) {
+    for warning in Warning::all(unknown, &server.config().http, server.public_url()) {
+        warning.log();
     }
 }
 
@@ -259,7 +301,7 @@ fn dev_banner(server: &Server, example: Option<&ExampleRequest>) -> Option<Strin
     let mut banner = format!(
         "\n\
          API           {api}\n\
-         Swagger UI    {api}/docs\n\
+         {docs}\
          Sign-in page  {api}{sign_in}\n\
          Local Hanko   {hanko} (its RSA 2048 key lives in memory; Hanko's own are RSA 4096)\n\
          Frontends     every http origin on loopback (localhost, 127.0.0.1, [::1]) is allowed, with credentials\n\
@@ -268,6 +310,11 @@ fn dev_banner(server: &Server, example: Option<&ExampleRequest>) -> Option<Strin
          \n\
          {token}\n\
          \n",
+        docs = if server.config().http.docs {
+            format!("Swagger UI    {api}/docs\n")
+        } else {
+            String::new()
+        },
         sign_in = dev::SIGN_IN_PATH,
         hanko = local_hanko.url(),
         token = session.token,
@@ -290,7 +337,10 @@ async fn run_server(server: Server) {
 /// Completes at SIGTERM or Ctrl-C. From then on, a second one ends the process at once.
 async fn shutdown_signal(hanko: Hanko) {
     stop_signal().await;
-    tracing::info!("received a signal to shut down; a second one ends the process at once");
+    tracing::info!(
+        event = "shutdown_signal",
+        "received a signal to shut down; a second one ends the process at once"
+    );
     let _ends_with_the_process = tokio::spawn(async move {
         let code = stop_signal().await;
         hanko.report_lost();
@@ -298,6 +348,47 @@ async fn shutdown_signal(hanko: Hanko) {
         telemetry::flush_log();
         std::process::exit(code);
     });
+}
+
+async fn check_config(
+    app: App,
+    lookup: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+    unknown: Vec<UnknownVariable>,
+) -> Outcome {
+    let mut config = Config::from_lookup(lookup, HankoChoice::Configured)
+        .map_err(|errors| explain_config(&errors))?;
+    if config.variable("RUST_LOG").is_none() {
+        // The report says what goes well.
+        "warn".clone_into(&mut config.telemetry.filter);
+    }
+    telemetry::install_log(&config.telemetry).map_err(|error| fail(EXIT_FAILURE, error))?;
+    let report = check::check(app, &config, unknown)
+        .await
+        .map_err(|error| match error {
+            StartError::RevocationStore(_) => fail(EXIT_USAGE, error),
+            error => fail(EXIT_FAILURE, error),
+        })?;
+    // A closed pipe is no error: the exit code says the same.
+    let _ = write!(io::stdout(), "{report}");
+    match report.failures() {
+        [] => Ok(()),
+        failures => Err(fail(EXIT_FAILURE, failures.join("; "))),
+    }
+}
+
+async fn healthcheck(app: &App, ready: bool, lookup: &Lookup<'_>) -> Outcome {
+    let probe = if ready { Probe::Ready } else { Probe::Alive };
+    let address = config::probe_address(lookup).map_err(|errors| {
+        explain_config(&errors);
+        EXIT_FAILURE
+    })?;
+    match healthcheck::probe(probe, address, &app.own_prefix, &*app.clock).await {
+        Ok(healthy) => {
+            let _ = writeln!(io::stdout(), "{healthy}");
+            Ok(())
+        }
+        Err(error) => Err(fail(EXIT_FAILURE, error)),
+    }
 }
 
 /// Waits for SIGTERM or Ctrl-C, and returns the exit code of a process that such a signal ends.

@@ -1,5 +1,6 @@
 //! The configuration, read from the environment and validated as a whole before anything starts.
 
+mod admin;
 mod error;
 mod hanko;
 mod http;
@@ -7,9 +8,11 @@ mod reader;
 mod revocation;
 mod secret;
 mod telemetry;
+mod unknown;
 
 use std::{fmt, sync::Arc};
 
+pub(crate) use admin::{ProbeAddress, probe_address};
 pub use error::{ConfigError, ConfigErrors};
 pub use hanko::HankoConfig;
 pub use http::HttpConfig;
@@ -17,6 +20,7 @@ pub(crate) use reader::Lookup;
 use reader::Reader;
 pub use revocation::RevocationConfig;
 pub use telemetry::{LogFormat, TelemetryConfig};
+pub(crate) use unknown::{UnknownVariable, unknown_variables};
 
 /// Which Hanko a configuration is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +43,25 @@ pub struct Config {
     /// What is logged.
     pub telemetry: TelemetryConfig,
     variables: Variables,
+}
+
+/// What is read from variables.
+struct Sections {
+    http: HttpConfig,
+    hanko: HankoConfig,
+    revocation: RevocationConfig,
+    telemetry: TelemetryConfig,
+}
+
+impl Sections {
+    fn read(reader: &mut Reader<'_>, choice: HankoChoice) -> Self {
+        Self {
+            http: HttpConfig::read(reader),
+            hanko: HankoConfig::read(reader, choice),
+            revocation: RevocationConfig::read(reader),
+            telemetry: TelemetryConfig::read(reader),
+        }
+    }
 }
 
 /// Looks up the value of a variable.
@@ -64,14 +87,13 @@ impl Config {
         choice: HankoChoice,
     ) -> Result<Self, ConfigErrors> {
         let mut reader = Reader::new(&lookup);
-        let sections = (
-            HttpConfig::read(&mut reader),
-            HankoConfig::read(&mut reader, choice),
-            RevocationConfig::read(&mut reader),
-            TelemetryConfig::read(&mut reader),
-        );
-        let read = reader.finish(sections)?;
-        let (http, hanko, revocation, telemetry) = read;
+        let sections = Sections::read(&mut reader, choice);
+        let Sections {
+            http,
+            hanko,
+            revocation,
+            telemetry,
+        } = reader.finish(sections)?;
         Ok(Self {
             http,
             hanko,

@@ -35,12 +35,18 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inl
 /// Where the form goes that ends the session.
 const END_SESSION_PATH: &str = "/dev/end-session";
 
-pub(super) fn add_pages(pages: Pages, local_hanko: Arc<LocalHanko>) -> Pages {
+/// Where the form leads to.
+#[derive(Clone, Copy)]
+struct NextPage(&'static str);
+
+pub(super) fn add_pages(pages: Pages, local_hanko: Arc<LocalHanko>, has_docs: bool) -> Pages {
+    let next_page = NextPage(if has_docs { "../docs" } else { "sign-in" });
     pages
         .at(
             SIGN_IN_PATH,
             allowing("GET, HEAD, POST", get(sign_in_page).post(sign_in))
-                .data(Arc::clone(&local_hanko)),
+                .data(Arc::clone(&local_hanko))
+                .data(next_page),
         )
         .at(
             END_SESSION_PATH,
@@ -126,7 +132,7 @@ async fn end_session(request: &Request, local_hanko: Data<&Arc<LocalHanko>>) -> 
         .end_session(session.id().as_uuid())
         .await
         .map_err(|error| {
-            tracing::warn!(%error, "the webhook was not delivered");
+            tracing::warn!(event = "webhook_not_delivered", %error, "the webhook was not delivered");
             Unavailable::from(Duration::from_secs(1))
         })?;
     Ok(see_other("sign-in"))
@@ -145,6 +151,7 @@ async fn sign_in(
     body: Body,
     hanko: Data<&Hanko>,
     local_hanko: Data<&Arc<LocalHanko>>,
+    next_page: Data<&NextPage>,
 ) -> Result<Response> {
     if !comes_from_trusted_page(request.headers(), &hanko) {
         return Err(Rejection::CrossSiteRequest.into());
@@ -167,7 +174,7 @@ async fn sign_in(
         SESSION_LIFESPAN.as_secs()
     );
     let cookie = HeaderValue::try_from(cookie).map_err(poem::error::InternalServerError)?;
-    let mut response = see_other("../docs");
+    let mut response = see_other(next_page.0.0);
     response.headers_mut().insert(header::SET_COOKIE, cookie);
     Ok(response)
 }

@@ -84,22 +84,34 @@ pub(crate) fn set_format(format: LogFormat) {
     let _ = FORMAT.set(format);
 }
 
-/// Writes an error to standard error in the format of the log, whatever `RUST_LOG` says. A closed standard error is ignored.
-pub(crate) fn report(error: impl Display) {
-    let line = match FORMAT.get() {
-        Some(LogFormat::Json) => {
-            let mut timestamp = String::new();
-            let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
-            let line = json!({
-                "timestamp": timestamp,
-                "level": "ERROR",
-                "message": error.to_string(),
-                "target": env!("CARGO_CRATE_NAME"),
-            });
-            format!("{line}\n")
-        }
+/// Writes why the program ends to standard error, whatever `RUST_LOG` says: as a line of the log if that is JSON, otherwise for
+/// people.
+pub(crate) fn report(event: &str, error: impl Display) {
+    write(&match FORMAT.get() {
+        Some(LogFormat::Json) => json_line(event, &error),
         _ => format!("error: {error}\n"),
-    };
+    });
+}
+
+fn json_line(event: &str, error: &impl Display) -> String {
+    let line = json!({
+        "timestamp": timestamp(),
+        "level": "ERROR",
+        "event": event,
+        "message": error.to_string(),
+        "target": env!("CARGO_CRATE_NAME"),
+    });
+    format!("{line}\n")
+}
+
+fn timestamp() -> String {
+    let mut timestamp = String::new();
+    let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
+    timestamp
+}
+
+/// Writes to standard error. A closed one is ignored.
+fn write(line: &str) {
     let _ = match WRITER.get() {
         Some(writer) => writer.clone().write_all(line.as_bytes()),
         None => io::stderr().write_all(line.as_bytes()),
@@ -113,6 +125,9 @@ pub fn flush_log() {
     }
 }
 
+/// The event of a panic, the same as that of its further lines.
+const PANIC: &str = "panic";
+
 /// Reports a panic in the format of the log. A client may be able to cause it again and again.
 fn report_panic(info: &panic::PanicHookInfo<'_>) {
     static PANICS: LazyLock<Sampler> = LazyLock::new(|| Sampler::new(Arc::new(SystemClock::new())));
@@ -123,13 +138,22 @@ fn report_panic(info: &panic::PanicHookInfo<'_>) {
         .location()
         .map_or_else(String::new, |location| format!(" at {location}"));
     let backtrace = Backtrace::capture();
-    let text = if backtrace.status() == BacktraceStatus::Captured {
-        format!("panicked{location}: {message}\n{backtrace}")
-    } else {
-        format!("panicked{location}: {message}")
+    let backtrace = match backtrace.status() {
+        BacktraceStatus::Captured => format!("\n{backtrace}"),
+        _ => String::new(),
     };
+    let text = format!("panicked{location}: {message}");
     // Not an event of the log, so that no filter hides it.
-    PANICS.sample(Line::Panic, &"", || report(&text));
+    PANICS.sample(Line::Panic, &"", || {
+        write(&match FORMAT.get() {
+            Some(LogFormat::Json) => json_line(PANIC, &format!("{text}{backtrace}")),
+            _ => format!(
+                "{} ERROR {}: {text} event=\"{PANIC}\"{backtrace}\n",
+                timestamp(),
+                env!("CARGO_CRATE_NAME"),
+            ),
+        });
+    });
     // The process ends without another chance to flush.
     if thread::current().name() == Some("main") {
         flush_log();

@@ -17,12 +17,13 @@ use super::{
     credentials::Credentials,
     documented,
     guard::Guard,
+    record::AuthRecord,
     rejection::Rejection,
     requirement::{Outcome, Rule},
 };
 use crate::{
     clock::SystemClock,
-    hanko::{DEFAULT_COOKIE_NAME, Hanko, Session},
+    hanko::{DEFAULT_COOKIE_NAME, Hanko, Identified, Session},
     sampling::{Line, Sampler},
 };
 
@@ -205,7 +206,18 @@ fn log(request: &Request, rejection: &Rejection) {
         Rejection::NotConfigured | Rejection::BodyReadBeforeGuard { .. } => Line::Misconfigured,
         _ => Line::RejectedRequest,
     };
+    if let Some(record) = AuthRecord::of(request) {
+        record.reject(rejection);
+        if line == Line::RejectedRequest {
+            // The access log has the reason.
+            return;
+        }
+    }
     sampler.unwrap_or(&MISCONFIGURED).log(line, rejection);
+}
+
+fn identified(request: &Request) -> Option<&Identified> {
+    AuthRecord::of(request).map(AuthRecord::identified)
 }
 
 async fn try_authenticate(request: &Request) -> Result<Option<Session>, Rejection> {
@@ -213,7 +225,11 @@ async fn try_authenticate(request: &Request) -> Result<Option<Session>, Rejectio
     let credentials = Credentials::from_request(request.method(), request.headers(), hanko)?;
     match credentials {
         None => Ok(None),
-        Some(credentials) => Ok(Some(hanko.authenticate(credentials.token()).await?)),
+        Some(credentials) => Ok(Some(
+            hanko
+                .authenticate_noting(credentials.token(), identified(request))
+                .await?,
+        )),
     }
 }
 
@@ -224,9 +240,11 @@ async fn try_require(request: &Request, rule: &Rule<'_>) -> Result<Session, Reje
     let token = credentials.token();
     let is_live = rule.is_always_live();
     let session = if is_live {
-        Box::pin(hanko.authenticate_live(token)).await?
+        Box::pin(hanko.authenticate_live_noting(token, identified(request))).await?
     } else {
-        hanko.authenticate(token).await?
+        hanko
+            .authenticate_noting(token, identified(request))
+            .await?
     };
     match rule.evaluate(&session, is_live) {
         Outcome::Met => Ok(session),

@@ -246,6 +246,11 @@ impl Operations {
             .await
     }
 
+    /// Returns the path of the document that a request for `uri` has.
+    pub(crate) fn template(&self, uri: &Uri) -> Option<Arc<str>> {
+        self.routes.template(uri)
+    }
+
     /// Passes a request to its operation.
     pub(crate) fn call(&self, mut request: Request) -> BoxFuture<'_, poem::Result<Response>> {
         for add in &self.data {

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use futures_util::FutureExt;
 use poem::{
     Endpoint, IntoResponse, Middleware, Request, Response, Route,
     endpoint::make_sync,
@@ -44,6 +45,8 @@ pub struct RouteTable(Arc<Route>);
 /// What is known of one path.
 #[derive(Debug)]
 struct PathInfo {
+    /// As in the document.
+    path: Arc<str>,
     /// `None` if the endpoint alone knows its methods.
     allow: Option<HeaderValue>,
     /// The names of the parameters in the path, in their order.
@@ -123,6 +126,7 @@ impl RouteTable {
                 continue;
             };
             let info = Arc::new(PathInfo {
+                path: Arc::from(first.path.as_str()),
                 allow: allow(operations),
                 parameters: parameters(&first.path),
             });
@@ -176,6 +180,13 @@ impl RouteTable {
     /// Returns whether an operation has the path, rather than an endpoint of another kind; `None` if nothing has it.
     pub(crate) async fn is_operation(&self, uri: &Uri) -> Option<bool> {
         self.find(uri).await.map(|info| info.allow.is_some())
+    }
+
+    /// Returns the path of the document that a request for `uri` has, with the names of its parameters.
+    pub(crate) fn template(&self, uri: &Uri) -> Option<Arc<str>> {
+        // Poem's router waits for nothing.
+        let info = self.find(uri).now_or_never().flatten()?;
+        Some(Arc::clone(&info.path))
     }
 
     async fn find(&self, uri: &Uri) -> Option<Arc<PathInfo>> {

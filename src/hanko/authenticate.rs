@@ -8,6 +8,7 @@ use super::{
     builder::HankoBuilder,
     claims::SessionClaims,
     error::AuthenticateError,
+    identified::Identified,
     liveness::{Liveness, SessionPolicy, Status, ValidationError, ValidationStatus},
     origin::is_loopback_origin,
     revocation::{RevocationStore, StoreStatus},
@@ -88,7 +89,16 @@ impl Hanko {
         &self,
         token: impl AsRef<[u8]>,
     ) -> Result<Session, AuthenticateError> {
-        let session = self.verify(token.as_ref()).await?;
+        self.authenticate_noting(token.as_ref(), None).await
+    }
+
+    /// The same. Notes whose token it is.
+    pub(crate) async fn authenticate_noting(
+        &self,
+        token: &[u8],
+        identified: Option<&Identified>,
+    ) -> Result<Session, AuthenticateError> {
+        let session = self.verify(token, identified).await?;
         match self.0.liveness.recall(&session) {
             Some(Status::Active) => Ok(session),
             Some(Status::Ended) => Err(AuthenticateError::SessionEnded),
@@ -113,38 +123,67 @@ impl Hanko {
         &self,
         token: impl AsRef<[u8]>,
     ) -> Result<Session, AuthenticateError> {
-        let session = self.verify(token.as_ref()).await?;
+        self.authenticate_live_noting(token.as_ref(), None).await
+    }
+
+    /// The same. Notes whose token it is.
+    pub(crate) async fn authenticate_live_noting(
+        &self,
+        token: &[u8],
+        identified: Option<&Identified>,
+    ) -> Result<Session, AuthenticateError> {
+        let session = self.verify(token, identified).await?;
         let outcome = self.0.liveness.ask_now(&session).await;
         self.check_again(session, outcome)
     }
 
     /// Verifies a token, or finds it in the cache, and rejects a revoked session.
-    async fn verify(&self, token: &[u8]) -> Result<Session, AuthenticateError> {
+    async fn verify(
+        &self,
+        token: &[u8],
+        identified: Option<&Identified>,
+    ) -> Result<Session, AuthenticateError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::TooLarge.into());
         }
-        let session = match self.cached(token)? {
+        let session = match self.cached(token, identified)? {
             Some(session) => session,
-            None => Box::pin(self.verify_session_token(token)).await?,
+            None => Box::pin(self.verify_session_token(token, identified)).await?,
         };
         self.reject_revoked(&session)?;
         Ok(session)
     }
 
     /// Returns the session of a cached token, if it is still valid.
-    fn cached(&self, token: &[u8]) -> Result<Option<Session>, TokenError> {
+    fn cached(
+        &self,
+        token: &[u8],
+        identified: Option<&Identified>,
+    ) -> Result<Option<Session>, TokenError> {
         let cache = self.0.verified.as_ref();
-        match cache.and_then(|cache| cache.get(token)) {
-            Some(session) if self.0.still_holds(session.verified())? => Ok(Some(session)),
-            _ => Ok(None),
+        let Some(session) = cache.and_then(|cache| cache.get(token)) else {
+            return Ok(None);
+        };
+        let holds = self.0.still_holds(session.verified());
+        // Also if it has expired since, but not if its key has been withdrawn.
+        if let (Some(identified), Ok(true) | Err(_)) = (identified, holds) {
+            identified.note_session(&session);
         }
+        Ok(holds?.then_some(session))
     }
 
-    async fn verify_session_token(&self, token: &[u8]) -> Result<Session, AuthenticateError> {
+    async fn verify_session_token(
+        &self,
+        token: &[u8],
+        identified: Option<&Identified>,
+    ) -> Result<Session, AuthenticateError> {
         let inner = &self.0;
         let text = std::str::from_utf8(token).map_err(|_| TokenError::NotCompact)?;
         let unverified = UnverifiedToken::parse(text)?;
         let payload = inner.verify_signature(unverified).await??;
+        if let Some(identified) = identified {
+            identified.note_payload(&payload);
+        }
         let verified = payload.validate(&inner.session_rules, inner.now())?;
         let session = Session::new(Arc::new(Authenticated::new(verified, text, inner)));
         if let Some(cache) = &inner.verified {
@@ -289,16 +328,23 @@ impl Hanko {
         self.0.keys.is_busy() || self.0.liveness.status().in_flight > 0
     }
 
+    /// Returns the rules that the registered claims of session tokens are validated by.
+    #[cfg(feature = "server")]
+    pub(crate) fn session_rules(&self) -> &ClaimsRules {
+        &self.0.session_rules
+    }
+
     /// Returns the name of the session cookie.
     pub fn cookie_name(&self) -> &str {
         &self.0.cookie_name
     }
 
-    /// Returns the limiter of the log lines that clients can cause.
+    /// Returns the source of time.
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
         &self.0.clock
     }
 
+    /// Returns the limiter of the log lines that clients can cause.
     pub(crate) fn sampler(&self) -> &Sampler {
         &self.0.sampler
     }

@@ -73,6 +73,17 @@ pub enum SessionMode {
     Stateful,
 }
 
+impl SessionMode {
+    /// Returns the name by which it is configured.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stateless => "stateless",
+            Self::Hybrid => "hybrid",
+            Self::Stateful => "stateful",
+        }
+    }
+}
+
 /// How sessions are validated at Hanko.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionPolicy {
@@ -693,9 +704,16 @@ impl Shared {
         }
         drop(progress);
         match error {
-            Some(error) if is_logged => tracing::warn!(%error, "validating a session failed"),
-            Some(error) => tracing::debug!(%error, "validating a session failed"),
-            None if is_logged => tracing::info!("Hanko validates sessions again"),
+            Some(error) if is_logged => {
+                tracing::warn!(event = "validation_failed", %error, "validating a session failed");
+            }
+            Some(error) => {
+                tracing::debug!(event = "validation_failed", %error, "validating a session failed");
+            }
+            None if is_logged => tracing::info!(
+                event = "validation_recovered",
+                "Hanko validates sessions again"
+            ),
             None => {}
         }
     }
@@ -758,9 +776,10 @@ impl Shared {
         let warns = is_frequent && !progress.has_warned;
         progress.has_warned |= warns;
         drop(progress);
-        tracing::info!(%session, "found a session ended at Hanko that no webhook has reported");
+        tracing::info!(event = "session_found_ended", session_id = %session, "found a session ended at Hanko that no webhook has reported");
         if warns {
             tracing::warn!(
+                event = "webhooks_missing",
                 "webhooks about ended sessions seem not to arrive: check that Hanko has a webhook to /webhooks/hanko with \
                  the event `session`, and look for rejected webhooks in this log. Hanko up to v3.0.4 has no such event; \
                  sessions that end there are found by validation alone"

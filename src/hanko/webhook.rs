@@ -169,6 +169,7 @@ impl Webhooks {
         let has_lost = unverified + undelivered > 0;
         if has_lost && !self.has_reported_lost.swap(true, Ordering::Relaxed) {
             tracing::warn!(
+                event = "webhooks_lost",
                 unverified,
                 undelivered,
                 "webhooks are lost with the end of the process, because Hanko does not send them again"
@@ -351,11 +352,12 @@ async fn accept(inner: &Inner, event: Event) -> Event {
         Ok(None) => {}
         // Hanko has signed it and would send the same again.
         Err(()) => {
-            tracing::error!(event = %event.kind(), "a webhook does not say what has ended");
+            tracing::error!(event = "webhook_unusable", kind = %event.kind(), "a webhook does not say what has ended");
         }
     }
     tracing::info!(
-        event = %event.kind(),
+        event = "webhook_received",
+        kind = %event.kind(),
         id = event.subject_id().map(tracing::field::display),
         "received a webhook"
     );

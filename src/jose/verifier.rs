@@ -104,6 +104,11 @@ pub(crate) struct SignedPayload {
 }
 
 impl SignedPayload {
+    /// Returns the Claims Set as it was signed, not validated; `None` if it is malformed.
+    pub(crate) fn claims(&self) -> Option<Map<String, Value>> {
+        json::parse_object(&self.payload)
+    }
+
     /// Reads the Claims Set and validates it at `now`.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use poem_openapi::{
 use super::{Tag, WEBHOOK_PATH};
 use crate::{
     auth::Rejection,
-    edge::RequestLimits,
+    edge::{RequestLimits, client_address},
     hanko::{Hanko, Receipt, WebhookError},
     openapi::responses_of,
     problem::{Problem, ProblemType},
@@ -213,8 +213,7 @@ impl WebhooksApi {
         hanko: Data<&Hanko>,
         body: SignedBody,
     ) -> Result<Received, WebhookRejection> {
-        let client = request.remote_addr().as_socket_addr();
-        let client = client.map(std::net::SocketAddr::ip);
+        let client = client_address(request);
         match hanko.receive_webhook_bytes(body.0, client).await {
             Ok(Receipt::Verified(_)) => Ok(Received::Applied),
             Ok(Receipt::Held) => Ok(Received::Held),

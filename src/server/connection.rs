@@ -167,7 +167,10 @@ pub(super) async fn serve(
     let limits = &protocols.limits;
     if is_http2 {
         if !limits.connections.admit_http2(&connection, &limits.clock) {
-            tracing::debug!("closed a connection: all places of HTTP/2 are taken");
+            tracing::debug!(
+                event = "http2_connection_refused",
+                "closed a connection: all places of HTTP/2 are taken"
+            );
             return;
         }
         transport.watch_frames();
@@ -213,7 +216,7 @@ where
         serving.as_mut().poll(context)
     });
     if let Err(error) = ended.await {
-        tracing::debug!(%error, "a connection failed");
+        tracing::debug!(event = "connection_failed", %error, "a connection failed");
     }
 }
 
@@ -255,11 +258,18 @@ impl Service {
         let version = request.version();
         let leaves_buffers =
             has_large_body(&request) && self.protocols.limits.connections.are_many();
-        let request = self.poem_request(request, &exchange);
+        let mut request = self.poem_request(request, &exchange);
         let edge = Arc::clone(&self.protocols.edge);
+        let entry = edge.begin_entry(&mut request);
         let of_edge = Arc::clone(&exchange);
         let finish = move |response: poem::Response| {
-            Ok(finish(response.into(), exchange, version, leaves_buffers))
+            let limit = || exchange.error().map(LimitError::problem_type);
+            let rejection = entry.is_some().then(limit).flatten().or(rejection);
+            let (response, overload) = finish(response.into(), exchange, version, leaves_buffers);
+            if let Some(entry) = entry {
+                entry.log(response.status(), overload.or(rejection));
+            }
+            Ok(response)
         };
         // Most requests are not cross-origin.
         if request.headers().contains_key(header::ORIGIN) {
@@ -325,22 +335,24 @@ fn check_head(request: &Request<Incoming>) -> Result<(), ProblemType> {
     Ok(())
 }
 
-/// Begins the response, or another one in its place if it is a streaming one and there are too many of those.
+/// Begins the response, or another one in its place if it is a streaming one and there are too many of those: then also returns
+/// why.
 fn finish(
     mut response: Response<BoxBody<Bytes, io::Error>>,
     exchange: Arc<Exchange>,
     version: Version,
     leaves_buffers: bool,
-) -> Response<ResponseBody> {
+) -> (Response<ResponseBody>, Option<ProblemType>) {
     if version < Version::HTTP_2 && (exchange.is_draining() || leaves_buffers) {
         let headers = response.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     match ResponseBody::begin(response, Arc::clone(&exchange)) {
-        Ok(response) => response,
+        Ok(response) => (response, None),
         Err(headers) => {
             let rejection = edge::reject_stream(headers);
-            ResponseBody::finite(rejection.into(), exchange)
+            let response = ResponseBody::finite(rejection.into(), exchange);
+            (response, Some(ProblemType::OVERLOADED))
         }
     }
 }

@@ -91,11 +91,16 @@ fn fitting(wanted: usize, descriptors: u64) -> (u64, usize) {
 /// Raises the soft limit of descriptors to the hard limit, and returns how many connections fit in, at most `wanted`.
 pub(super) fn max_connections(wanted: usize) -> usize {
     let Some(descriptors) = raise_descriptor_limit() else {
-        tracing::info!(max_connections = wanted, "descriptors are unlimited");
+        tracing::info!(
+            event = "process_limits",
+            max_connections = wanted,
+            "descriptors are unlimited"
+        );
         return wanted;
     };
     let (reserved, max_connections) = fitting(wanted, descriptors);
     tracing::info!(
+        event = "process_limits",
         descriptors,
         reserved,
         max_connections,
@@ -103,6 +108,7 @@ pub(super) fn max_connections(wanted: usize) -> usize {
     );
     if max_connections < wanted {
         tracing::warn!(
+            event = "too_few_descriptors",
             wanted,
             max_connections,
             "the limit of descriptors allows fewer connections than MAX_CONNECTIONS; raise it with `ulimit -Hn` or LimitNOFILE="
@@ -123,7 +129,7 @@ fn raise_descriptor_limit() -> Option<u64> {
     match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum,
         Err(error) => {
-            tracing::warn!(%error, "could not raise the limit of descriptors");
+            tracing::warn!(event = "descriptor_limit_kept", %error, "could not raise the limit of descriptors");
             limit.current
         }
     }
@@ -167,7 +173,7 @@ pub(crate) async fn serve(
         shutdown.await;
         limits.start_draining();
         if !config.shutdown_delay.is_zero() {
-            tracing::info!(delay = ?config.shutdown_delay, "not ready any more; shutting down after the delay");
+            tracing::info!(event = "shutdown_delayed", delay = ?config.shutdown_delay, "not ready any more; shutting down after the delay");
             clock.sleep(config.shutdown_delay).await;
         }
     };
@@ -181,12 +187,12 @@ pub(crate) async fn serve(
     connections.tell_all(Command::Drain);
     let running = connections.count();
     if running > 0 {
-        tracing::info!(connections = running, grace = ?config.shutdown_grace, "shutting down");
+        tracing::info!(event = "shutdown_begun", connections = running, grace = ?config.shutdown_grace, "shutting down");
     }
     tokio::select! {
         () = connections.all_closed() => {}
         () = clock.sleep(config.shutdown_grace) => {
-            tracing::warn!(connections = connections.count(), "closing what did not finish in time");
+            tracing::warn!(event = "shutdown_cut_off", connections = connections.count(), "closing what did not finish in time");
             connections.tell_all(Command::Close);
         }
     }
@@ -194,7 +200,7 @@ pub(crate) async fn serve(
     tasks.wait().await;
     tokio::select! {
         () = connections.all_closed() => {}
-        () = clock.sleep(UPGRADE_PATIENCE) => tracing::warn!("an upgraded connection did not close"),
+        () = clock.sleep(UPGRADE_PATIENCE) => tracing::warn!(event = "upgrade_not_closed", "an upgraded connection did not close"),
     }
 }
 
@@ -212,7 +218,7 @@ async fn accept(
             Ok(accepted) => accepted,
             Err(error) => {
                 if !is_failing {
-                    tracing::warn!(%error, "could not accept a connection");
+                    tracing::warn!(event = "accept_failed", %error, "could not accept a connection");
                 }
                 is_failing = true;
                 // It may have failed for lack of descriptors, whoever uses them.

@@ -252,7 +252,11 @@ async fn logout(request: &Request, state: Data<&Arc<State>>) -> Response {
         .await;
     if let Err(error) = delivered {
         let error: &dyn std::error::Error = &error;
-        tracing::warn!(error, "the webhook was not delivered");
+        tracing::warn!(
+            event = "webhook_not_delivered",
+            error,
+            "the webhook was not delivered"
+        );
     }
     let mut response = StatusCode::NO_CONTENT.into();
     remove_cookie(&state, &mut response);
@@ -281,7 +285,7 @@ pub(super) async fn serve<E: Endpoint + 'static>(
                 connections.spawn(connection);
             }
             Err(error) => {
-                tracing::warn!(%error, "the local Hanko could not accept a connection");
+                tracing::warn!(event = "local_hanko_accept_failed", %error, "the local Hanko could not accept a connection");
                 // Descriptors are freed in real time.
                 SystemClock::new().sleep(ACCEPT_PAUSE).await;
             }

@@ -685,7 +685,7 @@ async fn work(
         };
         if let Err(Err(error)) = outcome.send(result) {
             let error: &dyn Error = &error;
-            tracing::warn!(error, event = %body["event"], "the webhook was not delivered");
+            tracing::warn!(event = "webhook_not_delivered", error, kind = %body["event"], "the webhook was not delivered");
         }
         unfinished.send_modify(|count| *count -= 1);
     }

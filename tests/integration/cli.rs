@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{ada, client, local_hanko, within};
+use crate::support::{App, ada, client, local_hanko, within};
 use poem_hanko::{Clock, ManualClock, SystemClock};
 
 /// The program in an empty folder, with these variables and no others.
@@ -52,6 +52,8 @@ fn every_command_has_help() {
         &["serve", "--help"],
         &["dev", "--help"],
         &["openapi", "--help"],
+        &["check", "--help"],
+        &["healthcheck", "--help"],
         &["--version"],
     ] {
         let output = run(arguments, &[]);
@@ -68,6 +70,7 @@ fn a_wrong_argument_is_one_line_and_exit_code_2() {
         (&["openapi", "--format", "xml"], "xml"),
         (&["openapi", "--output"], "--output"),
         (&["dev", "now"], "now"),
+        (&["healthcheck", "--alive"], "--alive"),
     ] {
         let output = run(arguments, &[]);
         let message = text(&output.stderr);
@@ -104,6 +107,168 @@ fn configuration_errors_are_told_all_at_once_with_exit_code_2() {
         assert!(message.contains(variable), "{message}");
     }
     assert!(!message.contains("hunter2"), "{message}");
+}
+
+// Hanko is served while this test waits for the program.
+#[tokio::test(flavor = "multi_thread")]
+async fn check_prints_what_would_be_served() {
+    let hanko = local_hanko(&ManualClock::new(SystemClock::new().unix_time())).await;
+    // It does not listen.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().port().to_string();
+    let variables = [
+        ("HANKO_API_URL", &*hanko.url()),
+        ("PORT", &taken),
+        ("PUBLIC_URL", "https://api.example"),
+        ("CORS_ALLOWED_ORIGINS", "http://localhost:3000"),
+        ("TRUSTED_PROXIES", "10.0.0.0/8"),
+        ("HANKO_ISUER", "hunter2"),
+    ];
+    let output = run(&["check"], &variables);
+    let report = text(&output.stdout);
+    let log = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{report}{log}");
+    for line in [
+        "Keys          1 usable",
+        "Audience      not checked",
+        "Issuer        not checked",
+        "Public URL    https://api.example",
+        "Proxies       10.0.0.0/8",
+        "GET /protected",
+        "POST /webhooks/hanko",
+        "GET /docs",
+    ] {
+        assert!(
+            report.lines().any(|found| found.ends_with(line)),
+            "{line}: {report}"
+        );
+    }
+    for part in [
+        "Sessions      hybrid",
+        "in this process",
+        "http://localhost:3000, https://api.example",
+        "- HANKO_ISUER is no variable of this program; HANKO_ISSUER is",
+        "- CORS_ALLOWED_ORIGINS allows http://localhost:3000",
+        "- HANKO_AUDIENCE is not set",
+        "To test webhooks",
+        "Register https://api.example/webhooks/hanko",
+    ] {
+        assert!(report.contains(part), "{part}: {report}");
+    }
+    assert!(
+        !report.contains("hunter2") && !log.contains("hunter2"),
+        "{report}{log}"
+    );
+
+    let strict = [
+        ("HANKO_API_URL", &*hanko.url()),
+        ("HANKO_AUDIENCE", "app.example"),
+        ("HANKO_ISSUER", "https://issuer.example"),
+        ("HANKO_SESSION_MODE", "stateless"),
+        ("DOCS", "false"),
+    ];
+    let report = text(&run(&["check"], &strict).stdout);
+    assert!(report.contains("Audience      app.example"), "{report}");
+    assert!(report.contains("session.idle_timeout"), "{report}");
+    assert!(!report.contains("is not set"), "{report}");
+    assert!(!report.contains("/docs"), "{report}");
+}
+
+#[test]
+fn check_says_what_cannot_be_reached() {
+    let output = run(&["check"], &[("HANKO_API_URL", "http://127.0.0.1:1")]);
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(
+        message.contains("JWK Set could not be fetched"),
+        "{message}"
+    );
+
+    let output = run(&["check"], &[("JWT_LEEWAY", "1d")]);
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("HANKO_API_URL is not set"), "{message}");
+    assert!(message.contains("JWT_LEEWAY"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_that_the_store_cannot_be_reached() {
+    let hanko = local_hanko(&ManualClock::new(SystemClock::new().unix_time())).await;
+    let variables = [
+        ("HANKO_API_URL", &*hanko.url()),
+        ("REVOCATION_STORE_URL", "redis://:hunter2@127.0.0.1:1"),
+    ];
+    let output = run(&["check"], &variables);
+    let message = text(&output.stderr) + &text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(
+        message.contains("redis://***@127.0.0.1:1 could not be read"),
+        "{message}"
+    );
+    assert!(message.contains("1 usable"), "{message}");
+    assert!(!message.contains("hunter2"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn healthcheck_probes_the_running_instance() {
+    // It is alive, and not ready: it has no keys.
+    let clock = ManualClock::new(SystemClock::new().unix_time());
+    let app = App::start("http://127.0.0.1:1", &clock, &[]);
+    app.hanko.wait_for_key_set_fetches(1).await;
+    let port = app.address.port().to_string();
+    let address = app.address.to_string();
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let unused_port = unused.local_addr().unwrap().port().to_string();
+    drop(unused);
+    for (arguments, variables, code, says) in [
+        (&[][..], &[("PORT", &*port)][..], 0, "/livez returned 200"),
+        (
+            &[],
+            &[("PORT", &port), ("HOST", "0.0.0.0")],
+            0,
+            "http://127.0.0.1:",
+        ),
+        // The admin listener is asked, wherever the API is.
+        (
+            &[],
+            &[("PORT", &unused_port), ("ADMIN_ADDRESS", &address)],
+            0,
+            "/livez returned 200",
+        ),
+        (
+            &["--ready"],
+            &[("PORT", &port)],
+            1,
+            "/readyz returned 503: The JWK Set could not be",
+        ),
+        (&[], &[("PORT", &unused_port)], 1, "cannot be reached"),
+        (
+            &[],
+            &[("PORT", &port), ("ADMIN_ADDRESS", "localhost:0")],
+            1,
+            "the port is 0",
+        ),
+        (&[], &[("PORT", "x")], 1, "PORT"),
+        (
+            &[],
+            &[("PORT", &port), ("ADMIN_ADDRESS", "9000")],
+            1,
+            "ADMIN_ADDRESS",
+        ),
+        // Nothing else of the configuration matters.
+        (&[], &[("PORT", &port), ("JWT_LEEWAY", "1d")], 0, "200"),
+    ] {
+        let arguments = [&["healthcheck"], arguments].concat();
+        let output = run(&arguments, variables);
+        let message = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{variables:?}: {message}");
+        assert!(message.contains(says), "{variables:?}: {message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(".env"), "PORT=80 secret\n").unwrap();
+    let broken = program(folder.path(), &[]).arg("healthcheck").output();
+    assert_eq!(broken.unwrap().status.code(), Some(1));
 }
 
 #[test]
@@ -226,6 +391,40 @@ fn serve_warns_of_a_loopback_origin_behind_a_public_url() {
             is_warned,
             "{log:?}"
         );
+    }
+}
+
+#[test]
+fn misspelt_variable_causes_a_warning_without_its_value() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(".env"), "MAX_REQUEST=hunter2\n").unwrap();
+    for argument in ["serve", "dev"] {
+        let mut command = program(
+            folder.path(),
+            &[
+                ("PORT", "0"),
+                ("HANKO_API_URL", "http://127.0.0.1:1"),
+                ("HANKO_AUDIENCES", "hunter2"),
+                ("HANKO_SERVICE_HOST", "10.0.0.7"),
+                ("HANKO_PORT_80_TCP", "tcp://10.0.0.7:80"),
+            ],
+        );
+        command.arg(argument).stdout(Stdio::null());
+        let (running, log) = listening(command);
+        drop(running);
+        let log = log.collect::<Vec<_>>().join("\n");
+        for (name, meant) in [
+            ("HANKO_AUDIENCES", "HANKO_AUDIENCE"),
+            ("MAX_REQUEST", "MAX_REQUESTS"),
+        ] {
+            let said = format!("{name} is no variable of this program; {meant} is");
+            let found = log
+                .lines()
+                .any(|line| line.contains("WARN") && line.contains(&said));
+            assert!(found, "{log}");
+        }
+        assert_eq!(log.matches("no variable of").count(), 2, "{log}");
+        assert!(!log.contains("hunter2"), "{log}");
     }
 }
 
@@ -386,7 +585,7 @@ async fn every_line_of_a_json_log_is_json() {
         assert!(!log.is_empty());
         for line in log.lines() {
             let line: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
-            for member in ["timestamp", "level", "message", "target"] {
+            for member in ["timestamp", "level", "message", "target", "event"] {
                 assert!(line[member].is_string(), "{member}: {line}");
             }
         }
@@ -579,6 +778,8 @@ async fn serve_verifies_real_requests_and_ends_at_sigterm() {
             &[
                 ("PORT", "0"),
                 ("HANKO_API_URL", &hanko.url()),
+                ("HANKO_AUDIENCE", "localhost"),
+                ("CORS_ALLOWED_ORIGINS", "https://app.example"),
                 ("LOG_FORMAT", "json"),
             ],
         )
@@ -587,13 +788,33 @@ async fn serve_verifies_real_requests_and_ends_at_sigterm() {
         .unwrap(),
     );
     let mut log = BufReader::new(running.0.stderr.take().unwrap()).lines();
-    let address = log
+    let (address, start) = log
         .by_ref()
         .find_map(|line| {
-            let line: serde_json::Value = serde_json::from_str(&line.unwrap()).ok()?;
-            Some(line["address"].as_str()?.to_owned())
+            let line: Value = serde_json::from_str(&line.unwrap()).ok()?;
+            let address = line["address"].as_str()?.to_owned();
+            Some((address, line))
         })
         .expect("the log names the address");
+    for (field, value) in [
+        ("event", "listening".into()),
+        ("version", env!("CARGO_PKG_VERSION").into()),
+        ("mode", "hybrid".into()),
+        ("audience", "localhost".into()),
+        ("issuer", "unchecked".into()),
+        ("store", "in this process".into()),
+        ("max_requests", 4096.into()),
+        ("max_request_body", (256 * 1024).into()),
+        ("request_timeout", "30s".into()),
+    ] {
+        assert_eq!(start[field], value, "{field}: {start}");
+    }
+    let origins = start["origins"].as_str().unwrap();
+    assert!(
+        origins.starts_with("https://app.example, http://localhost:"),
+        "{origins}"
+    );
+    assert!(start["max_connections"].is_number(), "{start}");
     let token = hanko.sign_in(&ada()).token;
     let response = client()
         .get(format!("http://{address}/protected"))

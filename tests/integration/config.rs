@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use poem_hanko::{Config, ConfigErrors, HankoChoice, LogFormat};
+use poem_hanko::{Config, ConfigErrors, HankoChoice, LogFormat, TrustedProxies};
 use proptest::prelude::*;
 
 fn read(variables: &[(&str, &str)], choice: HankoChoice) -> Result<Config, ConfigErrors> {
@@ -56,6 +56,10 @@ fn defaults_are_those_of_the_readme() {
     assert_eq!(policy.max_age, Duration::from_mins(10));
     assert_eq!(policy.cooldown, Duration::from_secs(30));
     assert_eq!(policy.max_stale, Duration::from_hours(24));
+    assert_eq!(config.http.sign_in_url, None);
+    assert!(config.http.trusted_proxies.is_empty());
+    assert!(config.http.docs);
+    assert!(!config.http.access_log);
     assert_eq!(config.telemetry.format, LogFormat::Text);
     assert_eq!(config.telemetry.filter, "info");
 }
@@ -98,6 +102,8 @@ fn the_example_file_lists_every_variable_with_its_default() {
         let mut config = config.clone();
         config.http.public_url = None;
         config.http.allowed_origins.clear();
+        config.http.sign_in_url = None;
+        config.http.trusted_proxies = TrustedProxies::default();
         config.hanko.audiences.clear();
         config.hanko.issuer = None;
         config.revocation.store_url = None;
@@ -184,6 +190,9 @@ fn no_error_prints_a_password() {
         ("HANKO_API_URL", "user:hunter2@x.hanko.io"),
         ("HANKO_API_URL", "https://x.hanko.io?key=hunter2"),
         ("PUBLIC_URL", "https://user:hunter2@api.example"),
+        ("SIGN_IN_URL", "https://user:hunter2@app.example"),
+        ("SIGN_IN_URL", "https://app.example/#hunter2"),
+        ("TRUSTED_PROXIES", "10.0.0.0/8,https://user:hunter2@x"),
         ("PUBLIC_URL", "https://api.example/#hunter2"),
         ("CORS_ALLOWED_ORIGINS", "https://hun/ter2@app.example"),
         ("CORS_ALLOWED_ORIGINS", "https://user:hunter2@app.example"),
@@ -211,6 +220,8 @@ proptest! {
         variable in prop::sample::select(vec![
             "HANKO_API_URL",
             "PUBLIC_URL",
+            "SIGN_IN_URL",
+            "TRUSTED_PROXIES",
             "REVOCATION_STORE_URL",
             "CORS_ALLOWED_ORIGINS",
             "HANKO_AUDIENCE",
@@ -259,6 +270,7 @@ fn empty_value_that_would_weaken_a_check_is_an_error() {
         "JWKS_MAX_STALE",
         "REVOCATION_STORE_URL",
         "PUBLIC_URL",
+        "DOCS",
     ] {
         for value in ["", "  "] {
             refuses_exactly(variable, value, "must not be empty");
@@ -273,8 +285,11 @@ fn empty_value_that_would_weaken_a_check_is_an_error() {
         "JWKS_TIMEOUT",
         "JWKS_COOLDOWN",
         "TOKEN_CACHE_CAPACITY",
+        "SIGN_IN_URL",
+        "TRUSTED_PROXIES",
         "LOG_FORMAT",
         "RUST_LOG",
+        "ACCESS_LOG",
         "SHUTDOWN_GRACE",
     ] {
         let config = read(&[(variable, "")], HankoChoice::Local).unwrap();
@@ -300,6 +315,31 @@ fn loopback_origins_of_a_public_service_are_found() {
     for public_url in ["http://localhost:8000", "http://127.0.0.2:8000"] {
         assert!(config.http.stray_loopback_origins(public_url).is_empty());
     }
+}
+
+#[test]
+fn sign_in_url_may_have_a_query() {
+    let url = "https://app.example/sign-in?tenant=7";
+    let config = read(&[("SIGN_IN_URL", url)], HankoChoice::Local).unwrap();
+    assert_eq!(config.http.sign_in_url.as_deref(), Some(url));
+}
+
+#[test]
+fn trusted_proxies_are_networks() {
+    let list = "10.0.0.0/8, 2001:db8::7";
+    let config = read(&[("TRUSTED_PROXIES", list)], HankoChoice::Local).unwrap();
+    assert!(
+        config
+            .http
+            .trusted_proxies
+            .contains(IpAddr::from([10, 9, 8, 7]))
+    );
+    assert!(
+        !config
+            .http
+            .trusted_proxies
+            .contains(IpAddr::from([11, 9, 8, 7]))
+    );
 }
 
 #[test]
@@ -346,6 +386,17 @@ fn wrong_values_are_named_with_the_mend() {
         refuses("REVOCATION_STORE_URL", url, "redis://localhost:6379");
     }
     refuses("PUBLIC_URL", "api.example", "https://api.example");
+    for url in [
+        "app.example/sign-in",
+        "ftp://app.example",
+        "https://user@app.example",
+        "https://app.example/#sign-in",
+    ] {
+        refuses_exactly("SIGN_IN_URL", url, "https://app.example/sign-in");
+    }
+    refuses("TRUSTED_PROXIES", "10.0.0.0/33", "10.0.0.0/8");
+    refuses("DOCS", "no", "true or false");
+    refuses("ACCESS_LOG", "on", "true or false");
     refuses("LOG_FORMAT", "xml", "text or json");
     refuses("RUST_LOG", "poem_hanko=loud", "filter");
     refuses("SHUTDOWN_GRACE", "-1s", "duration");

@@ -210,3 +210,15 @@ async fn head_tells_what_get_would() {
         }
     }
 }
+
+#[tokio::test]
+async fn docs_can_be_left_out() {
+    let (_local_hanko, app) = start().await;
+    let paths = all_paths(&app).await;
+    let (_local_hanko, app) = start_with(&[("DOCS", "false")]).await;
+    for path in paths.iter().map(String::as_str).chain(["/docs/"]) {
+        let response = send(app.get(path)).await;
+        assert_eq!(response.status(), 404, "{path}");
+    }
+    assert_eq!(send(app.get("/")).await.status(), 200);
+}

@@ -6,6 +6,7 @@ mod support;
 #[path = "../../src/bin/poem-hanko/greeting.rs"]
 mod greeting;
 
+mod access_log;
 #[cfg(feature = "testing")]
 mod app;
 mod attacks;
@@ -15,6 +16,7 @@ mod docs;
 mod document;
 mod edge;
 mod embedding;
+mod events;
 mod faults;
 #[cfg(feature = "testing")]
 mod guards;

@@ -5,8 +5,14 @@ use std::{
 
 use url::Url;
 
-use super::reader::{Reader, duration, origins, positive_count, positive_duration, size};
-use crate::{edge::limits::LimitSettings, hanko::is_loopback};
+use super::{
+    reader::{Reader, boolean, duration, origins, positive_count, positive_duration, size},
+    secret::mask,
+};
+use crate::{
+    edge::{TrustedProxies, limits::LimitSettings},
+    hanko::is_loopback,
+};
 
 pub(super) const DEFAULT_PORT: u16 = 8000;
 const DEFAULT_MAX_CONNECTIONS: usize = 16 * 1024;
@@ -24,6 +30,10 @@ pub struct HttpConfig {
     /// `PUBLIC_URL`, without a trailing slash; default `http://localhost:PORT`, or the address in `HOST` where that is not
     /// `localhost`
     pub public_url: Option<String>,
+    /// `SIGN_IN_URL`, default none: where a browser that navigates without a session is sent
+    pub sign_in_url: Option<String>,
+    /// `TRUSTED_PROXIES`, default none: the proxies whose `X-Forwarded-For` is believed
+    pub trusted_proxies: TrustedProxies,
     /// `MAX_CONNECTIONS`, default 16384: how many connections may be open, if the limit of descriptors allows as many
     pub max_connections: usize,
     /// `MAX_REQUESTS`, default 4096: how many requests may wait for the head of their response, over all connections
@@ -32,6 +42,10 @@ pub struct HttpConfig {
     pub max_request_body: usize,
     /// `REQUEST_TIMEOUT`, default `30s`: time for head, body and handler of a request together
     pub request_timeout: Duration,
+    /// `DOCS`, default `true`: whether Swagger UI and the document are served
+    pub docs: bool,
+    /// `ACCESS_LOG`, default `false`: whether each request is a line of the log
+    pub access_log: bool,
     /// `SHUTDOWN_DELAY`, default `0s`: how long requests are still accepted after the signal to shut down
     pub shutdown_delay: Duration,
     /// `SHUTDOWN_GRACE`, default `10s`
@@ -42,21 +56,21 @@ impl HttpConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         let limits = LimitSettings::default();
         Self {
-            host: reader.or("HOST", IpAddr::V4(Ipv4Addr::LOCALHOST), |value| {
-                if value == "localhost" {
-                    return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
-                }
-                value
-                    .parse()
-                    .map_err(|_| "is not an IP address such as 127.0.0.1, 0.0.0.0 or ::".to_owned())
-            }),
-            port: reader.or("PORT", DEFAULT_PORT, |value| {
-                value
-                    .parse()
-                    .map_err(|_| "is not a port from 0 to 65535".to_owned())
-            }),
+            host: read_host(reader),
+            port: read_port(reader),
             allowed_origins: read_allowed_origins(reader),
             public_url: read_public_url(reader),
+            sign_in_url: read_sign_in_url(reader),
+            trusted_proxies: reader.or("TRUSTED_PROXIES", TrustedProxies::default(), |value| {
+                value.parse::<TrustedProxies>().map_err(|error| {
+                    // The item may be a part of a secret.
+                    if mask(value) == value {
+                        error.to_string()
+                    } else {
+                        "is not a list of networks such as 10.0.0.0/8".to_owned()
+                    }
+                })
+            }),
             max_connections: reader.or("MAX_CONNECTIONS", DEFAULT_MAX_CONNECTIONS, positive_count),
             max_requests: reader.or("MAX_REQUESTS", limits.max_requests, positive_count),
             max_request_body: reader.or("MAX_REQUEST_BODY", limits.max_body, size),
@@ -65,6 +79,8 @@ impl HttpConfig {
                 limits.request_timeout,
                 positive_duration,
             ),
+            docs: reader.or("DOCS", true, boolean),
+            access_log: reader.or("ACCESS_LOG", false, boolean),
             shutdown_delay: reader.or("SHUTDOWN_DELAY", Duration::ZERO, duration),
             shutdown_grace: reader.or("SHUTDOWN_GRACE", DEFAULT_SHUTDOWN_GRACE, duration),
         }
@@ -118,6 +134,25 @@ impl HttpConfig {
     }
 }
 
+pub(super) fn read_host(reader: &mut Reader<'_>) -> IpAddr {
+    reader.or("HOST", IpAddr::V4(Ipv4Addr::LOCALHOST), |value| {
+        if value == "localhost" {
+            return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        }
+        value
+            .parse()
+            .map_err(|_| "is not an IP address such as 127.0.0.1, 0.0.0.0 or ::".to_owned())
+    })
+}
+
+pub(super) fn read_port(reader: &mut Reader<'_>) -> u16 {
+    reader.or("PORT", DEFAULT_PORT, |value| {
+        value
+            .parse()
+            .map_err(|_| "is not a port from 0 to 65535".to_owned())
+    })
+}
+
 /// Reads `CORS_ALLOWED_ORIGINS`. Empty means none, the same as unset.
 fn read_allowed_origins(reader: &mut Reader<'_>) -> Vec<String> {
     const VARIABLE: &str = "CORS_ALLOWED_ORIGINS";
@@ -145,5 +180,25 @@ pub(super) fn read_public_url(reader: &mut Reader<'_>) -> Option<String> {
             return Err(problem());
         }
         Ok(url.as_str().trim_end_matches('/').to_owned())
+    })
+}
+
+/// Reads `SIGN_IN_URL`. It may have a query, to which that of the redirect is added.
+fn read_sign_in_url(reader: &mut Reader<'_>) -> Option<String> {
+    reader.optional("SIGN_IN_URL", |value| {
+        let problem = || {
+            "is not an http or https URL without user information and fragment, such as https://app.example/sign-in"
+                .to_owned()
+        };
+        let url = Url::parse(value).map_err(|_| problem())?;
+        let is_plain = matches!(url.scheme(), "http" | "https")
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.fragment().is_none();
+        if is_plain {
+            Ok(url.into())
+        } else {
+            Err(problem())
+        }
     })
 }

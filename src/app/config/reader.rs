@@ -10,11 +10,12 @@ use super::{
 };
 
 /// Variables whose empty value is an error, because the default that it would stand for may be weaker than what was meant:
-/// a check that is off, a longer time in which something withdrawn is accepted, or another origin that is trusted.
+/// a check that is off, a longer time in which something withdrawn is accepted, another origin that is trusted, or pages that
+/// were to be hidden.
 ///
 /// For all others an empty value means that the variable is unset. Their defaults weaken nothing: `HOST` is loopback,
 /// `HANKO_ALLOW_HTTP` is false. An empty `CORS_ALLOWED_ORIGINS` allows no origin.
-const NEVER_EMPTY: [&str; 11] = [
+const NEVER_EMPTY: [&str; 12] = [
     "HANKO_AUDIENCE",
     "HANKO_ISSUER",
     "HANKO_COOKIE_NAME",
@@ -26,6 +27,7 @@ const NEVER_EMPTY: [&str; 11] = [
     "JWKS_MAX_STALE",
     "REVOCATION_STORE_URL",
     "PUBLIC_URL",
+    "DOCS",
 ];
 
 /// Returns the value of a variable that is set.

@@ -3,6 +3,7 @@ use std::fmt;
 use redis::IntoConnectionInfo;
 
 use super::{reader::Reader, secret::mask_url};
+use crate::hanko::{Hanko, StoreStatus};
 
 /// Where revocations are kept.
 #[derive(Clone, Default)]
@@ -22,6 +23,15 @@ impl fmt::Debug for RevocationConfig {
 }
 
 impl RevocationConfig {
+    /// Returns where `hanko` keeps revocations, without a password.
+    pub(crate) fn described(&self, hanko: &Hanko) -> String {
+        match (&self.store_url, hanko.revocation_store_status()) {
+            (_, StoreStatus::Unshared) => "in this process".to_owned(),
+            (Some(url), _) => mask_url(url),
+            (None, _) => "of the application".to_owned(),
+        }
+    }
+
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         Self {
             store_url: reader.optional("REVOCATION_STORE_URL", |value| {

@@ -85,6 +85,7 @@ impl Shared {
             if dropped_lines > 0 {
                 // Enqueued like any other line: there is room now.
                 tracing::warn!(
+                    event = "log_lines_dropped",
                     lines = dropped_lines,
                     "dropped log lines, because the log was not read fast enough"
                 );

@@ -302,7 +302,13 @@ impl Connections {
                 {
                     let now = clock.monotonic();
                     let quiet = now.saturating_sub(Duration::from_nanos(since));
-                    tracing::debug!(?need, ?rank, ?quiet, "closed a connection to make room");
+                    tracing::debug!(
+                        event = "connection_closed_for_room",
+                        ?need,
+                        ?rank,
+                        ?quiet,
+                        "closed a connection to make room"
+                    );
                     return Some(connection);
                 }
             }

@@ -216,6 +216,7 @@ async fn keep_mirroring(shared: Arc<Shared>) {
         shared.is_mirroring.store(false, Ordering::Relaxed);
         if failures_in_a_row == 0 {
             tracing::error!(
+                event = "store_unavailable",
                 error,
                 revocations = shared.mirror.len(),
                 "the revocation store is unavailable: known revocations stay in force, and new ones take effect in this process alone until it is back"
@@ -245,6 +246,7 @@ async fn mirror(shared: &Shared, failures_in_a_row: &mut u32) -> RedisResult<()>
     shared.is_ready.store(true, Ordering::Release);
     shared.is_mirroring.store(true, Ordering::Relaxed);
     tracing::info!(
+        event = "store_mirrored",
         revocations = shared.mirror.len(),
         "mirroring the revocation store"
     );
@@ -258,7 +260,7 @@ async fn mirror(shared: &Shared, failures_in_a_row: &mut u32) -> RedisResult<()>
                 let Some(message) = message else { return Ok(()) };
                 match parse(message.get_payload_bytes()) {
                     Some(revocation) => shared.mirror.insert(revocation, shared.clock.unix_time().into()),
-                    None => tracing::error!("a message of the revocation store cannot be read"),
+                    None => tracing::error!(event = "store_message_unreadable", "a message of the revocation store cannot be read"),
                 }
             }
             () = shared.write_failed.notified() => {
@@ -312,7 +314,10 @@ async fn fill(shared: &Shared) -> RedisResult<()> {
                     shared.mirror.insert(revocation, now);
                     stored.insert(revocation, now);
                 }
-                None => tracing::error!("an entry of the revocation store cannot be read"),
+                None => tracing::error!(
+                    event = "store_entry_unreadable",
+                    "an entry of the revocation store cannot be read"
+                ),
             }
         }
         cursor = next;
@@ -329,6 +334,7 @@ async fn fill(shared: &Shared) -> RedisResult<()> {
     }
     if !lost.is_empty() {
         tracing::warn!(
+            event = "store_refilled",
             revocations = lost.len(),
             "wrote revocations back that the store had lost"
         );

@@ -159,7 +159,7 @@ impl Delivery {
         let gives_up_at = self.clock.monotonic() + RETRY_PERIOD;
         let mut pause = MIN_PAUSE;
         loop {
-            tracing::debug!(error, event = %queued.event.kind(), "an event listener failed");
+            tracing::debug!(event = "event_listener_failed", error, kind = %queued.event.kind(), "an event listener failed");
             if self.clock.monotonic() + pause > gives_up_at {
                 return self.give_up(&error);
             }

@@ -1,0 +1,92 @@
+//! One line of the log per request.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use poem::{
+    Request,
+    http::{HeaderValue, StatusCode},
+};
+
+use super::{REQUEST_ID, known, request_id};
+use crate::{auth::AuthRecord, clock::Clock, problem::ProblemType};
+
+/// Stands for every path that nothing serves.
+const UNMATCHED: &str = "unmatched";
+/// The reason of a request that has no response.
+const CUT_OFF: &str = "the request was cut off before its response";
+
+/// A request whose response has not begun. It contains nothing else that the client has chosen: no path, no query, no header
+/// but the request id, which is well-formed.
+///
+/// One that is dropped is logged without a status: its connection was closed, or its HTTP/2 stream was reset.
+pub(crate) struct AccessEntry {
+    clock: Arc<dyn Clock>,
+    began_at: Duration,
+    method: &'static str,
+    route: Option<Arc<str>>,
+    client: Option<IpAddr>,
+    request_id: HeaderValue,
+    record: Arc<AuthRecord>,
+    is_logged: bool,
+}
+
+impl AccessEntry {
+    /// Begins the line of a request for `route`, the path in the document, from `client`.
+    pub(super) fn begin(
+        request: &mut Request,
+        route: Option<Arc<str>>,
+        client: Option<IpAddr>,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
+        // The response gets the same.
+        let request_id = request_id(request.headers());
+        request.headers_mut().insert(REQUEST_ID, request_id.clone());
+        Self {
+            clock: Arc::clone(clock),
+            began_at: clock.monotonic(),
+            method: known(request.method()).unwrap_or("other"),
+            route,
+            client,
+            request_id,
+            record: AuthRecord::add_to(request),
+            is_logged: false,
+        }
+    }
+
+    /// Writes the line, when the head of the response is complete. `limit` is what the request has run into.
+    pub(crate) fn log(mut self, status: StatusCode, limit: Option<ProblemType>) {
+        let reason = match self.record.rejection() {
+            Some(rejection) => Some(rejection.to_string()),
+            None => limit.map(|problem_type| problem_type.title().to_owned()),
+        };
+        self.is_logged = true;
+        self.write(Some(status.as_u16()), reason.as_deref());
+    }
+
+    fn write(&self, status: Option<u16>, reason: Option<&str>) {
+        let duration = self.clock.monotonic().saturating_sub(self.began_at);
+        let microseconds = u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
+        let identified = self.record.identified();
+        tracing::info!(
+            event = "access",
+            method = self.method,
+            route = self.route.as_deref().unwrap_or(UNMATCHED),
+            status,
+            duration_ms = f64::from(microseconds) / 1e3,
+            request_id = self.request_id.to_str().ok(),
+            client = self.client.map(tracing::field::display),
+            session_id = identified.session_id().map(tracing::field::display),
+            user_id = identified.user_id().map(tracing::field::display),
+            reason,
+            "served a request"
+        );
+    }
+}
+
+impl Drop for AccessEntry {
+    fn drop(&mut self) {
+        if !self.is_logged {
+            self.write(None, Some(CUT_OFF));
+        }
+    }
+}
