@@ -31,11 +31,12 @@ pub use telemetry::{InstallLogError, flush_log, install_log, log_subscriber};
 pub use test::TestApp;
 
 use crate::{
+    auth::forward::ForwardAuth,
     clock::{Clock, SystemClock},
     edge::{AddData, EdgeCore, Endpoints, Operations, Pages, PlainEndpoint, RouteTable},
     hanko::{Event, Hanko, HankoBuilder, HankoUrl, PlainHttp, RedisStore},
     openapi::{ApiType, Conflict, Document, RouteMap, WithProblems, merge},
-    operations::{HealthApi, WEBHOOK_PATH, WebhooksApi},
+    operations::{FORWARD_AUTH_PATH, HealthApi, WEBHOOK_PATH, WebhooksApi},
     server::{Listener, Server, StartError, possible_connections},
     testing::LocalHanko,
 };
@@ -81,6 +82,7 @@ pub struct App {
     make_routes: MakeRoutes,
     has_webhooks: bool,
     has_health: bool,
+    has_forward_auth: bool,
     own_prefix: String,
     plain: Vec<PlainEndpoint>,
     data: Vec<AddData>,
@@ -163,6 +165,7 @@ impl App {
             make_routes,
             has_webhooks: true,
             has_health: true,
+            has_forward_auth: true,
             own_prefix: String::new(),
             plain: Vec::new(),
             data: Vec::new(),
@@ -256,6 +259,12 @@ impl App {
     /// Leaves out `/livez` and `/readyz`.
     pub fn without_health(mut self) -> Self {
         self.has_health = false;
+        self
+    }
+
+    /// Leaves out `/forward-auth`, which proxies ask before they pass requests on to other sites.
+    pub fn without_forward_auth(mut self) -> Self {
+        self.has_forward_auth = false;
         self
     }
 
@@ -427,7 +436,16 @@ impl App {
             pages = dev::add_pages(pages, local_hanko, config.http.docs);
         }
         let meta = self.meta();
-        let page_paths = pages.paths().map(ToOwned::to_owned).collect();
+        let forward_auth = self.has_forward_auth.then(|| {
+            let path = format!("{}{FORWARD_AUTH_PATH}", self.own_prefix);
+            let sign_in_url = config.http.sign_in_url.as_deref();
+            ForwardAuth::new(path, sign_in_url.and_then(|url| url.parse().ok()))
+        });
+        let mut page_paths: Vec<String> = pages.paths().map(ToOwned::to_owned).collect();
+        if let Some(forward_auth) = &forward_auth {
+            let path = forward_auth.path();
+            page_paths.extend([path.to_owned(), format!("{path}/*rest")]);
+        }
         let mut routes = RouteMap::new();
         if self.has_webhooks {
             self.own::<WebhooksApi>()
@@ -449,7 +467,8 @@ impl App {
         };
         let core = EdgeCore::new(hanko, Operations::new(endpoints)?, pages)
             .trusting(config.http.trusted_proxies.clone())
-            .logging_requests(config.http.access_log);
+            .logging_requests(config.http.access_log)
+            .forward_auth(forward_auth);
         Ok(core)
     }
 

@@ -4,6 +4,7 @@ mod challenge;
 mod credentials;
 pub(crate) mod documented;
 mod extractor;
+pub(crate) mod forward;
 mod guard;
 mod record;
 mod rejection;

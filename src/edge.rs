@@ -41,6 +41,7 @@ pub use self::{
     routes::{RouteTable, WithRouteTable},
 };
 use crate::{
+    auth::forward::ForwardAuth,
     hanko::Hanko,
     operations::Draining,
     problem::{self, Problem, ProblemType},
@@ -195,7 +196,7 @@ impl Endpoint for EdgeEndpoint {
         let core = Arc::clone(&self.core);
         let entry = core.begin_entry(&mut request);
         let of_core = Arc::clone(&exchange);
-        let response = if request.headers().contains_key(header::ORIGIN) {
+        let response = if core.applies_cors(&request) {
             core.respond_to_origin(request, of_core, rejection).await
         } else {
             core.respond(request, of_core, rejection, Origin::None)
@@ -216,6 +217,7 @@ pub(crate) struct EdgeCore {
     operations: Operations,
     pages: Pages,
     cors: CorsLayer,
+    forward_auth: Option<ForwardAuth>,
     trusted_proxies: TrustedProxies,
     has_access_log: bool,
 }
@@ -234,9 +236,31 @@ impl EdgeCore {
             hanko,
             operations,
             pages,
+            forward_auth: None,
             trusted_proxies: TrustedProxies::default(),
             has_access_log: false,
         }
+    }
+
+    /// Sets what responds to the requests of proxies that guard other sites.
+    #[cfg(feature = "server")]
+    pub(crate) fn forward_auth(mut self, forward_auth: Option<ForwardAuth>) -> Self {
+        self.forward_auth = forward_auth;
+        self
+    }
+
+    /// Returns what responds to the request of a proxy.
+    fn forward_auth_of(&self, path: &str) -> Option<&ForwardAuth> {
+        self.forward_auth
+            .as_ref()
+            .filter(|forward_auth| forward_auth.serves(path))
+    }
+
+    /// Whether CORS applies to a request. It never does to those of proxies: a guarded site answers its own preflights, and
+    /// one without a session must not reach it.
+    pub(crate) fn applies_cors(&self, request: &Request) -> bool {
+        request.headers().contains_key(header::ORIGIN)
+            && self.forward_auth_of(request.uri().path()).is_none()
     }
 
     /// Sets the proxies whose `X-Forwarded-For` is believed.
@@ -256,7 +280,10 @@ impl EdgeCore {
         if !self.has_access_log {
             return None;
         }
-        let route = self.operations.template(request.uri());
+        let route = match self.forward_auth_of(request.uri().path()) {
+            Some(forward_auth) => Some(forward_auth.path().into()),
+            None => self.operations.template(request.uri()),
+        };
         let client = self.trusted_proxies.client_of(request);
         let entry = AccessEntry::begin(request, route, client, self.hanko.clock());
         Some(Box::new(entry))
@@ -334,10 +361,14 @@ impl EdgeCore {
                 Some(problem_type) => problem_response(problem_type),
                 None => {
                     // Each boxed, for the same reason.
-                    let outcome = match self.pages.get(request.uri().path()) {
-                        Some(page) => DynEndpoint::call(page, request),
-                        None => self.operations.call(request),
-                    };
+                    let outcome: BoxFuture<'_, poem::Result<Response>> =
+                        if let Some(forward_auth) = self.forward_auth_of(request.uri().path()) {
+                            Box::pin(async move { Ok(forward_auth.respond(&request).await) })
+                        } else if let Some(page) = self.pages.get(request.uri().path()) {
+                            DynEndpoint::call(page, request)
+                        } else {
+                            self.operations.call(request)
+                        };
                     let outcome = AssertUnwindSafe(outcome).catch_unwind();
                     let outcome = exchange.limit(outcome).instrument(span.clone()).await;
                     let response = match outcome {

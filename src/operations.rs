@@ -18,6 +18,10 @@ pub use webhooks::{WebhooksApi, webhook_endpoint};
 /// The path of the webhook operation.
 pub(crate) const WEBHOOK_PATH: &str = "/webhooks/hanko";
 
+/// The path that proxies ask.
+#[cfg(feature = "server")]
+pub(crate) const FORWARD_AUTH_PATH: &str = "/forward-auth";
+
 #[derive(Tags)]
 enum Tag {
     /// Who is signed in.

@@ -9,7 +9,7 @@ use std::{
 
 use crate::clock::Clock;
 
-/// So many lines of one kind and reason are logged per [`INTERVAL`]; the rest is counted.
+/// So many lines of most kinds are logged per [`INTERVAL`] and reason.
 const LINES_PER_INTERVAL: u64 = 10;
 /// So many kinds and reasons are counted apart at the same time. Far more than there are in the code: the bound holds
 /// memory even if a reason turns out to vary with what a client sends.
@@ -37,6 +37,8 @@ pub(crate) enum Line {
     /// A panic, wherever it happened.
     #[cfg(feature = "server")]
     Panic,
+    /// A proxy that is configured with requirements that are not understood.
+    ForwardAuthQuery,
     /// An application that does not give the crate what it needs.
     Misconfigured,
 }
@@ -50,9 +52,19 @@ impl Line {
             | Self::DroppedWebhook
             | Self::UnstoredRevocation
             | Self::UndeliveredEvent
-            | Self::FailedHandler => false,
+            | Self::FailedHandler
+            | Self::ForwardAuthQuery => false,
             #[cfg(feature = "server")]
             Self::Panic => false,
+        }
+    }
+
+    /// So many lines of one kind and reason are logged per interval; the rest is counted.
+    fn lines_per_interval(self) -> u64 {
+        match self {
+            // Every request repeats what is wrong with the configuration.
+            Self::ForwardAuthQuery => 1,
+            _ => LINES_PER_INTERVAL,
         }
     }
 
@@ -82,6 +94,9 @@ impl Line {
             }
             #[cfg(feature = "server")]
             Self::Panic => tracing::error!(event = "panic", "{reason}"),
+            Self::ForwardAuthQuery => {
+                tracing::error!(event = "forward_auth_query_malformed", "{reason}");
+            }
             Self::Misconfigured => tracing::error!(event = "misconfigured", "{reason}"),
         }
     }
@@ -143,6 +158,11 @@ impl Line {
             Self::Panic => {
                 tracing::error!(event = "panic", count, "more panics, not logged one by one");
             }
+            Self::ForwardAuthQuery => tracing::error!(
+                event = "forward_auth_query_malformed",
+                count,
+                "more queries of forward-auth are malformed, not logged one by one"
+            ),
             Self::Misconfigured => tracing::error!(
                 event = "misconfigured",
                 count,
@@ -234,7 +254,7 @@ impl Sampler {
                 suppressed: 0,
             };
         }
-        let is_logged = window.logged < LINES_PER_INTERVAL;
+        let is_logged = window.logged < line.lines_per_interval();
         if is_logged {
             window.logged += 1;
         } else {

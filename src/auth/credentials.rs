@@ -18,16 +18,27 @@ impl<'a> Credentials<'a> {
         headers: &'a HeaderMap,
         hanko: &Hanko,
     ) -> Result<Option<Self>, Rejection> {
+        // A page of any site can open a WebSocket, with a GET that is not subject to CORS.
+        let is_safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+            && !headers.contains_key(UPGRADE);
+        let is_trusted = || comes_from_trusted_page(headers, hanko);
+        Self::select(headers, hanko, is_safe, is_trusted)
+    }
+
+    /// The same for a request that is said to be safe or not. `is_trusted` decides about the page that sent an unsafe one.
+    pub(super) fn select(
+        headers: &'a HeaderMap,
+        hanko: &Hanko,
+        is_safe: bool,
+        is_trusted: impl FnOnce() -> bool,
+    ) -> Result<Option<Self>, Rejection> {
         if let Some(token) = bearer_token(headers)? {
             return Ok(Some(Self(token)));
         }
         let Some(token) = cookie(headers, hanko.cookie_name())? else {
             return Ok(None);
         };
-        // A page of any site can open a WebSocket, with a GET that is not subject to CORS.
-        let is_safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
-            && !headers.contains_key(UPGRADE);
-        if !is_safe && !comes_from_trusted_page(headers, hanko) {
+        if !is_safe && !is_trusted() {
             return Err(Rejection::CrossSiteRequest);
         }
         Ok(Some(Self(token)))

@@ -197,7 +197,7 @@ impl<E: Endpoint, G: Guard> Endpoint for Required<E, G> {
     }
 }
 
-fn log(request: &Request, rejection: &Rejection) {
+pub(super) fn log(request: &Request, rejection: &Rejection) {
     // An application without a `Hanko` has no clock either.
     static MISCONFIGURED: LazyLock<Sampler> =
         LazyLock::new(|| Sampler::new(Arc::new(SystemClock::new())));
@@ -220,16 +220,23 @@ fn identified(request: &Request) -> Option<&Identified> {
     AuthRecord::of(request).map(AuthRecord::identified)
 }
 
+/// Authenticates a token, and notes whose it is.
+pub(super) async fn verify(
+    request: &Request,
+    hanko: &Hanko,
+    token: &[u8],
+) -> Result<Session, Rejection> {
+    Ok(hanko
+        .authenticate_noting(token, identified(request))
+        .await?)
+}
+
 async fn try_authenticate(request: &Request) -> Result<Option<Session>, Rejection> {
     let hanko: &Hanko = request.data().ok_or(Rejection::NotConfigured)?;
     let credentials = Credentials::from_request(request.method(), request.headers(), hanko)?;
     match credentials {
         None => Ok(None),
-        Some(credentials) => Ok(Some(
-            hanko
-                .authenticate_noting(credentials.token(), identified(request))
-                .await?,
-        )),
+        Some(credentials) => Ok(Some(verify(request, hanko, credentials.token()).await?)),
     }
 }
 
@@ -242,9 +249,7 @@ async fn try_require(request: &Request, rule: &Rule<'_>) -> Result<Session, Reje
     let session = if is_live {
         Box::pin(hanko.authenticate_live_noting(token, identified(request))).await?
     } else {
-        hanko
-            .authenticate_noting(token, identified(request))
-            .await?
+        verify(request, hanko, token).await?
     };
     match rule.evaluate(&session, is_live) {
         Outcome::Met => Ok(session),

@@ -67,7 +67,7 @@ impl From<AuthenticateError> for Rejection {
 }
 
 impl Rejection {
-    fn to_response(&self) -> Response {
+    pub(super) fn to_response(&self) -> Response {
         let (problem, challenge) = match self {
             Self::MissingCredentials => (
                 ProblemType::MISSING_CREDENTIALS.into(),

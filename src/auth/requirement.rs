@@ -247,6 +247,20 @@ pub struct Unmet {
 }
 
 impl Unmet {
+    /// Returns the rejection of a session that does not meet what a proxy asks for, without saying what that is.
+    pub(super) fn of_proxy() -> Self {
+        let text = "a claim that the proxy asks for";
+        Self {
+            text: text.to_owned(),
+            problem_type: ProblemType::INSUFFICIENT_PERMISSION,
+            challenge: Some(Challenge::InsufficientScope {
+                requires: text.to_owned(),
+                scope: None,
+            }),
+            label: "claim",
+        }
+    }
+
     /// Returns the problem type of the response.
     pub fn problem_type(&self) -> ProblemType {
         self.problem_type
@@ -292,7 +306,30 @@ impl<'a> Rule<'a> {
 
     pub(super) const fn signed_in_within(seconds: u64) -> Self {
         assert!(seconds > 0, "no sign-in is less than 0 seconds old");
+        Self::max_age(seconds)
+    }
+
+    /// Like [`signed_in_within`](Self::signed_in_within), for any number.
+    pub(super) const fn max_age(seconds: u64) -> Self {
         Self::new(Test::SignedInWithin { seconds })
+    }
+
+    /// Returns two rules: the claim is this string, or an array that contains it.
+    pub(super) const fn string_or_element(
+        name: &'a str,
+        value: &'a str,
+        values: &'a [&'a str; 1],
+    ) -> [Self; 2] {
+        [
+            Self::new(Test::Claim {
+                name,
+                expected: Expected::String(value),
+            }),
+            Self::new(Test::Claim {
+                name,
+                expected: Expected::Strings(Quantity::Any, values),
+            }),
+        ]
     }
 
     /// `name` completes the text "a sign-in with …".

@@ -272,7 +272,7 @@ impl Service {
             Ok(response)
         };
         // Most requests are not cross-origin.
-        if request.headers().contains_key(header::ORIGIN) {
+        if edge.applies_cors(&request) {
             let response = edge.respond_to_origin(request, of_edge, rejection);
             return Box::pin(response.map(finish));
         }

@@ -18,6 +18,7 @@ mod edge;
 mod embedding;
 mod events;
 mod faults;
+mod forward_auth;
 #[cfg(feature = "testing")]
 mod guards;
 mod limits;

@@ -1,0 +1,426 @@
+//! Forward-auth: a proxy asks before it passes a request on whether the request has a session.
+
+use poem::{
+    Request, Response,
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri,
+        header::{LOCATION, ORIGIN, UPGRADE},
+    },
+};
+use url::Url;
+
+use super::{
+    challenge::Challenge,
+    credentials::{self, Credentials},
+    extractor,
+    rejection::Rejection,
+    requirement::{Outcome, Rule, Unmet},
+};
+use crate::{
+    hanko::{EmailClaim, Hanko, Session},
+    problem::{Problem, ProblemType},
+    sampling::Line,
+};
+
+static FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
+static FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
+static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
+static ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
+static FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+static FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+static WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
+
+static USER_ID: HeaderName = HeaderName::from_static("x-hanko-user-id");
+static SESSION_ID: HeaderName = HeaderName::from_static("x-hanko-session-id");
+static EMAIL: HeaderName = HeaderName::from_static("x-hanko-email");
+static EMAIL_VERIFIED: HeaderName = HeaderName::from_static("x-hanko-email-verified");
+
+/// Responds to the requests of proxies: nginx (`auth_request`), Traefik and Caddy on the path itself, Envoy and Gateway API
+/// (`ext_authz`) below it. `Forwarded` (RFC 7239) is never read, because proxies pass it through unchecked.
+#[derive(Clone, Debug)]
+pub(crate) struct ForwardAuth {
+    path: String,
+    sign_in_url: Option<Url>,
+}
+
+/// The request that the proxy asks about.
+struct Original<'a> {
+    /// `None` if it is not known to be exactly one known method.
+    method: Option<Method>,
+    uri: Option<&'a str>,
+    source: Source,
+}
+
+/// Where the method and the URI of the original request come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// `X-Forwarded-*`, or nothing.
+    Forwarded,
+    /// `X-Original-*` alone, which is how nginx is configured.
+    Original,
+    /// The request itself, below the path.
+    Request,
+}
+
+/// What the proxy requires beyond a session.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Query {
+    verified_email: bool,
+    max_age: Option<u64>,
+    claims: Vec<(String, String)>,
+}
+
+/// Why a request is not let through.
+enum Denial {
+    Rejected(Rejection),
+    /// The query of the proxy's configuration is not understood.
+    MalformedQuery,
+}
+
+impl From<Rejection> for Denial {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+impl ForwardAuth {
+    /// `path` begins with a slash and does not end in one.
+    pub(crate) fn new(path: String, sign_in_url: Option<Url>) -> Self {
+        Self { path, sign_in_url }
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Whether it responds to requests for this path.
+    pub(crate) fn serves(&self, path: &str) -> bool {
+        path.strip_prefix(&self.path)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// Responds to a request. Its body is not read.
+    pub(crate) async fn respond(&self, request: &Request) -> Response {
+        let original = self.original(request);
+        match self.decide(request, &original).await {
+            Ok(session) => identity(&session),
+            Err(Denial::MalformedQuery) => Problem::from(ProblemType::INSUFFICIENT_PERMISSION)
+                .with_detail("The requirements of the proxy are malformed.")
+                .into_response(),
+            Err(Denial::Rejected(rejection)) => {
+                let mut response = only_401_and_403(&rejection);
+                if response.status() == StatusCode::UNAUTHORIZED
+                    && let Some(location) = self.sign_in(request.headers(), &original, &rejection)
+                {
+                    response.headers_mut().insert(LOCATION, location);
+                    // nginx turns a 302 into 500.
+                    if original.source != Source::Original {
+                        response.set_status(StatusCode::FOUND);
+                    }
+                }
+                response
+            }
+        }
+    }
+
+    async fn decide(&self, request: &Request, original: &Original<'_>) -> Result<Session, Denial> {
+        let query = match original.source {
+            Source::Request => Query::default(),
+            Source::Forwarded | Source::Original => {
+                Query::parse(request.uri().query().unwrap_or("")).ok_or_else(|| {
+                    let hanko = request.data::<Hanko>();
+                    if let Some(hanko) = hanko {
+                        hanko.sampler().log(
+                            Line::ForwardAuthQuery,
+                            &"the query of forward-auth is malformed",
+                        );
+                    }
+                    Denial::MalformedQuery
+                })?
+            }
+        };
+        let outcome = self.authenticate(request, original, &query).await;
+        outcome.map_err(|rejection| {
+            extractor::log(request, &rejection);
+            rejection.into()
+        })
+    }
+
+    async fn authenticate(
+        &self,
+        request: &Request,
+        original: &Original<'_>,
+        query: &Query,
+    ) -> Result<Session, Rejection> {
+        let hanko: &Hanko = request.data().ok_or(Rejection::NotConfigured)?;
+        let headers = request.headers();
+        let credentials = Credentials::select(headers, hanko, original.is_safe(headers), || {
+            original.comes_from_trusted_page(headers, hanko)
+        })?
+        .ok_or(Rejection::MissingCredentials)?;
+        let session = extractor::verify(request, hanko, credentials.token()).await?;
+        query.check(&session)?;
+        Ok(session)
+    }
+
+    fn original<'a>(&self, request: &'a Request) -> Original<'a> {
+        let uri: &Uri = request.uri();
+        let headers = request.headers();
+        if uri.path() != self.path {
+            let path_and_query = uri.path_and_query().map_or("/", |path| path.as_str());
+            return Original {
+                method: Some(request.method().clone()),
+                uri: path_and_query.strip_prefix(&self.path),
+                source: Source::Request,
+            };
+        }
+        let is_present = |name| headers.contains_key(name);
+        let is_forwarded = is_present(&FORWARDED_METHOD) || is_present(&FORWARDED_URI);
+        let is_original = is_present(&ORIGINAL_METHOD) || is_present(&ORIGINAL_URI);
+        let (source, uri) = if is_original && !is_forwarded {
+            (Source::Original, single(headers, &ORIGINAL_URI))
+        } else {
+            (Source::Forwarded, single(headers, &FORWARDED_URI))
+        };
+        let named: Vec<&HeaderName> = [&FORWARDED_METHOD, &ORIGINAL_METHOD]
+            .into_iter()
+            .filter(|name| is_present(name))
+            .collect();
+        let methods: Vec<Option<Method>> = named
+            .iter()
+            .map(|name| known_method(single(headers, name)))
+            .collect();
+        let method = match &methods[..] {
+            [method] => method.clone(),
+            // The safer of two: one that is not known, or the one that changes something.
+            [Some(first), Some(second)] if is_safe(first) => Some(second.clone()),
+            [Some(first), Some(_)] => Some(first.clone()),
+            _ => None,
+        };
+        Original {
+            method,
+            uri,
+            source,
+        }
+    }
+
+    /// Returns where a browser that navigates signs in.
+    fn sign_in(
+        &self,
+        headers: &HeaderMap,
+        original: &Original<'_>,
+        rejection: &Rejection,
+    ) -> Option<HeaderValue> {
+        let mut url = self.sign_in_url.clone()?;
+        let is_navigation = single(headers, &FETCH_MODE) == Some("navigate")
+            && matches!(original.method, Some(Method::GET | Method::HEAD));
+        if !is_navigation {
+            return None;
+        }
+        if let Some(back) = original.url(headers) {
+            url.query_pairs_mut().append_pair("redirect_to", &back);
+        }
+        let challenge = match rejection {
+            Rejection::GuardNotMet(unmet) => unmet.challenge(),
+            _ => None,
+        };
+        if let Some(Challenge::InsufficientUserAuthentication {
+            max_age: Some(seconds),
+            ..
+        }) = challenge
+        {
+            let seconds = seconds.to_string();
+            url.query_pairs_mut().append_pair("max_age", &seconds);
+        }
+        HeaderValue::try_from(String::from(url)).ok()
+    }
+}
+
+impl Original<'_> {
+    /// Whether a page of any site may have made the browser send this request.
+    fn is_safe(&self, headers: &HeaderMap) -> bool {
+        // A page of any site can open a WebSocket. Proxies may remove `Upgrade`, which concerns one connection only.
+        let opens_websocket = headers.contains_key(UPGRADE)
+            || headers.contains_key(&WEBSOCKET_KEY)
+            || single(headers, &FETCH_MODE) == Some("websocket");
+        self.method.as_ref().is_some_and(is_safe) && !opens_websocket
+    }
+
+    fn comes_from_trusted_page(&self, headers: &HeaderMap, hanko: &Hanko) -> bool {
+        if !headers.contains_key(ORIGIN) && !headers.contains_key(&FETCH_SITE) {
+            // Envoy and Gateway API forward neither unless told to, so their absence says nothing there.
+            return self.source != Source::Request;
+        }
+        let is_own = self.site(headers).is_some_and(|site| {
+            let mut origins = headers.get_all(ORIGIN).iter();
+            let origin = origins.next();
+            origin.is_some_and(|origin| origin == site.as_str()) && origins.next().is_none()
+        });
+        is_own || credentials::comes_from_trusted_page(headers, hanko)
+    }
+
+    /// Returns the origin of the guarded site.
+    fn site(&self, headers: &HeaderMap) -> Option<String> {
+        let proto = single(headers, &FORWARDED_PROTO)?;
+        let host = single(headers, &FORWARDED_HOST)?;
+        let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+        let is_plain =
+            matches!(proto, "http" | "https") && !host.is_empty() && host.bytes().all(is_host);
+        is_plain.then(|| format!("{proto}://{host}"))
+    }
+
+    /// Returns the URL of the original request.
+    fn url(&self, headers: &HeaderMap) -> Option<String> {
+        let uri = self.uri.map(|uri| if uri.is_empty() { "/" } else { uri })?;
+        // Anything else would continue the host.
+        let is_path = uri.starts_with('/') && uri.bytes().all(|byte| byte.is_ascii_graphic());
+        let url = is_path.then_some(format!("{}{uri}", self.site(headers)?))?;
+        Url::parse(&url).is_ok().then_some(url)
+    }
+}
+
+impl Query {
+    /// Parses the query. Returns `None` if there is anything in it that is not a requirement.
+    fn parse(query: &str) -> Option<Self> {
+        let mut parsed = Self::default();
+        if query.is_empty() {
+            return Some(parsed);
+        }
+        for part in query.split('&') {
+            match part.split_once('=') {
+                None if part == "verified_email" && !parsed.verified_email => {
+                    parsed.verified_email = true;
+                }
+                Some(("max_age", seconds)) if parsed.max_age.is_none() => {
+                    let is_number = seconds.bytes().all(|byte| byte.is_ascii_digit());
+                    parsed.max_age = Some(seconds.parse().ok().filter(|_| is_number)?);
+                }
+                Some(("claim", claim)) => {
+                    let (name, value) = claim.split_once(':')?;
+                    let name = percent_decode(name).filter(|name| !name.is_empty())?;
+                    parsed.claims.push((name, percent_decode(value)?));
+                }
+                _ => return None,
+            }
+        }
+        Some(parsed)
+    }
+
+    fn check(&self, session: &Session) -> Result<(), Rejection> {
+        let met = |rule: &Rule<'_>| match rule.evaluate(session, false) {
+            Outcome::Met => Ok(()),
+            Outcome::IfLive => Err(None),
+            Outcome::Unmet(unmet) => Err(Some(unmet)),
+        };
+        let reject = |unmet: Option<Unmet>| {
+            Rejection::GuardNotMet(Box::new(unmet.unwrap_or_else(Unmet::of_proxy)))
+        };
+        if self.verified_email {
+            met(&Rule::VERIFIED_EMAIL).map_err(reject)?;
+        }
+        for (name, value) in &self.claims {
+            let values = [value.as_str()];
+            let alternatives = Rule::string_or_element(name, value, &values);
+            // Without the text, which comes from the query.
+            met(&Rule::any(&alternatives)).map_err(|_| reject(None))?;
+        }
+        if let Some(seconds) = self.max_age {
+            met(&Rule::max_age(seconds)).map_err(reject)?;
+        }
+        Ok(())
+    }
+}
+
+fn percent_decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || char::from(rest.next()?).to_digit(16);
+        let value = digit()? * 16 + digit()?;
+        bytes.push(u8::try_from(value).ok()?);
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Returns the value of a header that occurs once, as text.
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    if values.next().is_some() {
+        return None;
+    }
+    value.to_str().ok()
+}
+
+fn known_method(name: Option<&str>) -> Option<Method> {
+    [
+        Method::GET,
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::TRACE,
+        Method::CONNECT,
+    ]
+    .into_iter()
+    .find(|method| Some(method.as_str()) == name)
+}
+
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// Returns the response to a rejection. Proxies understand 401 and 403 only; nginx turns anything else into 500.
+fn only_401_and_403(rejection: &Rejection) -> Response {
+    let mut response = rejection.to_response();
+    if response.status().is_client_error()
+        && !matches!(
+            response.status(),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+        )
+    {
+        let known = ProblemType::AMBIGUOUS_CREDENTIALS;
+        response = Problem::new(StatusCode::FORBIDDEN, known.uri(), known.title())
+            .with_detail(known.default_detail())
+            .into_response();
+    }
+    response
+}
+
+/// Tells the proxy who it is. Each header is always there, so that the proxy replaces one that the client has sent.
+fn identity(session: &Session) -> Response {
+    let email = session.email();
+    let verified = email.map_or("", |email| if email.is_verified { "true" } else { "false" });
+    let text = |value: String| HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(""));
+    Response::builder()
+        .header(&USER_ID, text(session.user_id().to_string()))
+        .header(&SESSION_ID, text(session.id().to_string()))
+        .header(&EMAIL, text(email.map(encode_address).unwrap_or_default()))
+        .header(&EMAIL_VERIFIED, HeaderValue::from_static(verified))
+        .finish()
+}
+
+/// Percent-encodes `%` and everything but visible ASCII.
+fn encode_address(email: &EmailClaim) -> String {
+    email
+        .address
+        .bytes()
+        .flat_map(|byte| {
+            let encoded = if byte.is_ascii_graphic() && byte != b'%' {
+                format!("{}", char::from(byte))
+            } else {
+                format!("%{byte:02X}")
+            };
+            encoded.into_bytes()
+        })
+        .map(char::from)
+        .collect()
+}
