@@ -351,6 +351,8 @@ impl App {
             .clock(Arc::clone(&clock));
         if let Some(url) = &config.revocation.store_url {
             let store = RedisStore::start(url, Arc::clone(&clock))?;
+            // An unavailable one is tried again; one that can never work would leave this instance unready for ever.
+            store.check().await?;
             builder = builder.revocation_store(Arc::new(store));
         }
         // Before the local Hanko starts, which sets the cookie of the name that the application wants.
