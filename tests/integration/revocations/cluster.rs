@@ -186,12 +186,17 @@ async fn cluster_passes_each_revocation_to_each_replica() {
         } else {
             user_revocation(id, end, end)
         };
-        stores[index % stores.len()].revoke(revocation).await.unwrap();
+        stores[index % stores.len()]
+            .revoke(revocation)
+            .await
+            .unwrap();
         revocations.push(revocation);
     }
     for store in &stores {
         until("the other replica knows them all", async || {
-            revocations.iter().all(|revocation| knows(store, revocation))
+            revocations
+                .iter()
+                .all(|revocation| knows(store, revocation))
         })
         .await;
         assert_eq!(store.status(), StoreStatus::Ok);
@@ -351,7 +356,9 @@ async fn promoted_replica_of_a_node_takes_revocations() {
     let replica = &cluster.nodes[PRIMARIES];
     replica.tell(&["cluster", "replicate", &primary]);
     until("the replica follows its primary", async || {
-        replica.ask(&["info", "replication"]).contains("master_link_status:up")
+        replica
+            .ask(&["info", "replication"])
+            .contains("master_link_status:up")
     })
     .await;
     let clock = clock_not_behind();
@@ -368,7 +375,10 @@ async fn promoted_replica_of_a_node_takes_revocations() {
     cluster.nodes[0].kill();
     cluster.nodes[PRIMARIES].tell(&["cluster", "failover", "takeover"]);
     until("the store works again", async || {
-        store.status() == StoreStatus::Ok && cluster.nodes[PRIMARIES].ask(&["role"]).starts_with("master")
+        store.status() == StoreStatus::Ok
+            && cluster.nodes[PRIMARIES]
+                .ask(&["role"])
+                .starts_with("master")
     })
     .await;
     store.revoke(second).await.unwrap();

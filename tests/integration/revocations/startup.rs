@@ -48,7 +48,9 @@ async fn wrong_or_missing_password_is_an_error_at_startup() {
 
 #[tokio::test]
 async fn password_that_redis_does_not_have_is_an_error() {
-    let Some(redis) = redis(&[]).await else { return };
+    let Some(redis) = redis(&[]).await else {
+        return;
+    };
     let url = format!("redis://:any@127.0.0.1:{}", redis.port);
     assert_eq!(check(&url).await, Err(RedisStoreError::Credentials));
 }
@@ -67,7 +69,9 @@ async fn each_missing_permission_is_an_error_at_startup() {
         "+ping",
     ];
 
-    let Some(redis) = redis(&[]).await else { return };
+    let Some(redis) = redis(&[]).await else {
+        return;
+    };
     let url = format!("redis://app:secret@127.0.0.1:{}", redis.port);
     let allow = |rules: &[&str]| {
         let user = [&["acl", "setuser", "app", "reset", "on", ">secret"], rules].concat();
@@ -95,11 +99,15 @@ async fn each_missing_permission_is_an_error_at_startup() {
 
 #[tokio::test]
 async fn read_only_replica_is_an_error_at_startup() {
-    let Some(primary) = redis(&[]).await else { return };
+    let Some(primary) = redis(&[]).await else {
+        return;
+    };
     let port = primary.port.to_string();
     let replica = redis(&["--replicaof", "127.0.0.1", &port]).await.unwrap();
     until("the replica has loaded", async || {
-        replica.ask(&["info", "replication"]).contains("master_link_status:up")
+        replica
+            .ask(&["info", "replication"])
+            .contains("master_link_status:up")
     })
     .await;
     assert_eq!(check(&replica.url()).await, Err(RedisStoreError::ReadOnly));
@@ -110,9 +118,14 @@ async fn missing_database_is_an_error_at_startup() {
     let Some(redis) = redis(&["--databases", "2"]).await else {
         return;
     };
-    let cluster = self::redis(&["--cluster-enabled", "yes", "--cluster-port", &vacant_port().to_string()])
-        .await
-        .unwrap();
+    let cluster = self::redis(&[
+        "--cluster-enabled",
+        "yes",
+        "--cluster-port",
+        &vacant_port().to_string(),
+    ])
+    .await
+    .unwrap();
     for url in [format!("{}/2", redis.url()), format!("{}/1", cluster.url())] {
         assert_eq!(check(&url).await, Err(RedisStoreError::Database), "{url}");
     }
@@ -164,11 +177,19 @@ async fn sentinel_is_an_error_at_startup() {
     let file = folder.path().join("sentinel.conf");
     fs::write(&file, "").unwrap();
     // The first argument of `redis-server` is its file: it is started by hand.
-    let Some(mut sentinel) = Redis::start() else { return };
+    let Some(mut sentinel) = Redis::start() else {
+        return;
+    };
     sentinel.kill();
     let server = Command::new("redis-server")
         .arg(&file)
-        .args(["--sentinel", "--bind", "127.0.0.1", "--port", &sentinel.port.to_string()])
+        .args([
+            "--sentinel",
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            &sentinel.port.to_string(),
+        ])
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
@@ -187,7 +208,9 @@ async fn redis_with_too_many_clients_is_only_unavailable() {
     };
     let mut admin = TcpStream::connect(("127.0.0.1", redis.port)).unwrap();
     let mut tell = |command: &str| {
-        admin.write_all(format!("{command}\r\n").as_bytes()).unwrap();
+        admin
+            .write_all(format!("{command}\r\n").as_bytes())
+            .unwrap();
         let mut reply = [0; 5];
         admin.read_exact(&mut reply).unwrap();
         assert_eq!(&reply, b"+OK\r\n", "{command}");
@@ -225,7 +248,9 @@ async fn serve_ends_with_1_if_the_store_cannot_work() {
         return;
     };
     let url = format!("redis://:mistaken-secret@127.0.0.1:{}", redis.port);
-    let output = tokio::task::spawn_blocking(move || serve(&url)).await.unwrap();
+    let output = tokio::task::spawn_blocking(move || serve(&url))
+        .await
+        .unwrap();
     let log = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{log}");
     assert!(

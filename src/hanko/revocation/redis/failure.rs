@@ -37,7 +37,9 @@ pub enum RedisStoreError {
     #[error("a Redis Sentinel, which keeps no data; name the primary that it watches")]
     Sentinel,
     /// The server is part of a cluster in which nobody owns some of the slots.
-    #[error("a Redis Cluster in which some slots have no owner; `redis-cli --cluster fix` assigns them")]
+    #[error(
+        "a Redis Cluster in which some slots have no owner; `redis-cli --cluster fix` assigns them"
+    )]
     SlotsMissing,
     /// The server does not know a command or option that is needed.
     #[error("a server that lacks a command, such as SET with EXAT; Redis 6.2 or later is required")]
@@ -67,9 +69,16 @@ impl From<RedisError> for Failure {
     fn from(error: RedisError) -> Self {
         // The errors of a transaction hide behind `EXECABORT`.
         let replies = error.clone().into_server_errors();
-        let lasting = replies.iter().flat_map(|replies| replies.iter()).find_map(|(_, reply)| {
-            lasting(reply.kind(), reply.code(), reply.details().unwrap_or_default())
-        });
+        let lasting = replies
+            .iter()
+            .flat_map(|replies| replies.iter())
+            .find_map(|(_, reply)| {
+                lasting(
+                    reply.kind(),
+                    reply.code(),
+                    reply.details().unwrap_or_default(),
+                )
+            });
         let lasting = lasting.or_else(|| match error.kind() {
             // The Redis client replaces the code of this one.
             ErrorKind::Server(ServerErrorKind::ResponseError)
@@ -84,11 +93,7 @@ impl From<RedisError> for Failure {
 }
 
 /// Returns what an error reply says about the server, if it says it each time.
-fn lasting(
-    kind: Option<ServerErrorKind>,
-    code: &str,
-    details: &str,
-) -> Option<RedisStoreError> {
+fn lasting(kind: Option<ServerErrorKind>, code: &str, details: &str) -> Option<RedisStoreError> {
     match (kind, code) {
         (Some(ServerErrorKind::NoPerm), _) => Some(RedisStoreError::Permissions),
         (Some(ServerErrorKind::ReadOnly), _) => Some(RedisStoreError::ReadOnly),
@@ -98,7 +103,8 @@ fn lasting(
             let says = |text: &str| details.contains(text);
             if says("invalid password") || says("without any password configured") {
                 Some(RedisStoreError::Credentials)
-            } else if says("unknown command") || says("unknown subcommand") || says("syntax error") {
+            } else if says("unknown command") || says("unknown subcommand") || says("syntax error")
+            {
                 Some(RedisStoreError::TooOld)
             } else {
                 None

@@ -11,8 +11,9 @@ use futures_util::{
     stream::{self, BoxStream, SelectAll},
 };
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, ExistenceCheck, IntoConnectionInfo,
-    Pipeline, RedisError, RedisResult, ServerErrorKind, SetExpiry, SetOptions, Value,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, ExistenceCheck,
+    IntoConnectionInfo, Pipeline, RedisError, RedisResult, ServerErrorKind, SetExpiry, SetOptions,
+    Value,
     aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSubSink},
     cluster::ClusterClientBuilder,
     cluster_async::ClusterConnection,
@@ -132,9 +133,7 @@ impl NodeConnection {
                 .remove("mode")
                 .and_then(|mode| redis::from_redis_value(mode).ok())
                 .unwrap_or_default()),
-            Err(error)
-                if error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError) =>
-            {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError) => {
                 Ok(String::new())
             }
             Err(error) => Err(error.into()),
@@ -197,11 +196,7 @@ impl NodeConnection {
         Ok(slots.join(" "))
     }
 
-    async fn scan(
-        &mut self,
-        cursor: u64,
-        count: usize,
-    ) -> Result<(u64, Vec<Vec<u8>>), Failure> {
+    async fn scan(&mut self, cursor: u64, count: usize) -> Result<(u64, Vec<Vec<u8>>), Failure> {
         Ok(redis::cmd("SCAN")
             .arg(cursor)
             .arg("MATCH")
@@ -506,10 +501,7 @@ impl Servers {
     }
 
     /// Calls `found` for each key at all servers, some of them more than once.
-    pub(super) async fn scan(
-        &self,
-        found: &mut (dyn FnMut(&[u8]) + Send),
-    ) -> Result<(), Failure> {
+    pub(super) async fn scan(&self, found: &mut (dyn FnMut(&[u8]) + Send)) -> Result<(), Failure> {
         let mut connections = self.connect().await?;
         let before = self.slots(&mut connections).await?;
         scan_all(&mut connections, found).await?;
