@@ -327,7 +327,6 @@ async fn cluster_without_a_node_degrades_and_catches_up() {
     assert!(knows(&store, &lost));
     store.revoke(kept).await.unwrap();
     until("the other replica knows", async || knows(&other, &kept)).await;
-    assert!(!knows(&other, &lost));
 
     // A replica that starts now does not know what that node holds.
     let late = RedisStore::start(&cluster.url(0), Arc::new(RealSleeps(clock.clone()))).unwrap();

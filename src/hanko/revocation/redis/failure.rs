@@ -96,6 +96,10 @@ impl From<RedisError> for Failure {
 fn lasting(kind: Option<ServerErrorKind>, code: &str, details: &str) -> Option<RedisStoreError> {
     match (kind, code) {
         (Some(ServerErrorKind::NoPerm), _) => Some(RedisStoreError::Permissions),
+        // Without the permission for EXEC itself.
+        (Some(ServerErrorKind::ExecAbort), _) if details.contains("NOPERM") => {
+            Some(RedisStoreError::Permissions)
+        }
         (Some(ServerErrorKind::ReadOnly), _) => Some(RedisStoreError::ReadOnly),
         (None, "NOAUTH" | "WRONGPASS") => Some(RedisStoreError::Credentials),
         (Some(ServerErrorKind::ResponseError), _) => {

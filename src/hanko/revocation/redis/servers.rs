@@ -224,13 +224,19 @@ impl NodeConnection {
         let mut publish = redis::cmd("PUBLISH");
         publish.arg(PREFIX).arg(&key);
         // One after another: the Redis client cannot tell that MULTI itself failed in a transaction.
-        for command in [redis::cmd("MULTI"), set, publish, redis::cmd("EXEC")] {
+        let mut is_aborted = false;
+        for command in [redis::cmd("MULTI"), set, publish] {
             let tried: RedisResult<Value> = command.query_async(&mut self.0).await;
-            if let Err(error) = tried
-                && !is_about_slots(&error)
-            {
-                return Err(error.into());
+            match tried {
+                Ok(_) => {}
+                Err(error) if is_about_slots(&error) => is_aborted = true,
+                Err(error) => return Err(error.into()),
             }
+        }
+        let executed: RedisResult<Value> = redis::cmd("EXEC").query_async(&mut self.0).await;
+        match executed.map_err(Failure::from) {
+            Err(Failure::Unavailable(_)) if is_aborted => {}
+            outcome => drop(outcome?),
         }
         self.scan(0, 1).await?;
         Ok(())
@@ -242,12 +248,9 @@ fn is_about_slots(error: &RedisError) -> bool {
     use ServerErrorKind::{Ask, ClusterDown, Moved, TryAgain};
 
     error.clone().into_server_errors().is_some_and(|replies| {
-        replies.iter().all(|(_, reply)| {
-            matches!(
-                reply.kind(),
-                Some(Ask | ClusterDown | Moved | TryAgain | ServerErrorKind::ExecAbort)
-            )
-        })
+        replies
+            .iter()
+            .all(|(_, reply)| matches!(reply.kind(), Some(Ask | ClusterDown | Moved | TryAgain)))
     })
 }
 
@@ -374,7 +377,10 @@ impl Subscriptions {
     pub(super) async fn ping(&mut self, clock: &dyn Clock) -> RedisResult<()> {
         let mut pings = Vec::new();
         for sink in &mut self.sinks {
-            pings.push(in_time(clock, sink.ping::<Value>()));
+            // A missing permission is a value.
+            pings.push(in_time(clock, async {
+                sink.ping::<Value>().await?.extract_error()
+            }));
         }
         try_join_all(pings).await.map(drop)
     }
