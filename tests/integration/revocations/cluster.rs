@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use poem_hanko::{ManualClock, RedisStore, Revocation, RevocationStore, StoreStatus, Target};
+use poem_hanko::{
+    Clock, ManualClock, RedisStore, Revocation, RevocationStore, StoreStatus, Target,
+};
 use uuid::Uuid;
 
 use super::{
@@ -150,19 +152,7 @@ fn knows(store: &RedisStore, revocation: &Revocation) -> bool {
 
 /// An end in whole seconds, as keys have it.
 fn in_an_hour(clock: &ManualClock) -> Duration {
-    Duration::from_secs(clock.unix_time_in_seconds() + 3600)
-}
-
-trait Seconds {
-    fn unix_time_in_seconds(&self) -> u64;
-}
-
-impl Seconds for ManualClock {
-    fn unix_time_in_seconds(&self) -> u64 {
-        use poem_hanko::Clock;
-
-        self.unix_time().as_secs()
-    }
+    Duration::from_secs(clock.unix_time().as_secs() + 3600)
 }
 
 #[tokio::test]

@@ -540,7 +540,9 @@ async fn scan_all(
         let mut cursor = 0;
         loop {
             let (next, keys) = connection.scan(cursor, SCAN_BATCH).await?;
-            keys.iter().for_each(|key| found(key));
+            for key in &keys {
+                found(key);
+            }
             cursor = next;
             if cursor == 0 {
                 break;
