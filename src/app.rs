@@ -356,7 +356,7 @@ impl App {
     }
 
     /// Returns a builder as configured, and as changed by the application.
-    fn hanko_builder(
+    async fn hanko_builder(
         &mut self,
         config: &Config,
         public_url: &str,
@@ -371,6 +371,8 @@ impl App {
             .clock(Arc::clone(&self.clock));
         if let Some(url) = &config.revocation.store_url {
             let store = RedisStore::start(url, Arc::clone(&self.clock))?;
+            // An unavailable one is tried again; one that can never work would leave this instance unready for ever.
+            store.check().await?;
             builder = builder.revocation_store(Arc::new(store));
         }
         Ok(self.change(builder))
@@ -386,7 +388,9 @@ impl App {
         let public_url = config.http.public_url(listener.address().port());
         let clock = Arc::clone(&self.clock);
         // Before the local Hanko starts, which sets the cookie of the name that the application wants.
-        let builder = self.hanko_builder(&config, &public_url, url.is_none())?;
+        let builder = self
+            .hanko_builder(&config, &public_url, url.is_none())
+            .await?;
         let (url, local_hanko) = match url {
             Some(url) => (url, None),
             None => {

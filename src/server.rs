@@ -42,7 +42,7 @@ pub enum StartError {
     /// The API could not be made.
     #[error("{0}")]
     Api(Box<dyn Error + Send + Sync>),
-    /// `REVOCATION_STORE_URL` is not that of a store.
+    /// `REVOCATION_STORE_URL` is not that of a store that can work.
     #[error("REVOCATION_STORE_URL is {0}")]
     RevocationStore(#[from] RedisStoreError),
     /// The local Hanko did not start.

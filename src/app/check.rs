@@ -89,7 +89,7 @@ pub(super) async fn check(
 ) -> Result<Report, StartError> {
     let url = config.hanko.url.clone().ok_or(StartError::NoHanko)?;
     let public_url = config.http.public_url(config.http.port);
-    let builder = app.hanko_builder(config, &public_url, false)?;
+    let builder = app.hanko_builder(config, &public_url, false).await?;
     let document = app.document(&public_url, builder.cookie_name_so_far())?;
     let hanko = builder.url(url).build()?;
     hanko.wait_for_key_set_fetches(1).await;

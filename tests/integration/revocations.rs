@@ -1,5 +1,8 @@
 //! What every revocation store promises, and what the one in Redis adds for replicas.
 
+mod cluster;
+mod startup;
+
 use std::{
     collections::HashSet,
     io::{BufRead, BufReader},
@@ -29,12 +32,24 @@ const REQUIRE_REDIS: &str = "POEM_HANKO_REQUIRE_REDIS";
 struct Redis {
     folder: tempfile::TempDir,
     port: u16,
+    arguments: Vec<String>,
     server: Option<Child>,
+}
+
+/// Returns a port on loopback that nobody listens on.
+fn vacant_port() -> u16 {
+    let vacant = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    vacant.local_addr().unwrap().port()
 }
 
 impl Redis {
     /// Returns `None`, with the reason reported, if there is no `redis-server` and none is required.
     fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same, with further arguments of `redis-server`.
+    fn start_with(arguments: &[&str]) -> Option<Self> {
         if let Err(error) = Command::new("redis-server").arg("--version").output() {
             let is_required = std::env::var_os(REQUIRE_REDIS).is_some_and(|value| value == "1");
             assert!(
@@ -46,12 +61,10 @@ impl Redis {
             ));
             return None;
         }
-        let vacant = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = vacant.local_addr().unwrap().port();
-        drop(vacant);
         let mut redis = Self {
             folder: tempfile::tempdir().unwrap(),
-            port,
+            port: vacant_port(),
+            arguments: arguments.iter().map(ToString::to_string).collect(),
             server: None,
         };
         redis.run();
@@ -63,6 +76,7 @@ impl Redis {
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
             .args(["--save", "", "--appendonly", "no", "--dir"])
             .arg(self.folder.path())
+            .args(&self.arguments)
             .stdout(Stdio::null())
             .spawn()
             .unwrap();

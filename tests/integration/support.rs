@@ -37,14 +37,24 @@ pub(crate) struct App {
 impl App {
     /// Serves the API for the Hanko at `hanko_url`, configured by `variables`.
     pub(crate) fn start(hanko_url: &str, clock: &ManualClock, variables: &[(&str, &str)]) -> Self {
+        Self::start_waiting(hanko_url, clock, variables)
+            .now_or_never()
+            .expect("the API is made at once without a revocation store")
+    }
+
+    /// The same, also with a revocation store, which is asked first.
+    async fn start_waiting(
+        hanko_url: &str,
+        clock: &ManualClock,
+        variables: &[(&str, &str)],
+    ) -> Self {
         let mut config = config(variables);
         config.hanko.url =
             Some(HankoUrl::parse(hanko_url, PlainHttp::LoopbackOnly).expect("a loopback URL"));
         let server = greeting::app()
             .clock(Arc::new(clock.clone()))
             .bind(config)
-            .now_or_never()
-            .expect("the API is made at once")
+            .await
             .expect("a free port");
         let (stop, stopped) = oneshot::channel::<()>();
         let app = Self {
@@ -174,7 +184,7 @@ pub(crate) async fn start() -> (LocalHanko, App) {
 pub(crate) async fn start_with(variables: &[(&str, &str)]) -> (LocalHanko, App) {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
-    let app = App::start(&local_hanko.url(), &clock, variables);
+    let app = App::start_waiting(&local_hanko.url(), &clock, variables).await;
     app.hanko.wait_for_key_set_fetches(1).await;
     (local_hanko, app)
 }

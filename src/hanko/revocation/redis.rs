@@ -1,14 +1,19 @@
-//! Revocations shared by all replicas, in Redis or any server that speaks its protocol.
+//! Revocations shared by all replicas, in Redis, Redis Cluster, or any server that speaks their protocol.
 //!
-//! Every replica mirrors all of them, so that a request never waits for Redis. One transaction writes a revocation, with its
-//! end as the expiry, and publishes it. A replica subscribes before it scans, so that it misses nothing in between. It writes
-//! back what Redis has lost, for example in a restart without persistence.
+//! Every replica mirrors all of them, so that a request never waits for Redis. A revocation is written with its end as the
+//! expiry, and published. A replica subscribes before it scans, so that it misses nothing in between. It writes back what
+//! Redis has lost, for example in a restart without persistence.
 //!
 //! The key holds the whole revocation, so no write can undo another: two revocations of one target are two keys, and a
 //! reader of both takes the longer.
 
+mod entry;
+mod failure;
+mod servers;
+
 use std::{
     fmt,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,29 +21,25 @@ use std::{
     time::Duration,
 };
 
-use futures_util::StreamExt;
-use redis::{
-    Client, IntoConnectionInfo, RedisResult, SetExpiry, SetOptions,
-    aio::{ConnectionManager, ConnectionManagerConfig},
-};
+use arc_swap::ArcSwap;
+pub use failure::RedisStoreError;
 use tokio::{
     runtime::Handle,
-    sync::{Notify, broadcast},
+    sync::{Notify, broadcast, watch},
     task::AbortHandle,
 };
-use uuid::Uuid;
 
-use super::{Mirror, Revocation, RevocationStore, Revoking, StoreStatus, StoreUnavailable, Target};
+use self::{
+    failure::Failure,
+    servers::{Servers, Subscriptions, Writer},
+};
+use super::{Mirror, Revocation, RevocationStore, Revoking, StoreStatus, StoreUnavailable};
 use crate::{
     clock::Clock,
     hanko::{SessionId, UserId},
     jose::NumericDate,
 };
 
-/// Prefix of every key, and the name of the channel.
-const PREFIX: &str = "poem-hanko:revoked";
-/// Bounds the response time of a webhook while Redis hangs: Hanko waits 10 s.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before what the store has not taken is written again.
 const REWRITE_PAUSE: Duration = Duration::from_millis(500);
 /// Pause after the first failure to mirror the store; it doubles with each further one.
@@ -47,43 +48,30 @@ const MIN_RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(5);
 /// Pauses are shortened by at most this share, so that replicas do not all return at the same moment.
 const JITTER: f64 = 0.5;
-/// Number of keys requested at once.
-const SCAN_BATCH: usize = 1000;
 /// How often an idle subscription is pinged: a broken network may go unnoticed otherwise.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// Number of pings after which Redis is compared with the mirror, because it may have evicted keys.
 const PINGS_BETWEEN_FILLS: u32 = 12;
 
-/// Why a [`RedisStore`] cannot be started.
-///
-/// The message neither contains the URL nor repeats the message of the Redis client, which may contain the password.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RedisStoreError {
-    /// The URL is not that of a Redis.
-    #[error("not a Redis URL such as redis://localhost:6379 or rediss://redis.example:6380/1")]
-    Url,
-    /// There is no tokio runtime, so the task that mirrors Redis cannot be started.
-    #[error("must be started within a tokio runtime, such as in an async fn of #[tokio::main]")]
-    NoRuntime,
-}
-
-/// Revocations shared through Redis.
+/// Revocations shared through Redis or Redis Cluster.
 pub struct RedisStore {
     shared: Arc<Shared>,
     task: AbortHandle,
 }
 
 struct Shared {
-    client: Client,
-    manager: ConnectionManager,
+    /// The server of the URL.
+    entrance: Servers,
+    writer: ArcSwap<Writer>,
     mirror: Mirror,
     /// Whether the mirror has been filled at least once.
     is_ready: AtomicBool,
-    /// Whether new revocations are received.
+    /// Whether new revocations are received from every server.
     is_mirroring: AtomicBool,
     /// Signals that the mirror holds a revocation that Redis does not.
     write_failed: Notify,
+    /// The outcome of the first attempt to use Redis; an unavailable one has none.
+    first_attempt: watch::Sender<Option<Result<(), RedisStoreError>>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -104,7 +92,7 @@ impl Drop for RedisStore {
 }
 
 impl RedisStore {
-    /// Starts to connect to the Redis at `url`, without waiting for it.
+    /// Starts to connect to the Redis at `url`, or to the cluster of which it is a node, without waiting for it.
     ///
     /// # Errors
     /// [`RedisStoreError`] if `url` is not that of a Redis, or if this is called outside of a tokio runtime. An unavailable
@@ -112,26 +100,39 @@ impl RedisStore {
     pub fn start(url: &str, clock: Arc<dyn Clock>) -> Result<Self, RedisStoreError> {
         let runtime = Handle::try_current().map_err(|_| RedisStoreError::NoRuntime)?;
         let hide = |_: redis::RedisError| RedisStoreError::Url;
-        let client = Client::open(url.into_connection_info().map_err(hide)?).map_err(hide)?;
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(COMMAND_TIMEOUT))
-            .set_response_timeout(Some(COMMAND_TIMEOUT))
-            .set_number_of_retries(1);
-        let manager =
-            ConnectionManager::new_lazy_with_config(client.clone(), config).map_err(hide)?;
+        let entrance = Servers::of_url(url).map_err(hide)?;
+        let writer = entrance.lazy_writer().map_err(hide)?;
         let shared = Arc::new(Shared {
-            client,
-            manager,
+            entrance,
+            writer: ArcSwap::from_pointee(writer),
             mirror: Mirror::default(),
             is_ready: AtomicBool::new(false),
             is_mirroring: AtomicBool::new(false),
             write_failed: Notify::new(),
+            first_attempt: watch::Sender::new(None),
             clock,
         });
         let task = runtime
             .spawn(keep_mirroring(Arc::clone(&shared)))
             .abort_handle();
         Ok(Self { shared, task })
+    }
+
+    /// Waits for the first attempt to use Redis, and returns whether the store can work at all.
+    ///
+    /// An unavailable Redis is not an error, because the store keeps trying. Call it at startup, so that a wrong password
+    /// stops the deployment.
+    ///
+    /// # Errors
+    /// [`RedisStoreError`] if Redis will not work as it is configured, such as [`RedisStoreError::Credentials`] or
+    /// [`RedisStoreError::ReadOnly`].
+    pub async fn check(&self) -> Result<(), RedisStoreError> {
+        let mut first_attempt = self.shared.first_attempt.subscribe();
+        // The sender is in `shared`.
+        match first_attempt.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.unwrap_or(Ok(())),
+            Err(_) => Ok(()),
+        }
     }
 }
 
@@ -148,13 +149,11 @@ impl RevocationStore for RedisStore {
             .mirror
             .insert(revocation, shared.clock.unix_time().into());
         Box::pin(async move {
-            let mut connection = shared.manager.clone();
-            write(&mut connection, &[revocation])
-                .await
-                .map_err(|error| {
-                    shared.write_failed.notify_one();
-                    StoreUnavailable(error.to_string())
-                })
+            let writer = shared.writer.load_full();
+            writer.write(&[revocation]).await.map_err(|error| {
+                shared.write_failed.notify_one();
+                StoreUnavailable(error.to_string())
+            })
         })
     }
 
@@ -182,49 +181,49 @@ impl RevocationStore for RedisStore {
     }
 }
 
-/// Writes and publishes revocations in one transaction. Tries a second time if the connection was closed while it was idle,
-/// which is noticed only when it is used. Writing a revocation twice does no harm.
-async fn write(connection: &mut ConnectionManager, revocations: &[Revocation]) -> RedisResult<()> {
-    let mut transaction = redis::pipe();
-    transaction.atomic();
-    for revocation in revocations {
-        let key = key(revocation);
-        let expiry =
-            SetOptions::default().with_expiration(SetExpiry::EXAT(whole_seconds(revocation.until)));
-        transaction.set_options(&key, "", expiry).ignore();
-        transaction.publish(PREFIX, &key).ignore();
-    }
-    let first: RedisResult<()> = transaction.query_async(connection).await;
-    match first {
-        Err(error)
-            if error.is_connection_dropped() || error.is_io_error() && !error.is_timeout() =>
-        {
-            transaction.query_async(connection).await
-        }
-        outcome => outcome,
-    }
-}
-
-/// Subscribes, fills the mirror, and follows what is published; again whenever the connection breaks.
+/// Follows what is published; connects again whenever a connection breaks.
 async fn keep_mirroring(shared: Arc<Shared>) {
     let mut failures_in_a_row: u32 = 0;
+    let mut reported = None;
+    let mut servers = None;
+    // While one server of a cluster is away, the others still publish.
+    let mut subscriptions = Subscriptions::default();
     loop {
-        let error = match mirror(&shared, &mut failures_in_a_row).await {
-            Ok(()) => "the connection was closed".to_owned(),
-            Err(error) => error.to_string(),
+        let attempt = async {
+            if failures_in_a_row > 0 {
+                let pause =
+                    reconnect_pause(failures_in_a_row).mul_f64(1.0 - JITTER * fastrand::f64());
+                shared.clock.sleep(pause).await;
+            }
+            connect(&shared, servers.as_ref()).await
         };
+        let outcome = match follow_during(&shared, &mut subscriptions, attempt).await {
+            Ok((connected, subscribed)) => {
+                subscriptions = subscribed;
+                let connected = servers.insert(connected);
+                failures_in_a_row = 0;
+                reported = None;
+                follow(&shared, connected, &mut subscriptions).await
+            }
+            Err(failure) => Err(failure),
+        };
+        let Err(failure) = outcome else { continue };
         shared.is_mirroring.store(false, Ordering::Relaxed);
-        if failures_in_a_row == 0 {
+        let unusable = match &failure {
+            Failure::Unusable(reason) => Some(*reason),
+            Failure::Unavailable(_) => None,
+        };
+        shared.report_first_attempt(unusable.map_or(Ok(()), Err));
+        if failures_in_a_row == 0 || unusable.is_some() && unusable != reported {
             tracing::error!(
                 event = "store_unavailable",
-                error,
+                error = %failure,
                 revocations = shared.mirror.len(),
                 "the revocation store is unavailable: known revocations stay in force, and new ones take effect in this process alone until it is back"
             );
         }
+        reported = unusable.or(reported);
         failures_in_a_row = failures_in_a_row.saturating_add(1);
-        let pause = reconnect_pause(failures_in_a_row).mul_f64(1.0 - JITTER * fastrand::f64());
-        shared.clock.sleep(pause).await;
     }
 }
 
@@ -234,15 +233,47 @@ fn reconnect_pause(failures_in_a_row: u32) -> Duration {
     (MIN_RECONNECT_PAUSE * 2_u32.pow(doublings)).min(MAX_RECONNECT_PAUSE)
 }
 
-/// Sets `failures_in_a_row` to zero once the store is mirrored.
-async fn mirror(shared: &Shared, failures_in_a_row: &mut u32) -> RedisResult<()> {
-    let subscribe = async {
-        let mut subscription = shared.client.get_async_pubsub().await?;
-        subscription.subscribe(PREFIX).await?;
-        Ok(subscription)
-    };
-    let subscription = in_time(shared, subscribe).await?;
-    fill(shared).await?;
+impl Shared {
+    fn report_first_attempt(&self, outcome: Result<(), RedisStoreError>) {
+        self.first_attempt.send_if_modified(|first| {
+            let is_first = first.is_none();
+            first.get_or_insert(outcome);
+            is_first
+        });
+    }
+
+    /// Adds a published revocation to the mirror.
+    fn receive(&self, message: &[u8]) {
+        let now: NumericDate = self.clock.unix_time().into();
+        match entry::parse(message) {
+            // A replica that starts publishes one that is over, to see whether it may.
+            Some(revocation) if revocation.until <= now => {}
+            Some(revocation) => self.mirror.insert(revocation, now),
+            None => tracing::error!(
+                event = "store_message_unreadable",
+                "a message of the revocation store cannot be read"
+            ),
+        }
+    }
+}
+
+/// Subscribes at all servers, then fills the mirror.
+async fn connect(
+    shared: &Shared,
+    known: Option<&Servers>,
+) -> Result<(Servers, Subscriptions), Failure> {
+    let clock = &*shared.clock;
+    let servers = shared.entrance.discover(known).await?;
+    if !shared.is_ready.load(Ordering::Acquire) {
+        servers.try_out().await?;
+    }
+    if let Some(writer) = servers.writer(clock).await? {
+        shared.writer.store(Arc::new(writer));
+    }
+    let subscriptions = servers.subscribe(clock).await?;
+    // Before the mirror is filled, which may take a while.
+    shared.report_first_attempt(Ok(()));
+    fill(shared, &servers).await?;
     shared.is_ready.store(true, Ordering::Release);
     shared.is_mirroring.store(true, Ordering::Relaxed);
     tracing::info!(
@@ -250,89 +281,88 @@ async fn mirror(shared: &Shared, failures_in_a_row: &mut u32) -> RedisResult<()>
         revocations = shared.mirror.len(),
         "mirroring the revocation store"
     );
-    *failures_in_a_row = 0;
+    Ok((servers, subscriptions))
+}
 
-    let (mut sink, mut messages) = subscription.split();
-    let mut pings_until_fill = PINGS_BETWEEN_FILLS;
+/// Receives what is published until `attempt` completes.
+async fn follow_during<T>(
+    shared: &Shared,
+    subscriptions: &mut Subscriptions,
+    attempt: impl Future<Output = T>,
+) -> T {
+    let mut attempt = pin!(attempt);
     loop {
         tokio::select! {
-            message = messages.next() => {
-                let Some(message) = message else { return Ok(()) };
-                match parse(message.get_payload_bytes()) {
-                    Some(revocation) => shared.mirror.insert(revocation, shared.clock.unix_time().into()),
-                    None => tracing::error!(event = "store_message_unreadable", "a message of the revocation store cannot be read"),
-                }
-            }
-            () = shared.write_failed.notified() => {
-                shared.clock.sleep(REWRITE_PAUSE).await;
-                fill(shared).await?;
-            }
-            () = shared.clock.sleep(PING_INTERVAL) => {
-                in_time(shared, sink.ping::<redis::Value>()).await?;
-                pings_until_fill -= 1;
-                if pings_until_fill == 0 {
-                    pings_until_fill = PINGS_BETWEEN_FILLS;
-                    fill(shared).await?;
+            outcome = &mut attempt => return outcome,
+            message = subscriptions.next() => {
+                if let Some(message) = message {
+                    shared.receive(&message);
                 }
             }
         }
     }
 }
 
-/// Fails if Redis takes longer than [`COMMAND_TIMEOUT`].
-async fn in_time<T>(
+/// Receives what is published until a connection fails, or returns when there are other servers.
+async fn follow(
     shared: &Shared,
-    answer: impl Future<Output = RedisResult<T>>,
-) -> RedisResult<T> {
-    tokio::select! {
-        answer = answer => answer,
-        () = shared.clock.sleep(COMMAND_TIMEOUT) => {
-            Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into())
+    servers: &Servers,
+    subscriptions: &mut Subscriptions,
+) -> Result<(), Failure> {
+    let mut pings_until_fill = PINGS_BETWEEN_FILLS;
+    loop {
+        let must_fill = tokio::select! {
+            message = subscriptions.next() => {
+                let Some(message) = message else {
+                    let closed = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+                    return Err(Failure::Unavailable(closed.into()));
+                };
+                shared.receive(&message);
+                false
+            }
+            () = shared.write_failed.notified() => {
+                shared.clock.sleep(REWRITE_PAUSE).await;
+                true
+            }
+            () = shared.clock.sleep(PING_INTERVAL) => {
+                subscriptions.ping(&*shared.clock).await?;
+                pings_until_fill -= 1;
+                pings_until_fill == 0
+            }
+        };
+        if must_fill {
+            pings_until_fill = PINGS_BETWEEN_FILLS;
+            if shared.entrance.discover(Some(servers)).await? != *servers {
+                return Ok(());
+            }
+            fill(shared, servers).await?;
         }
     }
 }
 
 /// Adds all revocations in Redis to the mirror, and writes those to Redis that only the mirror holds.
-async fn fill(shared: &Shared) -> RedisResult<()> {
-    let mut connection = shared.manager.clone();
+async fn fill(shared: &Shared, servers: &Servers) -> Result<(), Failure> {
     let now = shared.clock.unix_time().into();
     let known_before = shared.mirror.all();
     let stored = Mirror::default();
-    let mut cursor = 0_u64;
-    loop {
-        let (next, keys): (u64, Vec<Vec<u8>>) = redis::cmd("SCAN")
-            .arg(cursor)
-            .arg("MATCH")
-            .arg(format!("{PREFIX}:*"))
-            .arg("COUNT")
-            .arg(SCAN_BATCH)
-            .query_async(&mut connection)
-            .await?;
-        for key in keys {
-            match parse(&key) {
-                Some(revocation) => {
-                    shared.mirror.insert(revocation, now);
-                    stored.insert(revocation, now);
-                }
-                None => tracing::error!(
-                    event = "store_entry_unreadable",
-                    "an entry of the revocation store cannot be read"
-                ),
+    servers
+        .scan(&mut |key| match entry::parse(key) {
+            Some(revocation) => {
+                shared.mirror.insert(revocation, now);
+                stored.insert(revocation, now);
             }
-        }
-        cursor = next;
-        if cursor == 0 {
-            break;
-        }
-    }
+            None => tracing::error!(
+                event = "store_entry_unreadable",
+                "an entry of the revocation store cannot be read"
+            ),
+        })
+        .await?;
     let lost: Vec<Revocation> = known_before
         .into_iter()
         .filter(|revocation| revocation.until > now && !stored.covers(revocation))
         .collect();
-    for batch in lost.chunks(SCAN_BATCH) {
-        write(&mut connection, batch).await?;
-    }
     if !lost.is_empty() {
+        shared.writer.load_full().write(&lost).await?;
         tracing::warn!(
             event = "store_refilled",
             revocations = lost.len(),
@@ -340,50 +370,4 @@ async fn fill(shared: &Shared) -> RedisResult<()> {
         );
     }
     Ok(())
-}
-
-/// Returns the key that holds this revocation.
-fn key(revocation: &Revocation) -> String {
-    let until = whole_seconds(revocation.until);
-    match revocation.target {
-        Target::Session(id) => format!("{PREFIX}:session:{id}:{until}"),
-        Target::User { id, issued_until } => {
-            let issued_until = whole_seconds(issued_until);
-            format!("{PREFIX}:user:{id}:{until}:{issued_until}")
-        }
-    }
-}
-
-/// Rounds up, so that no revocation is dropped a fraction of a second early. Redis rejects an expiry far beyond
-/// [`NumericDate::LAST`], which is what a later date becomes.
-fn whole_seconds(date: NumericDate) -> u64 {
-    let since_epoch = date.min(NumericDate::LAST).since_epoch();
-    since_epoch.as_secs() + u64::from(since_epoch.subsec_nanos() > 0)
-}
-
-/// Reads a key or a published message, which anybody with access to the store may have written.
-fn parse(key: &[u8]) -> Option<Revocation> {
-    let mut parts = std::str::from_utf8(key)
-        .ok()?
-        .strip_prefix(PREFIX)?
-        .strip_prefix(':')?
-        .split(':');
-    let (kind, id): (&str, Uuid) = (parts.next()?, parts.next()?.parse().ok()?);
-    let mut seconds = || {
-        let seconds: u64 = parts.next()?.parse().ok()?;
-        Some(NumericDate::from(Duration::from_secs(seconds)).min(NumericDate::LAST))
-    };
-    let until = seconds()?;
-    let target = match kind {
-        "session" => Target::Session(SessionId::from(id)),
-        "user" => Target::User {
-            id: UserId::from(id),
-            issued_until: seconds()?,
-        },
-        _ => return None,
-    };
-    parts
-        .next()
-        .is_none()
-        .then_some(Revocation { target, until })
 }
