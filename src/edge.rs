@@ -18,7 +18,7 @@ use poem::{
     Endpoint, Middleware, Request, Response,
     endpoint::DynEndpoint,
     http::{
-        self, HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+        self, HeaderMap, HeaderName, HeaderValue, StatusCode,
         header::{self, Entry},
     },
 };
@@ -42,6 +42,7 @@ pub use self::{
 };
 use crate::{
     hanko::Hanko,
+    metrics::Method,
     operations::Draining,
     problem::{self, Problem, ProblemType},
 };
@@ -262,6 +263,14 @@ impl EdgeCore {
         Some(Box::new(entry))
     }
 
+    /// Returns the routes by which requests are counted, in the order of their numbers.
+    #[cfg(feature = "server")]
+    pub(crate) fn routes(&self) -> Vec<String> {
+        let paths = self.operations.paths().iter().map(String::as_str);
+        let pages = self.pages.paths();
+        paths.chain(pages).map(ToOwned::to_owned).collect()
+    }
+
     /// Returns what authenticates its requests.
     #[cfg(feature = "server")]
     pub(crate) fn hanko(&self) -> &Hanko {
@@ -335,15 +344,18 @@ impl EdgeCore {
                 None => {
                     // Each boxed, for the same reason.
                     let outcome = match self.pages.get(request.uri().path()) {
-                        Some(page) => DynEndpoint::call(page, request),
-                        None => self.operations.call(request),
+                        Some((number, page)) => {
+                            exchange.set_route(self.operations.paths().len() + 1 + number);
+                            DynEndpoint::call(page, request)
+                        }
+                        None => self.operations.call(request, &exchange),
                     };
                     let outcome = AssertUnwindSafe(outcome).catch_unwind();
                     let outcome = exchange.limit(outcome).instrument(span.clone()).await;
                     let response = match outcome {
                         Ok(Ok(Ok(response))) => response,
                         Ok(Ok(Err(error))) => {
-                            Box::pin(self.operations.failed(path, error))
+                            Box::pin(self.operations.failed(path, error, &exchange))
                                 .instrument(span.clone())
                                 .await
                         }
@@ -355,7 +367,7 @@ impl EdgeCore {
             };
             let _entered = span.enter();
             // Never the path, nor an unknown method: either may contain a token.
-            let method = known(&method).unwrap_or("other");
+            let method = Method::from(&method).name();
             tracing::debug!(
                 event = "responded",
                 method,
@@ -422,21 +434,6 @@ pub(crate) fn reject_stream(headers: HeaderMap) -> Response {
         }
     }
     response
-}
-
-/// Returns the name of the method if it is a well-known one.
-fn known(method: &Method) -> Option<&'static str> {
-    Some(match *method {
-        Method::GET => "GET",
-        Method::HEAD => "HEAD",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::PATCH => "PATCH",
-        Method::DELETE => "DELETE",
-        Method::OPTIONS => "OPTIONS",
-        Method::TRACE => "TRACE",
-        _ => return None,
-    })
 }
 
 /// Returns the id that came with the request if it is well-formed, otherwise a new one.

@@ -11,7 +11,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -85,6 +85,16 @@ struct Shared {
     /// Signals that the mirror holds a revocation that Redis does not.
     write_failed: Notify,
     clock: Arc<dyn Clock>,
+    /// In seconds since 1970-01-01T00:00:00Z; zero: never.
+    last_sync: AtomicU64,
+}
+
+impl Shared {
+    /// Notes that the mirror holds what Redis does.
+    fn synced(&self) {
+        let now = self.clock.unix_time().as_secs();
+        self.last_sync.store(now, Ordering::Relaxed);
+    }
 }
 
 impl fmt::Debug for RedisStore {
@@ -127,6 +137,7 @@ impl RedisStore {
             is_mirroring: AtomicBool::new(false),
             write_failed: Notify::new(),
             clock,
+            last_sync: AtomicU64::new(0),
         });
         let task = runtime
             .spawn(keep_mirroring(Arc::clone(&shared)))
@@ -175,6 +186,11 @@ impl RevocationStore for RedisStore {
             (true, false) => StoreStatus::Degraded,
             (true, true) => StoreStatus::Ok,
         }
+    }
+
+    fn last_sync(&self) -> Option<Duration> {
+        let seconds = self.shared.last_sync.load(Ordering::Relaxed);
+        (seconds > 0).then(|| Duration::from_secs(seconds))
     }
 
     fn len(&self) -> usize {
@@ -245,6 +261,7 @@ async fn mirror(shared: &Shared, failures_in_a_row: &mut u32) -> RedisResult<()>
     fill(shared).await?;
     shared.is_ready.store(true, Ordering::Release);
     shared.is_mirroring.store(true, Ordering::Relaxed);
+    shared.synced();
     tracing::info!(
         event = "store_mirrored",
         revocations = shared.mirror.len(),
@@ -269,6 +286,7 @@ async fn mirror(shared: &Shared, failures_in_a_row: &mut u32) -> RedisResult<()>
             }
             () = shared.clock.sleep(PING_INTERVAL) => {
                 in_time(shared, sink.ping::<redis::Value>()).await?;
+                shared.synced();
                 pings_until_fill -= 1;
                 if pings_until_fill == 0 {
                     pings_until_fill = PINGS_BETWEEN_FILLS;
