@@ -26,6 +26,7 @@ pub use config::{
 use futures_util::future::BoxFuture;
 use poem::{Endpoint, EndpointExt, IntoEndpoint, IntoResponse};
 use poem_openapi::{LicenseObject, OpenApi, OpenApiService, ServerObject, registry::MetaApi};
+pub(crate) use telemetry::dropped_log_lines;
 pub use telemetry::{InstallLogError, flush_log, install_log, log_subscriber};
 #[cfg(feature = "testing")]
 pub use test::TestApp;
@@ -36,8 +37,15 @@ use crate::{
     edge::{AddData, EdgeCore, Endpoints, Operations, Pages, PlainEndpoint, RouteTable},
     hanko::{Event, Hanko, HankoBuilder, HankoUrl, PlainHttp, RedisStore},
     openapi::{ApiType, Conflict, Document, RouteMap, WithProblems, merge},
-    operations::{FORWARD_AUTH_PATH, HealthApi, WEBHOOK_PATH, WebhooksApi},
-    server::{Listener, Server, StartError, possible_connections},
+    operations::{
+        Check, CheckStatus, Checks, FORWARD_AUTH_PATH, HealthApi, WEBHOOK_PATH, WebhooksApi,
+        health_routes,
+    },
+    server::{
+        Listener, Server, StartError,
+        metrics::{Application, Observed, WriteMetrics},
+        possible_connections,
+    },
     testing::LocalHanko,
 };
 
@@ -89,6 +97,9 @@ pub struct App {
     variables: Vec<String>,
     change_builder: Vec<ChangeBuilder>,
     clock: Arc<dyn Clock>,
+    checks: Vec<Check>,
+    metrics: Vec<WriteMetrics>,
+    tenants: Vec<Hanko>,
 }
 
 impl fmt::Debug for App {
@@ -172,6 +183,9 @@ impl App {
             variables: Vec::new(),
             change_builder: Vec::new(),
             clock: Arc::new(SystemClock::new()),
+            checks: Vec::new(),
+            metrics: Vec::new(),
+            tenants: Vec::new(),
         }
     }
 
@@ -286,6 +300,75 @@ impl App {
         self
     }
 
+    /// Adds a readiness check to `/readyz`, under `components.application`, and to the metric `hanko_ready`.
+    ///
+    /// It runs every 5 s, whether or not anybody asks for readiness; one that takes longer than 5 s, or panics, has the status
+    /// [`CheckStatus::Unavailable`]. Until it has ended once, the service is not ready.
+    ///
+    /// ```
+    /// # use poem_hanko::{App, CheckStatus};
+    /// # #[derive(Clone)] struct Database;
+    /// # impl Database { async fn ping(&self) -> std::io::Result<()> { Ok(()) } }
+    /// # fn add(app: App, database: Database) -> App {
+    /// app.readiness("database", move || {
+    ///     let database = database.clone();
+    ///     async move {
+    ///         match database.ping().await {
+    ///             Ok(()) => CheckStatus::Ok,
+    ///             Err(_) => CheckStatus::Degraded,
+    ///         }
+    ///     }
+    /// })
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    /// If the name is that of another component.
+    pub fn readiness<F, Fut>(mut self, name: impl Into<String>, check: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = CheckStatus> + Send + 'static,
+    {
+        let name = name.into();
+        let is_taken = ["keys", "revocation_store", "hanko", "server"].contains(&name.as_str())
+            || self.checks.iter().any(|check| check.name == name);
+        assert!(!is_taken, "there is a component `{name}` already");
+        self.checks.push(Check {
+            name,
+            run: Box::new(move || Box::pin(check())),
+        });
+        self
+    }
+
+    /// Adds metrics to `/metrics` on `ADMIN_ADDRESS`. `write` is called for each scrape, in a thread that may block, and
+    /// returns them in Prometheus' text format, as any exporter crate writes it. Their names must not begin with `hanko_`,
+    /// `http_`, `log_`, `poem_hanko_` or `process_`.
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// # use poem_hanko::App;
+    ///
+    /// static NOTES: AtomicU64 = AtomicU64::new(0);
+    ///
+    /// # fn add(app: App) -> App {
+    /// app.metrics(|| {
+    ///     let notes = NOTES.load(Ordering::Relaxed);
+    ///     format!("# HELP notes_total Notes written.\n# TYPE notes_total counter\nnotes_total {notes}\n")
+    /// })
+    /// # }
+    /// ```
+    pub fn metrics(mut self, write: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.metrics.push(Box::new(write));
+        self
+    }
+
+    /// Exports the metrics of another [`Hanko`] that the application uses, such as that of another tenant. The series of
+    /// each then carry the label `tenant`: the path of its URL, or the host if there is none.
+    pub fn tenant(mut self, hanko: &Hanko) -> Self {
+        self.tenants.push(hanko.clone());
+        self
+    }
+
     /// Runs the command that the arguments of the process name, and returns its exit code: 0, 2 for a wrong flag, value or
     /// variable, and 1 for any other error.
     pub async fn run(self) -> ExitCode {
@@ -330,6 +413,12 @@ impl App {
         if !config.http.host.is_loopback() {
             tracing::warn!(event = "host_ignored", host = %config.http.host, "HOST is not loopback: listening on 127.0.0.1 instead");
             config.http.host = IpAddr::from([127, 0, 0, 1]);
+        }
+        if let Some(admin) = &mut config.http.admin_address
+            && !admin.ip().is_loopback()
+        {
+            tracing::warn!(event = "admin_address_ignored", address = %admin, "ADMIN_ADDRESS is not on loopback: listening on 127.0.0.1 instead");
+            admin.set_ip(IpAddr::from([127, 0, 0, 1]));
         }
         if let Some(public_url) = config.http.public_url.take() {
             tracing::warn!(
@@ -385,6 +474,8 @@ impl App {
         url: Option<HankoUrl>,
     ) -> Result<Server, StartError> {
         let listener = Listener::bind(SocketAddr::new(config.http.host, config.http.port))?;
+        let admin_address = config.http.admin_address;
+        let admin_listener = admin_address.map(Listener::bind_admin).transpose()?;
         let public_url = config.http.public_url(listener.address().port());
         let clock = Arc::clone(&self.clock);
         // Before the local Hanko starts, which sets the cookie of the name that the application wants.
@@ -409,10 +500,17 @@ impl App {
         };
         let hanko = builder.url(url).build()?;
         let version = self.version.clone();
+        let checks = Checks::start(std::mem::take(&mut self.checks), &clock);
+        let tenants = std::mem::take(&mut self.tenants);
+        let observed = Observed {
+            hankos: [hanko.clone()].into_iter().chain(tenants).collect(),
+            checks: checks.clone(),
+            application: Application(std::mem::take(&mut self.metrics)),
+        };
         let edge = self
-            .edge(&config, hanko, &public_url, local_hanko.clone())
+            .edge(&config, hanko, &checks, &public_url, local_hanko.clone())
             .await?;
-        Ok(Server::new(
+        let server = Server::new(
             listener,
             edge,
             version,
@@ -420,13 +518,18 @@ impl App {
             config,
             local_hanko,
             clock,
-        ))
+        );
+        Ok(match admin_listener {
+            Some(listener) => server.admin(listener, observed),
+            None => server,
+        })
     }
 
     async fn edge(
         self,
         config: &Config,
         hanko: Hanko,
+        checks: &Checks,
         public_url: &str,
         local_hanko: Option<Arc<LocalHanko>>,
     ) -> Result<EdgeCore, StartError> {
@@ -456,7 +559,7 @@ impl App {
                 .add_routes(WebhooksApi, &mut routes);
         }
         if self.has_health {
-            self.own::<HealthApi>().add_routes(HealthApi, &mut routes);
+            health_routes(&self.own::<HealthApi>(), checks, &mut routes);
         }
         let make_routes = self.make_routes;
         let add_routes = make_routes(config.clone()).await.map_err(StartError::Api)?;

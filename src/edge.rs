@@ -18,7 +18,7 @@ use poem::{
     Endpoint, Middleware, Request, Response,
     endpoint::DynEndpoint,
     http::{
-        self, HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+        self, HeaderMap, HeaderName, HeaderValue, StatusCode,
         header::{self, Entry},
     },
 };
@@ -43,6 +43,7 @@ pub use self::{
 use crate::{
     auth::forward::ForwardAuth,
     hanko::Hanko,
+    metrics::Method,
     operations::Draining,
     problem::{self, Problem, ProblemType},
 };
@@ -289,6 +290,16 @@ impl EdgeCore {
         Some(Box::new(entry))
     }
 
+    /// Returns the routes by which requests are counted, in the order of their numbers.
+    #[cfg(feature = "server")]
+    pub(crate) fn routes(&self) -> Vec<String> {
+        let paths = self.operations.paths().iter().map(String::as_str);
+        let pages = self.pages.paths();
+        let forward_auth = self.forward_auth.iter().map(ForwardAuth::path);
+        let all = paths.chain(pages).chain(forward_auth);
+        all.map(ToOwned::to_owned).collect()
+    }
+
     /// Returns what authenticates its requests.
     #[cfg(feature = "server")]
     pub(crate) fn hanko(&self) -> &Hanko {
@@ -309,7 +320,7 @@ impl EdgeCore {
         let cors = self.cors.clone();
         // The layer answers a preflight by itself.
         let preflight_id =
-            (request.method() == Method::OPTIONS).then(|| request_id(request.headers()));
+            (request.method() == http::Method::OPTIONS).then(|| request_id(request.headers()));
         let mut request = Some(request);
         let inner = tower::service_fn(move |_head: http::Request<()>| {
             // It is called once at most: a preflight is answered by the layer.
@@ -361,20 +372,24 @@ impl EdgeCore {
                 Some(problem_type) => problem_response(problem_type),
                 None => {
                     // Each boxed, for the same reason.
+                    let uri_path = request.uri().path();
                     let outcome: BoxFuture<'_, poem::Result<Response>> =
-                        if let Some(forward_auth) = self.forward_auth_of(request.uri().path()) {
+                        if let Some(forward_auth) = self.forward_auth_of(uri_path) {
+                            let others = self.operations.paths().len() + self.pages.len();
+                            exchange.set_route(others + 1);
                             Box::pin(async move { Ok(forward_auth.respond(&request).await) })
-                        } else if let Some(page) = self.pages.get(request.uri().path()) {
+                        } else if let Some((number, page)) = self.pages.get(uri_path) {
+                            exchange.set_route(self.operations.paths().len() + 1 + number);
                             DynEndpoint::call(page, request)
                         } else {
-                            self.operations.call(request)
+                            self.operations.call(request, &exchange)
                         };
                     let outcome = AssertUnwindSafe(outcome).catch_unwind();
                     let outcome = exchange.limit(outcome).instrument(span.clone()).await;
                     let response = match outcome {
                         Ok(Ok(Ok(response))) => response,
                         Ok(Ok(Err(error))) => {
-                            Box::pin(self.operations.failed(path, error))
+                            Box::pin(self.operations.failed(path, error, &exchange))
                                 .instrument(span.clone())
                                 .await
                         }
@@ -386,7 +401,7 @@ impl EdgeCore {
             };
             let _entered = span.enter();
             // Never the path, nor an unknown method: either may contain a token.
-            let method = known(&method).unwrap_or("other");
+            let method = Method::from(&method).name();
             tracing::debug!(
                 event = "responded",
                 method,
@@ -453,21 +468,6 @@ pub(crate) fn reject_stream(headers: HeaderMap) -> Response {
         }
     }
     response
-}
-
-/// Returns the name of the method if it is a well-known one.
-fn known(method: &Method) -> Option<&'static str> {
-    Some(match *method {
-        Method::GET => "GET",
-        Method::HEAD => "HEAD",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::PATCH => "PATCH",
-        Method::DELETE => "DELETE",
-        Method::OPTIONS => "OPTIONS",
-        Method::TRACE => "TRACE",
-        _ => return None,
-    })
 }
 
 /// Returns the id that came with the request if it is well-formed, otherwise a new one.

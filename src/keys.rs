@@ -26,6 +26,7 @@ pub use error::{FetchError, KeySetError};
 use crate::{
     clock::Clock,
     jose::{KeySet, KeySetDocument, KeyThumbprint, SkippedKey},
+    metrics::{FetchCounts, FetchOutcome, UnknownKid},
 };
 
 /// The largest JWK Set that is read, in bytes. A Hanko with ten 4096-bit keys answers 8 KiB.
@@ -129,6 +130,7 @@ struct Shared {
     fetch_requested: Notify,
     /// Places for requests that wait in [`RemoteKeySet::with_key`].
     waiting: Semaphore,
+    counts: FetchCounts,
     /// Whether fetches may follow each other as fast as they are requested.
     #[cfg(feature = "testing")]
     is_unlimited: std::sync::atomic::AtomicBool,
@@ -217,6 +219,7 @@ impl RemoteKeySet {
             fetches_ended,
             fetch_requested: Notify::new(),
             waiting: Semaphore::new(max_waiting),
+            counts: FetchCounts::default(),
             #[cfg(feature = "testing")]
             is_unlimited: std::sync::atomic::AtomicBool::new(false),
         });
@@ -327,6 +330,18 @@ impl RemoteKeySet {
         }
     }
 
+    #[cfg(feature = "server")]
+    pub(crate) fn counts(&self) -> &FetchCounts {
+        &self.shared.counts
+    }
+
+    /// Returns the freshness lifetime of the held set.
+    #[cfg(feature = "server")]
+    pub(crate) fn lifetime(&self) -> Option<Duration> {
+        let held = self.shared.held.load();
+        held.as_ref().map(|held| held.lifetime)
+    }
+
     /// Waits until `fetches` fetches have ended since the start.
     pub(crate) async fn wait_for_fetches(&self, fetches: u64) {
         self.shared.wait_for_fetches(fetches).await;
@@ -409,7 +424,9 @@ impl Shared {
 
     async fn refresh_for_unknown_kid(&self, kid: Option<&str>) -> Result<(), KeySetError> {
         // Held for a moment if nothing is to be waited for. All places are taken only while a fetch is pending.
-        let _place = self.place_to_wait()?;
+        let _place = self
+            .place_to_wait()
+            .inspect_err(|_| self.counts.unknown_kid(UnknownKid::Overloaded))?;
         // A fetch that is under way may have been answered before the key was published. So there is a second round.
         let pending = self.progress().pending_fetch();
         if let Some(fetch) = pending {
@@ -418,6 +435,7 @@ impl Shared {
                 .current()
                 .is_ok_and(|key_set| key_set.has_candidate(kid))
             {
+                self.counts.unknown_kid(UnknownKid::Shared);
                 return Ok(());
             }
         }
@@ -425,14 +443,24 @@ impl Shared {
             let now = self.clock.monotonic();
             let mut progress = self.progress();
             match progress.pending_fetch() {
-                Some(fetch) => fetch,
+                Some(fetch) => {
+                    self.counts.unknown_kid(UnknownKid::Shared);
+                    fetch
+                }
                 None if progress.last_unknown_kid_fetch.is_some_and(|last| {
                     now.saturating_sub(last) < self.limit(self.policy.cooldown)
                 }) =>
                 {
+                    let shares = pending.is_some();
+                    self.counts.unknown_kid(if shares {
+                        UnknownKid::Shared
+                    } else {
+                        UnknownKid::Cooldown
+                    });
                     return Ok(());
                 }
                 None => {
+                    self.counts.unknown_kid(UnknownKid::Fetched);
                     progress.last_unknown_kid_fetch = Some(now);
                     progress.is_requested = true;
                     self.fetch_requested.notify_one();
@@ -560,7 +588,10 @@ async fn keep_fresh(shared: Arc<Shared>, fetch_has_ended: watch::Sender<u64>) {
             progress.is_requested = false;
             progress.fetches_begun += 1;
         }
-        let outcome = match shared.fetch().await {
+        let began_at = shared.clock.monotonic();
+        let outcome = shared.fetch().await;
+        let duration = shared.clock.monotonic().saturating_sub(began_at);
+        let outcome = match outcome {
             Ok(fetched) => {
                 let is_new = last_digest
                     .replace(fetched.digest)
@@ -569,6 +600,10 @@ async fn keep_fresh(shared: Arc<Shared>, fetch_has_ended: watch::Sender<u64>) {
             }
             Err(error) => Err(error),
         };
+        let counted_as = outcome
+            .as_ref()
+            .map_or_else(FetchError::counted_as, |_| FetchOutcome::Success);
+        shared.counts.fetched(counted_as, duration);
         let (pause, last_error) = match outcome {
             Ok(lifetime) => {
                 if failures_in_a_row > 0 {

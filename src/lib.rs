@@ -19,6 +19,15 @@ mod jose;
 mod keys;
 #[cfg_attr(
     not(feature = "server"),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the server alone exports what is counted"
+    )
+)]
+mod metrics;
+#[cfg_attr(
+    not(feature = "server"),
     allow(dead_code, unused_imports, reason = "`App` alone joins APIs")
 )]
 mod openapi;
@@ -56,6 +65,8 @@ pub use hanko::{
 };
 #[cfg(feature = "redis")]
 pub use hanko::{RedisStore, RedisStoreError};
+#[cfg(feature = "server")]
+pub use operations::CheckStatus;
 pub use operations::{HealthApi, MeApi, WebhooksApi, webhook_endpoint};
 
 // Fail, and document it.

@@ -9,8 +9,12 @@ mod health;
 mod me;
 mod webhooks;
 
+#[cfg(feature = "server")]
+pub use health::CheckStatus;
 pub(crate) use health::Draining;
 pub use health::HealthApi;
+#[cfg(feature = "server")]
+pub(crate) use health::{Check, Checks, component_statuses, health_routes};
 pub use me::MeApi;
 use poem_openapi::Tags;
 pub use webhooks::{WebhooksApi, webhook_endpoint};

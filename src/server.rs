@@ -1,13 +1,21 @@
 //! Serves operations for the sessions of a Hanko: listens, limits what clients use, and shuts down.
 
+mod admin;
 mod connection;
 mod http2;
 pub(crate) mod listen;
+pub(crate) mod metrics;
 mod transport;
 
 use std::{error::Error, io, net::SocketAddr, sync::Arc};
 
 pub(crate) use listen::{Listener, possible_connections};
+use tokio::sync::oneshot;
+
+use self::{
+    admin::Admin,
+    metrics::{Metrics, Observed},
+};
 
 use crate::{
     app::Config,
@@ -28,6 +36,14 @@ pub enum StartError {
     /// `HOST` and `PORT` cannot be listened on.
     #[error("cannot listen on {address}: {source}; HOST and PORT choose another address")]
     Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// `ADMIN_ADDRESS` cannot be listened on.
+    #[error("cannot listen on {address}: {source}; ADMIN_ADDRESS chooses another address")]
+    ListenAdmin {
         /// The address.
         address: SocketAddr,
         /// What the system says.
@@ -61,6 +77,7 @@ pub struct Server {
     hanko: Hanko,
     local_hanko: Option<Arc<LocalHanko>>,
     clock: Arc<dyn Clock>,
+    admin: Option<(Listener, Observed)>,
 }
 
 impl Server {
@@ -83,7 +100,19 @@ impl Server {
             hanko,
             local_hanko,
             clock,
+            admin: None,
         }
+    }
+
+    /// Serves metrics and health checks on another listener.
+    pub(crate) fn admin(mut self, listener: Listener, observed: Observed) -> Self {
+        self.admin = Some((listener, observed));
+        self
+    }
+
+    /// Returns the address on which it serves metrics and health checks, if `ADMIN_ADDRESS` is set.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(|(listener, _)| listener.address())
     }
 
     /// Returns the address on which it listens.
@@ -112,13 +141,40 @@ impl Server {
     }
 
     /// Serves until `shutdown` ends, goes on for `SHUTDOWN_DELAY` while `/readyz` returns 503, and then waits for running
-    /// requests, at most for `SHUTDOWN_GRACE`. Raises the limit of descriptors of this process.
+    /// requests, at most for `SHUTDOWN_GRACE`. The listener of `ADMIN_ADDRESS` closes last. Raises the limit of descriptors
+    /// of this process.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
         let config = &self.config.http;
-        let max_connections = listen::max_connections(config.max_connections);
+        let reserved = self.admin.as_ref().map_or(0, |_| admin::DESCRIPTORS);
+        let max_connections = listen::max_connections(config.max_connections, reserved);
         self.log_start(max_connections);
-        let limits = Limits::new(config.limits(), max_connections, self.clock);
-        listen::serve(self.listener, self.edge, Arc::new(limits), config, shutdown).await;
+        let limits = Limits::new(config.limits(), max_connections, Arc::clone(&self.clock));
+        match self.admin {
+            None => {
+                listen::serve(self.listener, self.edge, Arc::new(limits), config, shutdown).await;
+            }
+            Some((admin_listener, observed)) => {
+                let limits = Arc::new(limits.counting(self.edge.routes()));
+                let checks = observed.checks.clone();
+                let metrics = Metrics::new(observed, Arc::clone(&limits));
+                let admin = Admin::new(self.hanko.clone(), &checks, metrics, self.clock);
+                let of_admin = admin.limits();
+                let shutdown = async {
+                    shutdown.await;
+                    // Its `/readyz` says the same as that of the other listener.
+                    of_admin.start_draining();
+                };
+                let (ends, ended) = oneshot::channel::<()>();
+                let serving = async {
+                    listen::serve(self.listener, self.edge, limits, config, shutdown).await;
+                    drop(ends);
+                };
+                let serving_admin = admin.serve(admin_listener, config, async {
+                    let _dropped = ended.await;
+                });
+                tokio::join!(serving, serving_admin);
+            }
+        }
         self.hanko.report_lost();
         tracing::info!(event = "stopped", "stopped");
     }
@@ -154,5 +210,8 @@ impl Server {
             request_timeout = ?config.request_timeout,
             "listening"
         );
+        if let Some(admin) = self.admin_address() {
+            tracing::info!(event = "admin_listening", address = %admin, "serving metrics and health checks");
+        }
     }
 }

@@ -118,6 +118,11 @@ fn write(line: &str) {
     };
 }
 
+/// Returns how many lines of the installed log were dropped, because its output did not take them.
+pub(crate) fn dropped_log_lines() -> u64 {
+    WRITER.get().map_or(0, LogWriter::dropped_lines)
+}
+
 /// Waits until the installed log has been written, at most a second. Call it before the process ends.
 pub fn flush_log() {
     if let Some(writer) = WRITER.get() {

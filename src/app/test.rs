@@ -3,7 +3,7 @@ use std::{fmt, ops::Deref};
 use poem::test::TestClient;
 
 use super::{App, Config};
-use crate::{edge::EdgeEndpoint, testing::TestHanko};
+use crate::{edge::EdgeEndpoint, operations::Checks, testing::TestHanko};
 
 /// The URL of the app in its document, whose origin it trusts.
 const PUBLIC_URL: &str = "http://localhost:8000";
@@ -69,8 +69,9 @@ impl App {
             .hanko(move |builder| changed.url(builder.url_so_far()))
             .start()
             .await;
+        let checks = Checks::start(std::mem::take(&mut self.checks), hanko.hanko().clock());
         let core = self
-            .edge(&config, hanko.hanko().clone(), PUBLIC_URL, None)
+            .edge(&config, hanko.hanko().clone(), &checks, PUBLIC_URL, None)
             .await
             .unwrap_or_else(|error| panic!("{error}"));
         TestApp {

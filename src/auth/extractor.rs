@@ -19,11 +19,12 @@ use super::{
     guard::Guard,
     record::AuthRecord,
     rejection::Rejection,
-    requirement::{Outcome, Rule},
+    requirement::{Outcome, Rule, Unmet},
 };
 use crate::{
     clock::SystemClock,
-    hanko::{DEFAULT_COOKIE_NAME, Hanko, Identified, Session},
+    hanko::{AuthenticateError, DEFAULT_COOKIE_NAME, Hanko, Identified, Session},
+    metrics::Authentication,
     sampling::{Line, Sampler},
 };
 
@@ -226,35 +227,78 @@ pub(super) async fn verify(
     hanko: &Hanko,
     token: &[u8],
 ) -> Result<Session, Rejection> {
-    Ok(hanko
-        .authenticate_noting(token, identified(request))
-        .await?)
+    let outcome = hanko.authenticate_noting(token, identified(request)).await;
+    hanko.counts().authenticated(counted_as(&outcome));
+    Ok(outcome?)
 }
 
 async fn try_authenticate(request: &Request) -> Result<Option<Session>, Rejection> {
     let hanko: &Hanko = request.data().ok_or(Rejection::NotConfigured)?;
-    let credentials = Credentials::from_request(request.method(), request.headers(), hanko)?;
-    match credentials {
-        None => Ok(None),
-        Some(credentials) => Ok(Some(verify(request, hanko, credentials.token()).await?)),
-    }
+    let Some(credentials) = credentials(request, hanko)? else {
+        hanko.counts().authenticated(Authentication::Anonymous);
+        return Ok(None);
+    };
+    Ok(Some(verify(request, hanko, credentials.token()).await?))
 }
 
 async fn try_require(request: &Request, rule: &Rule<'_>) -> Result<Session, Rejection> {
     let hanko: &Hanko = request.data().ok_or(Rejection::NotConfigured)?;
-    let credentials = Credentials::from_request(request.method(), request.headers(), hanko)?
-        .ok_or(Rejection::MissingCredentials)?;
-    let token = credentials.token();
+    let Some(credentials) = credentials(request, hanko)? else {
+        hanko.counts().authenticated(Authentication::Missing);
+        return Err(Rejection::MissingCredentials);
+    };
+    let outcome = authenticate_for(hanko, credentials.token(), rule, identified(request)).await;
+    hanko.counts().authenticated(counted_as(&outcome));
+    let (session, unmet) = outcome?;
+    match unmet {
+        None => Ok(session),
+        Some(unmet) => {
+            hanko.counts().guard_rejected(unmet.guard());
+            Err(Rejection::GuardNotMet(Box::new(unmet)))
+        }
+    }
+}
+
+/// Authenticates a token, and returns what its session does not meet.
+async fn authenticate_for(
+    hanko: &Hanko,
+    token: &[u8],
+    rule: &Rule<'_>,
+    identified: Option<&Identified>,
+) -> Result<(Session, Option<Unmet>), AuthenticateError> {
     let is_live = rule.is_always_live();
     let session = if is_live {
-        Box::pin(hanko.authenticate_live_noting(token, identified(request))).await?
+        Box::pin(hanko.authenticate_live_noting(token, identified)).await?
     } else {
-        verify(request, hanko, token).await?
+        hanko.authenticate_noting(token, identified).await?
     };
     match rule.evaluate(&session, is_live) {
-        Outcome::Met => Ok(session),
-        Outcome::IfLive => Ok(Box::pin(hanko.authenticate_live(token)).await?),
-        Outcome::Unmet(unmet) => Err(Rejection::GuardNotMet(Box::new(unmet))),
+        Outcome::Met => Ok((session, None)),
+        Outcome::IfLive => Ok((Box::pin(hanko.authenticate_live(token)).await?, None)),
+        Outcome::Unmet(unmet) => Ok((session, Some(unmet))),
+    }
+}
+
+/// Returns the credentials of a request, and counts those that are rejected.
+fn credentials<'a>(
+    request: &'a Request,
+    hanko: &Hanko,
+) -> Result<Option<Credentials<'a>>, Rejection> {
+    Credentials::from_request(request.method(), request.headers(), hanko)
+        .inspect_err(|rejection| count_rejected_credentials(hanko, rejection))
+}
+
+pub(super) fn count_rejected_credentials(hanko: &Hanko, rejection: &Rejection) {
+    hanko.counts().authenticated(match rejection {
+        Rejection::CrossSiteRequest => Authentication::CrossSite,
+        _ => Authentication::Ambiguous,
+    });
+}
+
+fn counted_as<T>(outcome: &Result<T, AuthenticateError>) -> Authentication {
+    match outcome {
+        Ok(_) => Authentication::Accepted,
+        Err(error) => error.counted_as(),
     }
 }
 

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     hanko::{EmailClaim, Hanko, Session},
+    metrics::Authentication,
     problem::{Problem, ProblemType},
     sampling::Line,
 };
@@ -158,10 +159,17 @@ impl ForwardAuth {
         let headers = request.headers();
         let credentials = Credentials::select(headers, hanko, original.is_safe(headers), || {
             original.comes_from_trusted_page(headers, hanko)
-        })?
-        .ok_or(Rejection::MissingCredentials)?;
+        })
+        .inspect_err(|rejection| extractor::count_rejected_credentials(hanko, rejection))?;
+        let Some(credentials) = credentials else {
+            hanko.counts().authenticated(Authentication::Missing);
+            return Err(Rejection::MissingCredentials);
+        };
         let session = extractor::verify(request, hanko, credentials.token()).await?;
-        query.check(&session)?;
+        query
+            .check(&session)
+            .inspect_err(|unmet| hanko.counts().guard_rejected(unmet.guard()))
+            .map_err(|unmet| Rejection::GuardNotMet(Box::new(unmet)))?;
         Ok(session)
     }
 
@@ -308,26 +316,23 @@ impl Query {
         Some(parsed)
     }
 
-    fn check(&self, session: &Session) -> Result<(), Rejection> {
-        let met = |rule: &Rule<'_>| match rule.evaluate(session, false) {
+    fn check(&self, session: &Session) -> Result<(), Unmet> {
+        let check = |rule: &Rule<'_>| match rule.evaluate(session, false) {
             Outcome::Met => Ok(()),
-            Outcome::IfLive => Err(None),
-            Outcome::Unmet(unmet) => Err(Some(unmet)),
-        };
-        let reject = |unmet: Option<Unmet>| {
-            Rejection::GuardNotMet(Box::new(unmet.unwrap_or_else(Unmet::of_proxy)))
+            Outcome::IfLive => Err(Unmet::of_proxy()),
+            Outcome::Unmet(unmet) => Err(unmet),
         };
         if self.verified_email {
-            met(&Rule::VERIFIED_EMAIL).map_err(reject)?;
+            check(&Rule::VERIFIED_EMAIL)?;
         }
         for (name, value) in &self.claims {
             let values = [value.as_str()];
             let alternatives = Rule::string_or_element(name, value, &values);
             // Without the text, which comes from the query.
-            met(&Rule::any(&alternatives)).map_err(|_| reject(None))?;
+            check(&Rule::any(&alternatives)).map_err(|_| Unmet::of_proxy())?;
         }
         if let Some(seconds) = self.max_age {
-            met(&Rule::max_age(seconds)).map_err(reject)?;
+            check(&Rule::max_age(seconds))?;
         }
         Ok(())
     }

@@ -7,8 +7,8 @@ use poem::{
     http::{HeaderValue, StatusCode},
 };
 
-use super::{REQUEST_ID, known, request_id};
-use crate::{auth::AuthRecord, clock::Clock, problem::ProblemType};
+use super::{REQUEST_ID, request_id};
+use crate::{auth::AuthRecord, clock::Clock, metrics::Method, problem::ProblemType};
 
 /// Stands for every path that nothing serves.
 const UNMATCHED: &str = "unmatched";
@@ -44,7 +44,7 @@ impl AccessEntry {
         Self {
             clock: Arc::clone(clock),
             began_at: clock.monotonic(),
-            method: known(request.method()).unwrap_or("other"),
+            method: Method::from(request.method()).name(),
             route,
             client,
             request_id,

@@ -27,10 +27,14 @@ use std::{
 
 pub(crate) use body::{RequestBody, ResponseBody};
 pub(crate) use connections::{Command, Connection, Connections, MAX_UNWRITTEN, Need, Ticket};
+pub(in crate::edge) use exchange::with_current;
 pub(crate) use exchange::{Exchange, LimitError, take_begun};
 pub use operation::{LimitedEndpoint, RequestLimits};
 
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    metrics::{Closed, HttpCounts},
+};
 
 /// The most fields of a request head, trailers aside. hyper checks it for HTTP/1; h2 knows no such limit.
 pub(crate) const MAX_FIELDS: usize = 100;
@@ -122,6 +126,7 @@ pub(crate) struct Limits {
     stalled: Mutex<Stalled>,
     unread: Mutex<Unread>,
     is_draining: AtomicBool,
+    http: Option<HttpCounts>,
 }
 
 /// A place for a request in flight.
@@ -232,7 +237,27 @@ impl Limits {
             stalled: Mutex::default(),
             unread: Mutex::default(),
             is_draining: AtomicBool::new(false),
+            http: None,
         }
+    }
+
+    /// Counts the requests, for these routes.
+    #[cfg(feature = "server")]
+    pub(crate) fn counting(mut self, routes: impl IntoIterator<Item = String>) -> Self {
+        self.http = Some(HttpCounts::new(routes));
+        self
+    }
+
+    /// Returns the counts of the requests, if they are counted.
+    #[cfg(feature = "server")]
+    pub(crate) fn http(&self) -> Option<&HttpCounts> {
+        self.http.as_ref()
+    }
+
+    /// Returns how many requests wait for the head of their response.
+    #[cfg(feature = "server")]
+    pub(crate) fn in_flight(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
     }
 
     /// Whether the server has been told to shut down.
@@ -323,7 +348,7 @@ impl Limits {
         self.heads.fetch_sub(freed, Ordering::Relaxed);
         self.release(freed);
         if bytes > before && used - before > MEMORY && !self.make_room(Size::Large) {
-            connection.tell(Command::Close);
+            connection.tell(Command::Close, Closed::Memory);
         }
     }
 

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use poem::{
     Endpoint, EndpointExt, IntoEndpoint, PathPattern, Request, Response, Route,
     endpoint::{BoxEndpoint, DynEndpoint},
+    error::MethodNotAllowedError,
     http::{Method, Uri, uri::PathAndQuery},
 };
 use poem_openapi::{
@@ -16,8 +17,14 @@ use poem_openapi::{
     registry::{MetaApi, MetaOperation, MetaParamIn, Registry},
 };
 
-use super::routes::RouteTable;
-use crate::openapi::{Conflict, RouteMap};
+use super::{
+    limits::{Exchange, with_current},
+    routes::{RouteTable, pattern},
+};
+use crate::{
+    metrics::UNMATCHED,
+    openapi::{Conflict, RouteMap},
+};
 
 /// The operations of an API and the plain endpoints beside it, found by method and path.
 ///
@@ -32,10 +39,65 @@ pub(crate) struct Operations {
     routed: BoxEndpoint<'static>,
     routes: RouteTable,
     data: Vec<AddData>,
+    paths: Paths,
+}
+
+/// The paths by which requests are counted.
+#[derive(Default)]
+struct Paths {
+    /// Each path has the number of the first entry that serves it, from 1 on: a nested endpoint serves two.
+    numbers: HashMap<String, usize>,
+    names: Vec<String>,
+}
+
+impl Paths {
+    fn new(meta: &[MetaApi], plain: &[PlainEndpoint]) -> Result<Self, Conflict> {
+        let mut paths = Self::default();
+        for path in meta.iter().flat_map(|api| &api.paths) {
+            paths.add(std::slice::from_ref(&path.path));
+        }
+        for endpoint in plain {
+            paths.add(&endpoint.paths()?);
+        }
+        Ok(paths)
+    }
+
+    /// Adds the paths of one endpoint, under the name of the last one.
+    fn add(&mut self, paths: &[String]) {
+        let Some(name) = paths.last() else { return };
+        if self.numbers.contains_key(name) {
+            return;
+        }
+        self.names.push(name.clone());
+        for path in paths {
+            self.numbers.insert(path.clone(), self.names.len());
+        }
+    }
+
+    fn number(&self, path: &str) -> usize {
+        self.numbers.get(path).copied().unwrap_or(UNMATCHED)
+    }
+}
+
+/// An endpoint behind Poem's router that notes which route it is.
+struct Routed<E> {
+    number: usize,
+    endpoint: E,
+}
+
+impl<E: Endpoint> Endpoint for Routed<E> {
+    type Output = E::Output;
+
+    // Not `async fn`: the endpoint has boxed its future already.
+    fn call(&self, request: Request) -> impl Future<Output = poem::Result<E::Output>> + Send {
+        with_current(|exchange| exchange.set_route(self.number));
+        self.endpoint.call(request)
+    }
 }
 
 /// The operations of one path that need nothing of the router.
 struct Direct {
+    route: usize,
     pattern: PathPattern,
     /// Shared with the router, and not boxed again, which would move the request once more.
     methods: Vec<(Method, Arc<BoxEndpoint<'static>>)>,
@@ -95,11 +157,19 @@ impl PlainEndpoint {
     }
 
     /// Adds it to Poem's router.
-    fn add_to(self, route: Route) -> Result<Route, Conflict> {
+    fn add_to(self, route: Route, paths: &Paths) -> Result<Route, Conflict> {
+        let number = self
+            .paths()?
+            .last()
+            .map_or(UNMATCHED, |path| paths.number(path));
+        let endpoint = Routed {
+            number,
+            endpoint: self.endpoint,
+        };
         let added = if self.is_nested {
-            route.try_nest(&self.path, self.endpoint)
+            route.try_nest(&self.path, endpoint)
         } else {
-            route.try_at(&self.path, self.endpoint)
+            route.try_at(&self.path, endpoint)
         };
         added.map_err(|error| Conflict::Path {
             path: self.path,
@@ -145,9 +215,9 @@ impl Endpoints {
 }
 
 /// An API whose endpoints exist already. Its metadata are elsewhere.
-struct Routed(RouteMap);
+struct Existing(RouteMap);
 
-impl OpenApi for Routed {
+impl OpenApi for Existing {
     fn meta() -> Vec<MetaApi> {
         Vec::new()
     }
@@ -167,6 +237,7 @@ impl Operations {
             routed: endpoint.map_to_response().boxed(),
             routes,
             data: Vec::new(),
+            paths: Paths::default(),
         }
     }
 
@@ -182,6 +253,7 @@ impl Operations {
             data,
         } = endpoints;
         let plain_paths = PlainEndpoint::all_paths(&plain)?;
+        let paths = Paths::new(&meta, &plain)?;
         let routes = RouteTable::from_meta(&meta, &plain_paths, &pages)?;
         // Poem's router prefers a catch-all that begins where a path ends.
         let catch_alls: Vec<String> = operations
@@ -205,6 +277,7 @@ impl Operations {
                 continue;
             };
             let found = direct.entry(path.path.clone()).or_insert_with(|| Direct {
+                route: paths.number(&path.path),
                 pattern: PathPattern(Arc::from(path.path.as_str())),
                 methods: Vec::new(),
             });
@@ -217,13 +290,25 @@ impl Operations {
                 }
             }
         }
-        let service = OpenApiService::new(Routed(operations), "", "").into_endpoint();
+        for path in meta.iter().flat_map(|api| &api.paths) {
+            let number = paths.number(&path.path);
+            let Some(endpoints) = operations.get_mut(&pattern(&path.path)) else {
+                continue;
+            };
+            *endpoints = std::mem::take(endpoints)
+                .into_iter()
+                .map(|(method, endpoint)| (method, Routed { number, endpoint }.boxed()))
+                .collect();
+        }
+        let service = OpenApiService::new(Existing(operations), "", "").into_endpoint();
         let routed_by_poem = if plain.is_empty() {
             service
         } else {
             let plain = plain
                 .into_iter()
-                .try_fold(Route::new(), |route, endpoint| endpoint.add_to(route))?;
+                .try_fold(Route::new(), |route, endpoint| {
+                    endpoint.add_to(route, &paths)
+                })?;
             let beside = PlainBeside {
                 routes: routes.clone(),
                 plain,
@@ -236,14 +321,29 @@ impl Operations {
             routed: routed_by_poem,
             routes,
             data,
+            paths,
         })
     }
 
+    /// Returns the paths of the operations and endpoints. The number of each route is one more than its index.
+    pub(crate) fn paths(&self) -> &[String] {
+        &self.paths.names
+    }
+
     /// Returns the response to a request for `path` that failed with `error`.
-    pub(crate) async fn failed(&self, path: Option<PathAndQuery>, error: poem::Error) -> Response {
-        self.routes
-            .response(&path.map(Uri::from).unwrap_or_default(), error)
-            .await
+    pub(crate) async fn failed(
+        &self,
+        path: Option<PathAndQuery>,
+        error: poem::Error,
+        exchange: &Exchange,
+    ) -> Response {
+        let uri = path.map(Uri::from).unwrap_or_default();
+        if error.is::<MethodNotAllowedError>()
+            && let Some(path) = self.routes.template(&uri)
+        {
+            exchange.set_route(self.paths.number(&path));
+        }
+        self.routes.response(&uri, error).await
     }
 
     /// Returns the path of the document that a request for `uri` has.
@@ -252,18 +352,23 @@ impl Operations {
     }
 
     /// Passes a request to its operation.
-    pub(crate) fn call(&self, mut request: Request) -> BoxFuture<'_, poem::Result<Response>> {
+    pub(crate) fn call(
+        &self,
+        mut request: Request,
+        exchange: &Exchange,
+    ) -> BoxFuture<'_, poem::Result<Response>> {
         for add in &self.data {
             add(&mut request);
         }
-        let Some((pattern, endpoint)) = self.direct(&request) else {
+        let Some((direct, endpoint)) = self.direct(&request) else {
             return DynEndpoint::call(&*self.routed, request);
         };
-        request.set_data(pattern.clone());
+        exchange.set_route(direct.route);
+        request.set_data(direct.pattern.clone());
         DynEndpoint::call(&***endpoint, request)
     }
 
-    fn direct(&self, request: &Request) -> Option<(&PathPattern, &Arc<BoxEndpoint<'static>>)> {
+    fn direct(&self, request: &Request) -> Option<(&Direct, &Arc<BoxEndpoint<'static>>)> {
         if request.uri().query().is_some() {
             return None;
         }
@@ -272,7 +377,7 @@ impl Operations {
             .methods
             .iter()
             .find(|(method, _)| method == request.method())
-            .map(|(_, endpoint)| (&direct.pattern, endpoint))
+            .map(|(_, endpoint)| (direct, endpoint))
     }
 }
 
@@ -321,7 +426,13 @@ mod tests {
         payload::PlainText,
     };
 
+    use std::time::Duration;
+
     use super::*;
+    use crate::{
+        clock::ManualClock,
+        edge::limits::{Connection, LimitSettings, Limits},
+    };
 
     #[derive(SecurityScheme)]
     #[oai(ty = "api_key", key_name = "key", key_in = "query")]
@@ -367,13 +478,20 @@ mod tests {
         (status, text)
     }
 
+    fn exchange() -> Arc<Exchange> {
+        let clock = Arc::new(ManualClock::new(Duration::ZERO));
+        let limits = Arc::new(Limits::new(LimitSettings::default(), 0, clock));
+        let connection = Arc::new(Connection::unknown(&limits));
+        Exchange::begin(&limits, &connection).0
+    }
+
     /// The answer to a request on the way that it takes, which is asserted to be that of the router.
     async fn answer_as_routed<A: OpenApi + 'static>(
         operations: &Operations,
         service: OpenApiService<A, ()>,
         request: impl Fn() -> Request,
     ) -> Answer {
-        let found = answer(operations.call(request()).await).await;
+        let found = answer(operations.call(request(), &exchange()).await).await;
         let wanted = answer(service.into_endpoint().call(request()).await).await;
         assert_eq!(found, wanted, "{:?}", request());
         found

@@ -9,7 +9,12 @@ use poem::{
 
 /// Pages, each by its whole path. As a middleware, they come before the paths of the endpoint.
 #[derive(Clone, Default)]
-pub struct Pages(Arc<HashMap<String, BoxEndpoint<'static>>>);
+pub struct Pages(Arc<HashMap<String, Page>>);
+
+struct Page {
+    number: usize,
+    endpoint: BoxEndpoint<'static>,
+}
 
 impl fmt::Debug for Pages {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -21,22 +26,35 @@ impl Pages {
     /// Adds a page, while there is only one of these.
     pub(crate) fn at(mut self, path: impl Into<String>, page: impl Endpoint + 'static) -> Self {
         if let Some(pages) = Arc::get_mut(&mut self.0) {
-            pages.insert(path.into(), page.map_to_response().boxed());
+            let path = path.into();
+            let number = pages.get(&path).map_or(pages.len(), |page| page.number);
+            let endpoint = page.map_to_response().boxed();
+            pages.insert(path, Page { number, endpoint });
         }
         self
     }
 
-    /// Returns the paths of the pages.
-    pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 
-    /// The page at this path.
+    /// Returns the paths of the pages, in the order of their numbers.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
+        let mut pages: Vec<(usize, &str)> = self
+            .0
+            .iter()
+            .map(|(path, page)| (page.number, path.as_str()))
+            .collect();
+        pages.sort_unstable();
+        pages.into_iter().map(|(_, path)| path)
+    }
+
+    /// The page at this path, and its number.
     pub(crate) fn get(
         &self,
         path: &str,
-    ) -> Option<&(dyn DynEndpoint<Output = Response> + 'static)> {
-        self.0.get(path).map(|page| &**page)
+    ) -> Option<(usize, &(dyn DynEndpoint<Output = Response> + 'static))> {
+        self.0.get(path).map(|page| (page.number, &*page.endpoint))
     }
 }
 
@@ -63,7 +81,7 @@ impl<E: Endpoint> Endpoint for WithPages<E> {
 
     async fn call(&self, request: Request) -> poem::Result<Response> {
         match self.pages.get(request.uri().path()) {
-            Some(page) => DynEndpoint::call(page, request).await,
+            Some((_, page)) => DynEndpoint::call(page, request).await,
             None => self
                 .endpoint
                 .call(request)

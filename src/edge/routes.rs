@@ -234,7 +234,7 @@ fn conflict(first: &str, second: &str) -> Conflict {
 }
 
 /// Returns the path as poem-openapi gives it to Poem's router, where parameters are called `param0`, `param1` and so on.
-fn pattern(path: &str) -> String {
+pub(super) fn pattern(path: &str) -> String {
     let mut count = 0;
     let segments: Vec<String> = path
         .split('/')

@@ -25,7 +25,14 @@ use crate::{
         Verified,
     },
     keys::{KeySetError, KeySetStatus, RemoteKeySet},
+    metrics::{AuthenticationCounts, CacheLookup},
     sampling::Sampler,
+};
+#[cfg(feature = "server")]
+use {
+    super::webhook::WebhookCounts,
+    crate::metrics::{FetchCounts, ValidationCounts},
+    std::time::Duration,
 };
 
 /// Authenticates the sessions of one Hanko API. A clone is cheap and shares the keys, the caches and the revocations.
@@ -58,6 +65,7 @@ pub(super) struct Inner {
     pub(super) trusted_origins: Vec<String>,
     pub(super) trusts_loopback_origins: bool,
     pub(super) sampler: Sampler,
+    pub(super) counts: AuthenticationCounts,
 }
 
 impl fmt::Debug for Hanko {
@@ -160,11 +168,20 @@ impl Hanko {
         token: &[u8],
         identified: Option<&Identified>,
     ) -> Result<Option<Session>, TokenError> {
-        let cache = self.0.verified.as_ref();
-        let Some(session) = cache.and_then(|cache| cache.get(token)) else {
+        let Some(cache) = &self.0.verified else {
+            return Ok(None);
+        };
+        let Some(session) = cache.get(token) else {
+            self.0.counts.looked_up(CacheLookup::Miss);
             return Ok(None);
         };
         let holds = self.0.still_holds(session.verified());
+        let found = if matches!(holds, Ok(true)) {
+            CacheLookup::Hit
+        } else {
+            CacheLookup::Outdated
+        };
+        self.0.counts.looked_up(found);
         // Also if it has expired since, but not if its key has been withdrawn.
         if let (Some(identified), Ok(true) | Err(_)) = (identified, holds) {
             identified.note_session(&session);
@@ -264,6 +281,47 @@ impl Hanko {
     #[cfg(feature = "server")]
     pub(crate) fn report_lost(&self) {
         self.0.webhooks.report_lost();
+    }
+
+    /// Returns the counts of the requests that were authenticated.
+    pub(crate) fn counts(&self) -> &AuthenticationCounts {
+        &self.0.counts
+    }
+
+    /// Returns how many verified tokens are cached.
+    #[cfg(feature = "server")]
+    pub(crate) fn cached_tokens(&self) -> usize {
+        self.0.verified.as_ref().map_or(0, TokenCache::len)
+    }
+
+    /// Returns the counts of the fetches of the keys.
+    #[cfg(feature = "server")]
+    pub(crate) fn fetch_counts(&self) -> &FetchCounts {
+        self.0.keys.counts()
+    }
+
+    /// Returns how long the held keys are fresh; `None` if none are held.
+    #[cfg(feature = "server")]
+    pub(crate) fn key_set_lifetime(&self) -> Option<Duration> {
+        self.0.keys.lifetime()
+    }
+
+    /// Returns the counts of the validation requests by outcome.
+    #[cfg(feature = "server")]
+    pub(crate) fn validation_counts(&self) -> &ValidationCounts {
+        self.0.liveness.counts()
+    }
+
+    /// Returns the counts of the webhooks by event and outcome.
+    #[cfg(feature = "server")]
+    pub(crate) fn webhook_counts(&self) -> &WebhookCounts {
+        self.0.webhooks.counts()
+    }
+
+    /// Returns when the revocations were last known to be those of the store, since 1970-01-01T00:00:00Z.
+    #[cfg(feature = "server")]
+    pub(crate) fn last_store_sync(&self) -> Option<Duration> {
+        self.0.revocations.last_sync()
     }
 
     /// Returns the counts of the webhooks received so far.

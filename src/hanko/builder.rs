@@ -23,6 +23,7 @@ use crate::{
     clock::{Clock, SystemClock},
     jose::ClaimsRules,
     keys::{FetchPolicy, MAX_WAITING, RemoteKeySet},
+    metrics::AuthenticationCounts,
     sampling::Sampler,
 };
 
@@ -228,23 +229,16 @@ impl HankoBuilder {
             issuer: None,
             ..self.rules.clone()
         };
-        let counters = Arc::new(webhook::Counters::default());
+        let counts = Arc::new(webhook::WebhookCounts::default());
         let queues = self
             .listeners
             .into_iter()
-            .map(|listener| {
-                Queue::start(
-                    listener,
-                    Arc::clone(&clock),
-                    Arc::clone(&counters),
-                    sampler.clone(),
-                )
-            })
+            .map(|listener| Queue::start(listener, Arc::clone(&clock), sampler.clone()))
             .collect();
         let webhooks = Webhooks::new(
             webhook_rules,
             queues,
-            counters,
+            counts,
             self.max_waiting,
             sampler.clone(),
         );
@@ -262,6 +256,7 @@ impl HankoBuilder {
             trusted_origins: self.trusted_origins,
             trusts_loopback_origins: self.trusts_loopback_origins,
             sampler,
+            counts: AuthenticationCounts::default(),
         }))
     }
 }

@@ -6,7 +6,7 @@ use super::{
     http_client::HttpClientError,
     liveness::{SessionPolicyError, ValidationError},
 };
-use crate::{jose::TokenError, keys::KeySetError};
+use crate::{jose::TokenError, keys::KeySetError, metrics::Authentication};
 
 /// The suggested pause before a retry if Hanko or the revocation store did not respond.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -42,6 +42,41 @@ impl AuthenticateError {
             Self::KeySet(error) => Some(error.retry_after),
             Self::Validation(_) | Self::RevocationsUnknown => Some(RETRY_AFTER),
         }
+    }
+
+    /// Returns what the request is counted as.
+    pub(crate) fn counted_as(&self) -> Authentication {
+        match self {
+            Self::Token(error) => counted_as(*error),
+            Self::SessionEnded => Authentication::SessionEnded,
+            Self::KeySet(_) => Authentication::Keys,
+            Self::Validation(_) => Authentication::Validation,
+            Self::RevocationsUnknown => Authentication::Revocations,
+        }
+    }
+}
+
+fn counted_as(error: TokenError) -> Authentication {
+    match error {
+        TokenError::TooLarge => Authentication::TooLarge,
+        TokenError::NotCompact => Authentication::NotCompact,
+        TokenError::NotBase64Url => Authentication::NotBase64Url,
+        TokenError::MalformedHeader => Authentication::MalformedHeader,
+        TokenError::AlgorithmNotAllowed => Authentication::AlgorithmNotAllowed,
+        TokenError::WrongType => Authentication::WrongType,
+        TokenError::CriticalExtension => Authentication::CriticalExtension,
+        TokenError::UnknownKey => Authentication::UnknownKey,
+        TokenError::InvalidSignature => Authentication::InvalidSignature,
+        TokenError::MalformedClaims => Authentication::MalformedClaims,
+        TokenError::MissingClaim(_) => Authentication::MissingClaim,
+        TokenError::MalformedClaim(_) => Authentication::MalformedClaim,
+        TokenError::Expired => Authentication::Expired,
+        TokenError::NotYetValid => Authentication::NotYetValid,
+        TokenError::IssuedInTheFuture => Authentication::IssuedInTheFuture,
+        TokenError::WrongAudience => Authentication::WrongAudience,
+        TokenError::WrongIssuer => Authentication::WrongIssuer,
+        TokenError::KeyBound => Authentication::KeyBound,
+        TokenError::WrongKind => Authentication::WrongKind,
     }
 }
 

@@ -38,6 +38,7 @@ use super::{
 use crate::{
     clock::Clock,
     keys::{FetchReason, RemoteKeySet},
+    metrics::{ValidationCounts, ValidationOutcome},
 };
 
 /// How many validation requests are open at the same time.
@@ -216,6 +217,7 @@ struct Shared {
     /// On the monotonic clock. Until then Hanko wants no validation requests that nobody waits for.
     postponed_until: AtomicU64,
     progress: Mutex<Progress>,
+    counts: ValidationCounts,
 }
 
 #[derive(Debug, Default)]
@@ -329,6 +331,7 @@ impl Liveness {
             waiting: Mutex::default(),
             postponed_until: AtomicU64::new(0),
             progress: Mutex::default(),
+            counts: ValidationCounts::default(),
         }))
     }
 
@@ -444,6 +447,11 @@ impl Liveness {
     /// The pause before another attempt to validate a session in the background.
     pub(super) fn retry_pause(&self) -> Duration {
         record::retry_pause(&self.0.policy)
+    }
+
+    #[cfg(feature = "server")]
+    pub(super) fn counts(&self) -> &ValidationCounts {
+        &self.0.counts
     }
 
     pub(super) fn status(&self) -> ValidationStatus {
@@ -625,16 +633,20 @@ impl Shared {
         if !ticket.is_urgent() && self.is_postponed() {
             return Err(ValidationError::Postponed);
         }
-        self.requester
+        let sent_at = self.clock.monotonic();
+        let outcome = self
+            .requester
             .send(session.id(), session.token(), renewal, &*self.clock)
-            .await
-            .map_err(|failure| {
-                if let Some(pause) = failure.postponed_for {
-                    let until = nanos(self.clock.monotonic() + pause);
-                    self.postponed_until.fetch_max(until, Ordering::Relaxed);
-                }
-                failure.error
-            })
+            .await;
+        let duration = self.clock.monotonic().saturating_sub(sent_at);
+        self.counts.durations.record(duration);
+        outcome.map_err(|failure| {
+            if let Some(pause) = failure.postponed_for {
+                let until = nanos(self.clock.monotonic() + pause);
+                self.postponed_until.fetch_max(until, Ordering::Relaxed);
+            }
+            failure.error
+        })
     }
 
     /// Takes over what came of a validation request.
@@ -660,6 +672,11 @@ impl Shared {
         };
         let changed = self.store.change(session.id(), now, change);
         self.count(outcome.as_ref().err(), now);
+        self.counts.validated(match &outcome {
+            Ok(answer) if answer.is_alive => ValidationOutcome::Active,
+            Ok(_) => ValidationOutcome::Ended,
+            Err(error) => error.counted_as(),
+        });
         match outcome {
             Ok(answer) if answer.is_alive => {
                 let asked_at = Duration::from_nanos(answer.asked_at);

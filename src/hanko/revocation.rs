@@ -5,7 +5,7 @@ mod mirror;
 #[cfg(feature = "redis")]
 mod redis;
 
-use std::{fmt, pin::Pin};
+use std::{fmt, pin::Pin, time::Duration};
 
 use tokio::sync::broadcast;
 
@@ -87,6 +87,12 @@ pub trait RevocationStore: fmt::Debug + Send + Sync + 'static {
         } else {
             StoreStatus::Unavailable
         }
+    }
+
+    /// Returns when it last held all revocations made up to then, since 1970-01-01T00:00:00Z, for metrics. Default: `None`,
+    /// for a store that is not shared.
+    fn last_sync(&self) -> Option<Duration> {
+        None
     }
 
     /// Returns the number of revocations it keeps.

@@ -26,6 +26,11 @@ impl TokenCache {
         self.0.get(token).map(Session::new)
     }
 
+    #[cfg(feature = "server")]
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn insert(&self, session: &Session) {
         let authenticated = Arc::clone(session.authenticated());
         self.0

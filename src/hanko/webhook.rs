@@ -26,9 +26,12 @@ use self::{
     held::{HeldWebhook, HeldWebhooks, Holding, MAX_HELD_BODY_BYTES},
 };
 use super::authenticate::Inner;
+#[cfg(feature = "server")]
+use crate::metrics::WebhookOutcome;
 use crate::{
     jose::{ClaimsRules, NumericDate, TokenError, UnverifiedToken, Verified},
     keys::{FetchReason, KeySetError},
+    metrics::Counters,
     sampling::{Line, Sampler},
 };
 
@@ -108,16 +111,102 @@ enum Counter {
     GivenUp,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Counters([AtomicU64; 4]);
+/// How many events have names, and one for all others.
+const EVENTS: usize = EventKind::NAMES.len() + 1;
 
-impl Counters {
+/// The webhooks by event and outcome.
+#[derive(Debug, Default)]
+pub(crate) struct WebhookCounts {
+    so_far: Counters<4>,
+    /// The verified ones, by the number of their event.
+    accepted: Counters<EVENTS>,
+    given_up: Counters<EVENTS>,
+    /// In seconds since 1970-01-01T00:00:00Z; zero: there was none.
+    last_verified_at: AtomicU64,
+    unstored_revocations: AtomicU64,
+}
+
+impl WebhookCounts {
     fn add(&self, counter: Counter) {
-        self.0[counter as usize].fetch_add(1, Ordering::Relaxed);
+        self.so_far.add(counter as usize);
     }
 
     fn get(&self, counter: Counter) -> u64 {
-        self.0[counter as usize].load(Ordering::Relaxed)
+        self.so_far.get(counter as usize)
+    }
+
+    fn verified_at(&self, time: Duration) {
+        self.last_verified_at
+            .fetch_max(time.as_secs(), Ordering::Relaxed);
+    }
+
+    /// Returns when a webhook was last verified, since 1970-01-01T00:00:00Z.
+    #[cfg(feature = "server")]
+    pub(crate) fn last_verified_at(&self) -> Option<Duration> {
+        let seconds = self.last_verified_at.load(Ordering::Relaxed);
+        (seconds > 0).then(|| Duration::from_secs(seconds))
+    }
+
+    /// Returns how many revocations the store has not taken at once.
+    #[cfg(feature = "server")]
+    pub(crate) fn unstored_revocations(&self) -> u64 {
+        self.unstored_revocations.load(Ordering::Relaxed)
+    }
+
+    /// Returns the count of each event and outcome that there can be. Each webhook is counted once, when its outcome is
+    /// final. Until it is verified, its event is `unverified`.
+    #[cfg(feature = "server")]
+    pub(crate) fn by_event(&self) -> Vec<(&'static str, WebhookOutcome, u64)> {
+        let names = EventKind::NAMES.iter().copied().chain(["other"]);
+        let verified = names.enumerate().flat_map(|(number, name)| {
+            let (accepted, given_up) = (self.accepted.get(number), self.given_up.get(number));
+            [
+                (name, WebhookOutcome::Accepted, accepted),
+                (name, WebhookOutcome::GivenUp, given_up),
+            ]
+        });
+        let (rejected, dropped) = (self.get(Counter::Rejected), self.get(Counter::Dropped));
+        let unverified = [
+            ("unverified", WebhookOutcome::Rejected, rejected),
+            ("unverified", WebhookOutcome::Dropped, dropped),
+        ];
+        verified.chain(unverified).collect()
+    }
+}
+
+/// Counts a verified event once all listeners have taken it or given it up, when it is dropped.
+#[derive(Debug)]
+pub(super) struct PendingOutcome {
+    counts: Arc<WebhookCounts>,
+    number: usize,
+    is_given_up: AtomicBool,
+}
+
+impl PendingOutcome {
+    fn new(kind: &EventKind, counts: &Arc<WebhookCounts>) -> Self {
+        let mut names = EventKind::NAMES.iter();
+        let number = names.position(|name| *name == kind.name());
+        Self {
+            counts: Arc::clone(counts),
+            number: number.unwrap_or(EventKind::NAMES.len()),
+            is_given_up: AtomicBool::new(false),
+        }
+    }
+
+    fn give_up(&self) {
+        self.counts.add(Counter::GivenUp);
+        self.is_given_up.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for PendingOutcome {
+    fn drop(&mut self) {
+        let counters = if *self.is_given_up.get_mut() {
+            &self.counts.given_up
+        } else {
+            &self.counts.accepted
+        };
+        counters.add(self.number);
     }
 }
 
@@ -132,7 +221,7 @@ pub(super) struct Webhooks {
     /// does not take the place of other requests.
     max_waiting: usize,
     large_waiting: Semaphore,
-    counters: Arc<Counters>,
+    counts: Arc<WebhookCounts>,
     sampler: Sampler,
     has_reported_lost: AtomicBool,
 }
@@ -141,7 +230,7 @@ impl Webhooks {
     pub(super) fn new(
         rules: ClaimsRules,
         queues: Vec<Queue>,
-        counters: Arc<Counters>,
+        counts: Arc<WebhookCounts>,
         max_waiting: usize,
         sampler: Sampler,
     ) -> Self {
@@ -152,7 +241,7 @@ impl Webhooks {
             max_waiting,
             waiting: Semaphore::new(max_waiting),
             large_waiting: Semaphore::new(MAX_LARGE_WAITING_BYTES),
-            counters,
+            counts,
             sampler,
             has_reported_lost: AtomicBool::new(false),
         }
@@ -177,31 +266,36 @@ impl Webhooks {
         }
     }
 
+    #[cfg(feature = "server")]
+    pub(super) fn counts(&self) -> &WebhookCounts {
+        &self.counts
+    }
+
     pub(super) fn status(&self) -> WebhookStatus {
         WebhookStatus {
-            accepted: self.counters.get(Counter::Accepted),
-            rejected: self.counters.get(Counter::Rejected),
-            dropped: self.counters.get(Counter::Dropped),
-            given_up: self.counters.get(Counter::GivenUp),
+            accepted: self.counts.get(Counter::Accepted),
+            rejected: self.counts.get(Counter::Rejected),
+            dropped: self.counts.get(Counter::Dropped),
+            given_up: self.counts.get(Counter::GivenUp),
             held: self.held.len(),
         }
     }
 
     /// Counts and logs a webhook that was not accepted for a reason that is one of a fixed set.
     pub(super) fn reject(&self, reason: &'static str) {
-        self.counters.add(Counter::Rejected);
+        self.counts.add(Counter::Rejected);
         self.sampler.log(Line::RejectedWebhook, &reason);
     }
 
     fn reject_for(&self, error: &WebhookError) {
-        self.counters.add(Counter::Rejected);
+        self.counts.add(Counter::Rejected);
         self.sampler
             .log_as(Line::RejectedWebhook, &error.summary(), error);
     }
 
     fn drop_held(&self, count: usize) {
         for _ in 0..count {
-            self.counters.add(Counter::Dropped);
+            self.counts.add(Counter::Dropped);
             self.sampler
                 .log(Line::DroppedWebhook, &"there is no room to hold more");
         }
@@ -346,6 +440,8 @@ async fn accept(inner: &Inner, event: Event) -> Event {
         Ok(Some(revocation)) => {
             // The store enforces it here at once, and writes it when it can.
             if let Err(error) = inner.revocations.revoke(revocation).await {
+                let unstored = &inner.webhooks.counts.unstored_revocations;
+                unstored.fetch_add(1, Ordering::Relaxed);
                 inner.webhooks.sampler.log(Line::UnstoredRevocation, &error);
             }
         }
@@ -361,9 +457,12 @@ async fn accept(inner: &Inner, event: Event) -> Event {
         id = event.subject_id().map(tracing::field::display),
         "received a webhook"
     );
-    inner.webhooks.counters.add(Counter::Accepted);
+    let counts = &inner.webhooks.counts;
+    counts.add(Counter::Accepted);
+    counts.verified_at(inner.clock.unix_time());
+    let outcome = Arc::new(PendingOutcome::new(event.kind(), counts));
     for queue in &inner.webhooks.queues {
-        queue.push(event.clone());
+        queue.push(event.clone(), Arc::clone(&outcome));
     }
     event
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::metrics::FetchOutcome;
+
 /// Why there are no keys from the JWK Set: one fetch failed, or was not waited for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -40,6 +42,20 @@ impl FetchError {
             Self::Malformed => "The answer is not a JWK Set.",
             Self::NoUsableKey => "The JWK Set holds no usable key.",
             Self::Overloaded => "Too many requests wait for the JWK Set.",
+        }
+    }
+}
+
+impl FetchError {
+    /// Returns what the fetch is counted as. [`Overloaded`](Self::Overloaded) is never the outcome of one.
+    pub(super) fn counted_as(&self) -> FetchOutcome {
+        match self {
+            Self::Transport(_) | Self::Overloaded => FetchOutcome::Transport,
+            Self::Timeout(_) => FetchOutcome::Timeout,
+            Self::Status(_) => FetchOutcome::Status,
+            Self::TooLarge => FetchOutcome::TooLarge,
+            Self::Malformed => FetchOutcome::Malformed,
+            Self::NoUsableKey => FetchOutcome::NoUsableKey,
         }
     }
 }

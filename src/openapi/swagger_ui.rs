@@ -237,7 +237,7 @@ mod tests {
         let request = Request::builder()
             .uri("/docs".parse().expect("a URI"))
             .finish();
-        let page = pages.get("/docs").expect("a page");
+        let (_, page) = pages.get("/docs").expect("a page");
         let response = DynEndpoint::call(page, request).await.expect("a response");
         let page = response.into_body().into_string().await.expect("text");
         let titled = "<title>A&amp;B&#39;s &lt;/title&gt;&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;</title>";

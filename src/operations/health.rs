@@ -1,4 +1,7 @@
-use std::time::Duration;
+#[cfg(feature = "server")]
+mod checks;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use poem::{Request, http::StatusCode, web::Data};
 use poem_openapi::{
@@ -7,12 +10,22 @@ use poem_openapi::{
     types::{Example, ToJSON, Type},
 };
 
+#[cfg(feature = "server")]
+pub use checks::CheckStatus;
+#[cfg(feature = "server")]
+pub(crate) use checks::{Check, Checks};
+
 use super::Tag;
 use crate::openapi::{JsonBody, describe, responses_of};
 use crate::{
     hanko::{Hanko, SessionMode, StoreStatus, ValidationError},
     keys::FetchError,
     problem::{ProblemType, Unavailable},
+};
+#[cfg(feature = "server")]
+use {
+    crate::openapi::{ApiType, RouteMap},
+    poem::EndpointExt,
 };
 
 /// The operations `GET /livez` and `GET /readyz`, for orchestrators and load balancers.
@@ -48,11 +61,35 @@ impl Example for Liveness {
 /// verify sessions) or `unused`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[oai(rename_all = "lowercase")]
-enum ComponentStatus {
+pub(crate) enum ComponentStatus {
     Ok,
     Degraded,
     Unavailable,
     Unused,
+}
+
+#[cfg(feature = "server")]
+impl ComponentStatus {
+    /// Whether the service can be ready.
+    pub(crate) fn is_ready(self) -> bool {
+        self != Self::Unavailable
+    }
+
+    /// Whether the service does without the component for a time.
+    pub(crate) fn is_degraded(self) -> bool {
+        self == Self::Degraded
+    }
+}
+
+/// Returns the status of each component of a Hanko.
+#[cfg(feature = "server")]
+pub(crate) fn component_statuses(hanko: &Hanko) -> [(&'static str, ComponentStatus); 3] {
+    let components = Components::of(hanko);
+    [
+        ("keys", components.keys.status),
+        ("revocation_store", components.revocation_store.status),
+        ("hanko", components.hanko.status),
+    ]
 }
 
 /// The state of a component.
@@ -82,6 +119,9 @@ struct Components {
     revocation_store: Component,
     /// Hanko's answers about sessions.
     hanko: Component,
+    /// The application's own readiness checks, by name; absent if there are none.
+    #[oai(skip_serializing_if_is_none)]
+    application: Option<BTreeMap<String, Component>>,
 }
 
 impl Components {
@@ -90,13 +130,33 @@ impl Components {
             keys: keys(hanko),
             revocation_store: revocation_store(hanko),
             hanko: validation(hanko),
+            application: None,
         }
+    }
+
+    /// Adds the application's own checks, which the app puts into the data of the request.
+    #[cfg(feature = "server")]
+    fn add_checks(&mut self, request: &Request) {
+        let Some(checks) = request.data::<Checks>() else {
+            return;
+        };
+        let components = checks.statuses().into_iter().map(|(name, status)| {
+            let detail = match status {
+                ComponentStatus::Ok | ComponentStatus::Unused => None,
+                ComponentStatus::Degraded => Some("The check reports a degraded component."),
+                ComponentStatus::Unavailable => Some("The check fails."),
+            };
+            (name, Component::new(status, detail))
+        });
+        self.application = Some(components.collect());
     }
 
     /// What keeps the service from verifying sessions.
     fn missing(&self) -> Option<&str> {
+        let application = self.application.iter().flat_map(BTreeMap::values);
         [&self.keys, &self.revocation_store, &self.hanko]
             .into_iter()
+            .chain(application)
             .find(|component| component.status == ComponentStatus::Unavailable)
             .map(|component| component.detail.as_deref().unwrap_or_default())
     }
@@ -191,6 +251,7 @@ impl Example for Readiness {
                 keys: Component::new(ComponentStatus::Ok, None),
                 revocation_store: Component::new(ComponentStatus::Unused, None),
                 hanko: Component::new(ComponentStatus::Ok, None),
+                application: None,
             },
         }
     }
@@ -288,7 +349,13 @@ impl HealthApi {
         request: &Request,
         hanko: Data<&Hanko>,
     ) -> Result<JsonBody<Readiness>, NotReady> {
-        let components = Components::of(&hanko);
+        #[cfg_attr(
+            not(feature = "server"),
+            expect(unused_mut, reason = "`App` alone has checks")
+        )]
+        let mut components = Components::of(&hanko);
+        #[cfg(feature = "server")]
+        components.add_checks(request);
         let missing = if request.data::<Draining>().is_some() {
             Some("The service is shutting down.".to_owned())
         } else {
@@ -307,5 +374,23 @@ impl HealthApi {
             key_set_error: error.map(ToOwned::to_owned),
             components,
         }))
+    }
+}
+
+/// Adds the operations, which know the application's own checks.
+#[cfg(feature = "server")]
+pub(crate) fn health_routes(api: &ApiType, checks: &Checks, routes: &mut RouteMap) {
+    let mut own = RouteMap::new();
+    api.add_routes(HealthApi, &mut own);
+    if checks.is_empty() {
+        routes.extend(own);
+        return;
+    }
+    for (path, methods) in own {
+        let with_checks = methods.into_iter().map(|(method, endpoint)| {
+            let endpoint = endpoint.data(checks.clone()).map_to_response().boxed();
+            (method, endpoint)
+        });
+        routes.entry(path).or_default().extend(with_checks);
     }
 }

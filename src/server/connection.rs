@@ -36,6 +36,7 @@ use crate::{
             RequestBody, ResponseBody, take_begun,
         },
     },
+    metrics::Method,
     problem::ProblemType,
 };
 
@@ -256,6 +257,7 @@ impl Service {
             .and_then(|()| check_head(&request))
             .err();
         let version = request.version();
+        let method = Method::from(request.method());
         let leaves_buffers =
             has_large_body(&request) && self.protocols.limits.connections.are_many();
         let mut request = self.poem_request(request, &exchange);
@@ -265,7 +267,13 @@ impl Service {
         let finish = move |response: poem::Response| {
             let limit = || exchange.error().map(LimitError::problem_type);
             let rejection = entry.is_some().then(limit).flatten().or(rejection);
-            let (response, overload) = finish(response.into(), exchange, version, leaves_buffers);
+            let (response, overload) = finish(
+                response.into(),
+                Arc::clone(&exchange),
+                version,
+                leaves_buffers,
+            );
+            exchange.count(method, response.status());
             if let Some(entry) = entry {
                 entry.log(response.status(), overload.or(rejection));
             }

@@ -47,11 +47,21 @@ impl Listener {
     /// # Errors
     /// [`StartError::Listen`]
     pub(crate) fn bind(address: SocketAddr) -> Result<Self, StartError> {
-        let bound = listen(address).and_then(|socket| {
-            let address = socket.local_addr()?;
-            Ok(Self { socket, address })
-        });
-        bound.map_err(|source| StartError::Listen { address, source })
+        Self::try_bind(address).map_err(|source| StartError::Listen { address, source })
+    }
+
+    /// Listens on the address of the metrics.
+    ///
+    /// # Errors
+    /// [`StartError::ListenAdmin`]
+    pub(crate) fn bind_admin(address: SocketAddr) -> Result<Self, StartError> {
+        Self::try_bind(address).map_err(|source| StartError::ListenAdmin { address, source })
+    }
+
+    fn try_bind(address: SocketAddr) -> io::Result<Self> {
+        let socket = listen(address)?;
+        let address = socket.local_addr()?;
+        Ok(Self { socket, address })
     }
 
     /// Returns the address, with the port that was picked if 0 was asked for.
@@ -76,20 +86,21 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 pub(crate) fn possible_connections(wanted: usize) -> usize {
     match hard_descriptor_limit() {
         None => wanted,
-        Some(descriptors) => fitting(wanted, descriptors).1,
+        Some(descriptors) => fitting(wanted, descriptors, RESERVED_DESCRIPTORS).1,
     }
 }
 
 /// Returns how many of these descriptors are reserved, and how many connections fit in the others.
-fn fitting(wanted: usize, descriptors: u64) -> (u64, usize) {
+fn fitting(wanted: usize, descriptors: u64, reserved: u64) -> (u64, usize) {
     // With very few descriptors, half of them.
-    let reserved = RESERVED_DESCRIPTORS.min(descriptors / 2);
+    let reserved = reserved.min(descriptors / 2);
     let available = usize::try_from(descriptors - reserved).unwrap_or(usize::MAX);
     (reserved, wanted.min(available).max(1))
 }
 
-/// Raises the soft limit of descriptors to the hard limit, and returns how many connections fit in, at most `wanted`.
-pub(super) fn max_connections(wanted: usize) -> usize {
+/// Raises the soft limit of descriptors to the hard limit, and returns how many connections fit in, at most `wanted`, beside
+/// the descriptors of the other listener.
+pub(super) fn max_connections(wanted: usize, of_admin: u64) -> usize {
     let Some(descriptors) = raise_descriptor_limit() else {
         tracing::info!(
             event = "process_limits",
@@ -98,7 +109,7 @@ pub(super) fn max_connections(wanted: usize) -> usize {
         );
         return wanted;
     };
-    let (reserved, max_connections) = fitting(wanted, descriptors);
+    let (reserved, max_connections) = fitting(wanted, descriptors, RESERVED_DESCRIPTORS + of_admin);
     tracing::info!(
         event = "process_limits",
         descriptors,

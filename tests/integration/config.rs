@@ -101,6 +101,7 @@ fn the_example_file_lists_every_variable_with_its_default() {
     let without_examples = |config: &Config| {
         let mut config = config.clone();
         config.http.public_url = None;
+        config.http.admin_address = None;
         config.http.allowed_origins.clear();
         config.http.sign_in_url = None;
         config.http.trusted_proxies = TrustedProxies::default();

@@ -25,6 +25,7 @@ mod limits;
 mod liveness;
 mod log_capture;
 mod logs;
+mod metrics;
 mod problems;
 mod recorded;
 mod revocations;

@@ -132,6 +132,15 @@ pub(crate) fn config(variables: &[(&str, &str)]) -> Config {
         .expect("the test's configuration is right")
 }
 
+/// Whether a test must fail, rather than be skipped, without promtool.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "whoever runs the tests chooses, and not a test"
+)]
+pub(crate) fn requires_promtool() -> bool {
+    std::env::var_os("POEM_HANKO_REQUIRE_PROMTOOL").is_some()
+}
+
 /// A client that keeps to loopback and follows nothing.
 pub(crate) fn client() -> reqwest::Client {
     reqwest::Client::builder()

@@ -13,7 +13,7 @@ DOC = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "doc" / "poem_
 API = HERE / "api.txt"
 
 # Crates whose types must not be part of a public signature, so that another version of them, or another crate, breaks nobody.
-HIDDEN_CRATES = ["reqwest", "redis", "quick_cache", "tracing_subscriber", "url", "aws_lc_rs", "jsonwebtoken", "papaya"]
+HIDDEN_CRATES = ["reqwest", "redis", "quick_cache", "tracing_subscriber", "url", "aws_lc_rs", "jsonwebtoken", "papaya", "prometheus_client"]
 
 
 def text(markup: str) -> str:

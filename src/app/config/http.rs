@@ -6,6 +6,7 @@ use std::{
 use url::Url;
 
 use super::{
+    admin::read_admin_address,
     reader::{Reader, boolean, duration, origins, positive_count, positive_duration, size},
     secret::mask,
 };
@@ -25,6 +26,8 @@ pub struct HttpConfig {
     pub host: IpAddr,
     /// `PORT`, default `8000`; 0 picks a free one
     pub port: u16,
+    /// `ADMIN_ADDRESS`, default none: where metrics and health checks are served; port 0 picks a free one
+    pub admin_address: Option<SocketAddr>,
     /// `CORS_ALLOWED_ORIGINS`, default none
     pub allowed_origins: Vec<String>,
     /// `PUBLIC_URL`, without a trailing slash; default `http://localhost:PORT`, or the address in `HOST` where that is not
@@ -58,6 +61,7 @@ impl HttpConfig {
         Self {
             host: read_host(reader),
             port: read_port(reader),
+            admin_address: read_admin_address(reader),
             allowed_origins: read_allowed_origins(reader),
             public_url: read_public_url(reader),
             sign_in_url: read_sign_in_url(reader),

@@ -59,6 +59,13 @@ impl LogWriter {
     }
 }
 
+impl LogWriter {
+    /// Returns how many lines were dropped since the start.
+    pub(super) fn dropped_lines(&self) -> u64 {
+        self.0.state().dropped_lines
+    }
+}
+
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -13,7 +13,10 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::{Limits, MAX_HTTP2_CONNECTIONS, lock, nanoseconds};
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    metrics::{Closed, Counters},
+};
 
 /// The longest pause between two requests of a connection: longer than the 60 s after which common proxies close an idle
 /// connection, so that a request of theirs does not meet a closing socket.
@@ -64,6 +67,7 @@ pub(crate) struct Connections {
     streaming: AtomicUsize,
     http2: AtomicUsize,
     closed: Notify,
+    closed_for: Counters<{ Closed::COUNT }>,
 }
 
 #[derive(Default)]
@@ -85,6 +89,14 @@ pub(crate) enum Need {
 }
 
 impl Need {
+    fn reason(self) -> Closed {
+        match self {
+            Self::Place => Closed::Room,
+            Self::Http2Place => Closed::Http2,
+            Self::Memory => Closed::Memory,
+        }
+    }
+
     /// Whether closing the connection helps.
     fn is_met_by(self, connection: &Connection) -> bool {
         match self {
@@ -127,6 +139,8 @@ pub(crate) struct Connection {
     /// The deadline that had passed at the last sweep, in nanoseconds; zero: none.
     missed_deadline: AtomicU64,
     command: AtomicU8,
+    /// The number of a [`Closed`]: why it was first told to close, or that it ends by itself.
+    closed_for: AtomicU8,
     waker: AtomicWaker,
     /// The smallest window that the client has set for streams of HTTP/2.
     window: AtomicU32,
@@ -160,6 +174,7 @@ impl Connections {
             streaming: AtomicUsize::new(0),
             http2: AtomicUsize::new(0),
             closed: Notify::new(),
+            closed_for: Counters::default(),
         }
     }
 
@@ -207,7 +222,21 @@ impl Connections {
         let streaming = connection.streaming.swap(0, Ordering::Relaxed);
         self.streaming
             .fetch_sub(streaming as usize, Ordering::Relaxed);
+        let reason = connection.closed_for.load(Ordering::Relaxed);
+        self.closed_for.add(usize::from(reason));
         self.closed.notify_waiters();
+    }
+
+    /// Returns how many were closed for this reason.
+    #[cfg(feature = "server")]
+    pub(crate) fn closed_for(&self, reason: Closed) -> u64 {
+        self.closed_for.get(reason as usize)
+    }
+
+    /// Returns how many may be open.
+    #[cfg(feature = "server")]
+    pub(crate) fn max(&self) -> usize {
+        self.max
     }
 
     /// Returns whether more than a quarter of the places are taken.
@@ -238,7 +267,7 @@ impl Connections {
 
     pub(crate) fn tell_all(&self, command: Command) {
         for connection in &self.lock().open {
-            connection.tell(command);
+            connection.tell(command, Closed::Shutdown);
         }
     }
 
@@ -249,6 +278,7 @@ impl Connections {
             && self.close_first(Need::Http2Place, clock).is_none()
         {
             self.http2.fetch_sub(1, Ordering::Relaxed);
+            connection.closes_for(Closed::Http2);
             return false;
         }
         connection.is_http2.store(true, Ordering::Relaxed);
@@ -298,7 +328,7 @@ impl Connections {
                 // What has happened since the scan may have given it another place in the order.
                 if connection.rank() == Some((rank, since))
                     && need.is_met_by(&connection)
-                    && connection.tell(Command::Close)
+                    && connection.tell(Command::Close, need.reason())
                 {
                     let now = clock.monotonic();
                     let quiet = now.saturating_sub(Duration::from_nanos(since));
@@ -333,10 +363,15 @@ impl Connections {
             }
             let is_idle = !connection.is_receiving.load(Ordering::Relaxed);
             // The client of an idle HTTP/2 connection is told by GOAWAY.
-            if connection.is_http2() && is_idle && connection.tell(Command::Drain) {
+            let reason = if is_idle {
+                Closed::Idle
+            } else {
+                Closed::HeadTimeout
+            };
+            if connection.is_http2() && is_idle && connection.tell(Command::Drain, reason) {
                 continue;
             }
-            connection.tell(Command::Close);
+            connection.tell(Command::Close, reason);
         }
     }
 }
@@ -367,6 +402,7 @@ impl Connection {
             charge: AtomicUsize::new(0),
             missed_deadline: AtomicU64::new(0),
             command: AtomicU8::new(0),
+            closed_for: AtomicU8::new(Closed::Ended as u8),
             waker: AtomicWaker::new(),
             window: AtomicU32::new(DEFAULT_WINDOW),
             unwritten: AtomicUsize::new(0),
@@ -415,14 +451,33 @@ impl Connection {
         Some(Duration::from_nanos(since.load(Ordering::Relaxed)) + limit)
     }
 
-    /// Tells the connection what to do. Returns `false` if it has been told already.
-    pub(crate) fn tell(&self, command: Command) -> bool {
+    /// Tells the connection what to do, and why. Returns `false` if it has been told already.
+    pub(crate) fn tell(&self, command: Command, reason: Closed) -> bool {
         let before = self.command.fetch_max(command as u8, Ordering::Release);
         if before >= command as u8 {
             return false;
         }
+        self.closes_for(reason);
         self.waker.wake();
         true
+    }
+
+    /// Notes why it is closed, unless that is known.
+    fn closes_for(&self, reason: Closed) {
+        let ended = Closed::Ended as u8;
+        let (set, failed) = (Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self
+            .closed_for
+            .compare_exchange(ended, reason as u8, set, failed);
+    }
+
+    /// Returns when the head of a request was complete that is about to begin.
+    pub(super) fn head_complete_at(&self, clock: &Arc<dyn Clock>) -> Duration {
+        // HTTP/2 does not note the bytes that begin a request.
+        if self.is_http2() {
+            return clock.monotonic();
+        }
+        Duration::from_nanos(self.active_at.load(Ordering::Relaxed))
     }
 
     fn is_told(&self, command: Command) -> bool {

@@ -16,7 +16,13 @@ use futures_util::task::AtomicWaker;
 use super::{
     Behind, Command, Connection, EXPECTED_BYTES_PER_SECOND, Limits, Place, Size, nanoseconds,
 };
-use crate::{clock::Sleep, problem::ProblemType};
+use crate::{
+    clock::Sleep,
+    metrics::{Closed, UNMATCHED},
+    problem::ProblemType,
+};
+#[cfg(feature = "server")]
+use {crate::metrics::Method, poem::http::StatusCode};
 
 /// Why a request is not answered by its handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +89,10 @@ pub(crate) struct Exchange {
     taken: AtomicUsize,
     /// How many it had taken when the response was last found unread.
     unread_since: AtomicUsize,
+    /// The number of its route.
+    route: AtomicUsize,
+    /// When its head was complete.
+    head_complete_at: Duration,
     /// Whether its response was dropped to make room.
     is_reset: AtomicBool,
     /// Bytes of the shared memory that it holds.
@@ -124,6 +134,11 @@ impl Exchange {
             response_bytes: AtomicUsize::new(0),
             taken: AtomicUsize::new(0),
             unread_since: AtomicUsize::new(0),
+            route: AtomicUsize::new(UNMATCHED),
+            head_complete_at: match &limits.http {
+                Some(_) => connection.head_complete_at(&limits.clock),
+                None => Duration::ZERO,
+            },
             is_reset: AtomicBool::new(false),
             charge: AtomicUsize::new(0),
             waker: AtomicWaker::new(),
@@ -134,6 +149,22 @@ impl Exchange {
 
     pub(crate) fn is_draining(&self) -> bool {
         self.limits.is_draining()
+    }
+
+    /// Sets the number of the route that serves the request.
+    pub(crate) fn set_route(&self, number: usize) {
+        self.route.store(number, Ordering::Relaxed);
+    }
+
+    /// Counts the request, whose response begins with this status.
+    #[cfg(feature = "server")]
+    pub(crate) fn count(&self, method: Method, status: StatusCode) {
+        if let Some(http) = &self.limits.http {
+            let route = self.route.load(Ordering::Relaxed);
+            let now = self.limits.clock.monotonic();
+            let duration = now.saturating_sub(self.head_complete_at);
+            http.add(method, route, status, duration);
+        }
     }
 
     pub(super) fn set_max_body(&self, bytes: usize) {
@@ -223,7 +254,7 @@ impl Exchange {
         self.is_reset.store(true, Ordering::Release);
         if self.taken.load(Ordering::Relaxed) > 0 {
             // h2 sends the reset behind the piece that it already has, which the client may never read.
-            self.connection.tell(Command::Close);
+            self.connection.tell(Command::Close, Closed::Unread);
         }
         self.waker.wake();
     }
@@ -357,7 +388,7 @@ thread_local! {
 }
 
 /// Calls `change` with the exchange whose handler is being polled, if there is one.
-pub(super) fn with_current(change: impl FnOnce(&Exchange)) {
+pub(in crate::edge) fn with_current(change: impl FnOnce(&Exchange)) {
     CURRENT.with_borrow(|current| current.as_deref().map(change));
 }
 

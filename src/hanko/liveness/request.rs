@@ -13,7 +13,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::record::{Answer, NEVER, Nanos, nanos};
-use crate::{clock::Clock, hanko::SessionId, jose::parse_object};
+use crate::{clock::Clock, hanko::SessionId, jose::parse_object, metrics::ValidationOutcome};
 
 /// The largest response that is read. Hanko's are about as large as the token.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
@@ -47,6 +47,21 @@ pub enum ValidationError {
     /// Hanko has asked for fewer requests by `Retry-After`, and nobody waits for this one.
     #[error("Hanko has postponed validation requests")]
     Postponed,
+}
+
+impl ValidationError {
+    /// Returns what the validation is counted as.
+    pub(super) fn counted_as(&self) -> ValidationOutcome {
+        match self {
+            Self::Transport => ValidationOutcome::Transport,
+            Self::Timeout(_) => ValidationOutcome::Timeout,
+            Self::Status(_) => ValidationOutcome::Status,
+            Self::UnexpectedResponse => ValidationOutcome::UnexpectedResponse,
+            Self::Unconfirmed => ValidationOutcome::Unconfirmed,
+            Self::Overloaded => ValidationOutcome::Overloaded,
+            Self::Postponed => ValidationOutcome::Postponed,
+        }
+    }
 }
 
 /// A failed request, and for how long Hanko wants no further ones.

@@ -16,7 +16,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -73,6 +73,16 @@ struct Shared {
     /// The outcome of the first attempt to use Redis; an unavailable one has none.
     first_attempt: watch::Sender<Option<Result<(), RedisStoreError>>>,
     clock: Arc<dyn Clock>,
+    /// In seconds since 1970-01-01T00:00:00Z; zero: never.
+    last_sync: AtomicU64,
+}
+
+impl Shared {
+    /// Notes that the mirror holds what Redis does.
+    fn synced(&self) {
+        let now = self.clock.unix_time().as_secs();
+        self.last_sync.store(now, Ordering::Relaxed);
+    }
 }
 
 impl fmt::Debug for RedisStore {
@@ -111,6 +121,7 @@ impl RedisStore {
             write_failed: Notify::new(),
             first_attempt: watch::Sender::new(None),
             clock,
+            last_sync: AtomicU64::new(0),
         });
         let task = runtime
             .spawn(keep_mirroring(Arc::clone(&shared)))
@@ -174,6 +185,11 @@ impl RevocationStore for RedisStore {
             (true, false) => StoreStatus::Degraded,
             (true, true) => StoreStatus::Ok,
         }
+    }
+
+    fn last_sync(&self) -> Option<Duration> {
+        let seconds = self.shared.last_sync.load(Ordering::Relaxed);
+        (seconds > 0).then(|| Duration::from_secs(seconds))
     }
 
     fn len(&self) -> usize {
@@ -276,6 +292,7 @@ async fn connect(
     fill(shared, &servers).await?;
     shared.is_ready.store(true, Ordering::Release);
     shared.is_mirroring.store(true, Ordering::Relaxed);
+    shared.synced();
     tracing::info!(
         event = "store_mirrored",
         revocations = shared.mirror.len(),
@@ -326,6 +343,7 @@ async fn follow(
             }
             () = shared.clock.sleep(PING_INTERVAL) => {
                 subscriptions.ping(&*shared.clock).await?;
+                shared.synced();
                 pings_until_fill -= 1;
                 pings_until_fill == 0
             }

@@ -84,6 +84,9 @@ macro_rules! events {
         }
 
         impl EventKind {
+            /// The names of the events that this version knows.
+            pub(crate) const NAMES: &[&str] = &[$($name,)*];
+
             /// The name that Hanko gives it.
             pub fn name(&self) -> &str {
                 match self {

@@ -12,7 +12,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-use super::{Counter, Counters, Event};
+use super::{Event, PendingOutcome};
 use crate::{
     clock::Clock,
     sampling::{Line, Sampler},
@@ -59,6 +59,7 @@ pub(in crate::hanko) struct Queue {
 
 struct Queued {
     event: Event,
+    outcome: Arc<PendingOutcome>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -66,7 +67,6 @@ struct Queued {
 struct Delivery {
     listener: Listener,
     clock: Arc<dyn Clock>,
-    counters: Arc<Counters>,
     sampler: Sampler,
 }
 
@@ -87,14 +87,12 @@ impl Queue {
     pub(in crate::hanko) fn start(
         listener: Listener,
         clock: Arc<dyn Clock>,
-        counters: Arc<Counters>,
         sampler: Sampler,
     ) -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
         let delivery = Delivery {
             listener,
             clock,
-            counters,
             sampler,
         };
         let task = tokio::spawn(delivery.clone().run(receiver)).abort_handle();
@@ -112,16 +110,17 @@ impl Queue {
     }
 
     /// Queues an event, or gives it up if the queue is full.
-    pub(in crate::hanko) fn push(&self, event: Event) {
+    pub(super) fn push(&self, event: Event, outcome: Arc<PendingOutcome>) {
         match Arc::clone(&self.places).try_acquire_owned() {
             Ok(place) => {
                 // The receiver lives as long as the task, which is not aborted before this is dropped.
                 let _ = self.sender.send(Queued {
                     event,
+                    outcome,
                     _place: place,
                 });
             }
-            Err(_) => self.delivery.give_up(&"the queue is full"),
+            Err(_) => self.delivery.give_up(&outcome, &"the queue is full"),
         }
     }
 }
@@ -161,7 +160,7 @@ impl Delivery {
         loop {
             tracing::debug!(event = "event_listener_failed", error, kind = %queued.event.kind(), "an event listener failed");
             if self.clock.monotonic() + pause > gives_up_at {
-                return self.give_up(&error);
+                return self.give_up(&queued.outcome, &error);
             }
             self.clock.sleep(pause).await;
             pause = (pause * 2).min(MAX_PAUSE);
@@ -172,8 +171,8 @@ impl Delivery {
         }
     }
 
-    fn give_up(&self, reason: &dyn Display) {
-        self.counters.add(Counter::GivenUp);
+    fn give_up(&self, outcome: &PendingOutcome, reason: &dyn Display) {
+        outcome.give_up();
         self.sampler.log(Line::UndeliveredEvent, reason);
     }
 }
