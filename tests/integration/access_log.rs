@@ -311,7 +311,7 @@ async fn request_without_a_response_is_a_line_too() {
 }
 
 #[handler]
-async fn teapot() -> StatusCode {
+fn teapot() -> StatusCode {
     StatusCode::IM_A_TEAPOT
 }
 
