@@ -184,7 +184,7 @@ mod tests {
         response.assert_status(StatusCode::FORBIDDEN);
         let response = client.delete("/notes").signed_in(&old).send().await;
         response.assert_status(StatusCode::UNAUTHORIZED);
-        response.assert_header_is_exist("www-authenticate");
+        response.assert_header_exist("www-authenticate");
         let response = client.delete("/notes").signed_in(&admin).send().await;
         response.assert_text("[]").await;
     }

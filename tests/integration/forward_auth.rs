@@ -108,7 +108,6 @@ async fn rejections_are_401_and_403_only() {
         "/forward-auth/x",
         "/forward-auth/%zz",
         "/forward-auth//x",
-        "/forward-auth/..",
     ] {
         assert_eq!(scene.status(path, &[]).await, 401, "{path}");
         assert_eq!(
