@@ -38,6 +38,7 @@ class Proxy:
     passes_cookie_without_origin = True
     has_requirements = True
     passes_retry_after = True
+    rejects_before_the_body = True
 
     def __init__(self, programs):
         self.programs = programs
@@ -74,6 +75,8 @@ class Traefik(Proxy):
 
 class Caddy(Proxy):
     name, files = "Caddy", ["caddy/Caddyfile"]
+    # It waits for the body of the client, which it does not send to poem-hanko.
+    rejects_before_the_body = False
 
     def replacements(self, folder):
         return [("admin off", "admin off\n\tdefault_bind 127.0.0.1")]
@@ -159,10 +162,10 @@ class Running:
         finally:
             connection.close()
 
-    def raw(self, head, and_then=b""):
-        """Sends a head and returns the response's head; with it accepted as an upgrade, also what echoes `and_then`."""
+    def raw(self, head, body=b"", and_then=b""):
+        """Sends a request and returns the status; after an upgrade, also what comes back for `and_then`."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
-            connection.sendall("\r\n".join([*head, "", ""]).encode())
+            connection.sendall("\r\n".join([*head, "", ""]).encode() + body)
             received = b""
             while b"\r\n\r\n" not in received:
                 data = connection.recv(65536)
@@ -186,7 +189,7 @@ class Running:
                 f"Sec-WebSocket-Key: {WEBSOCKET_KEY}", "Sec-WebSocket-Version: 13",
                 *(f"{name}: {value}" for fields in headers for name, value in fields)]
         frame = b"\x82\x05hello"
-        status, rest = self.raw(head, frame)
+        status, rest = self.raw(head, and_then=frame)
         return status, rest == frame
 
 
@@ -277,6 +280,11 @@ def check_sessions(cases, running, world):
                     identity == [ada.user_id, ada.session_id, "ada@example.com", "true"], identity)
     status, _, _ = send("HEAD", "/page", ada.cookie)
     cases.check("HEAD by cookie", status == 200, status)
+    # Named as hop-by-hop, a field may be removed after the proxy has set it.
+    removal = [("Connection", "keep-alive, X-Hanko-User-Id, x-hanko-email")]
+    status, _, body = send("GET", "/page", removal, ada.bearer)
+    identity = dict(json.loads(body)["headers"]).get("x-hanko-user-id") if status == 200 else None
+    cases.check("the client cannot remove the identity", status == 400 or identity == ada.user_id, (status, body))
     cases.passes("a token of 15 KiB", lambda: send("GET", "/page", world.long.cookie))
 
 
@@ -334,7 +342,7 @@ def check_paths(cases, running, world):
     seen = cases.passes("a page with a query", lambda: send("GET", query, bob.cookie))
     cases.check("the site gets the query", seen.get("path") == query, seen)
     for path in ("/", "//x", "/%zz", "/..", "/../protected", "/%2e%2e/x", "/%2f..%2f..", "/livez", "/forward-auth",
-                 "/forward-auth/x", "/_hanko", "/docs", "/;x", "/a%00b", "/é".encode().decode("latin-1"), "/a#b"):
+                 "/forward-auth/x", "/_hanko", "/docs", "/;x", "/a%00b", "/%C3%A9", "/a#b"):
         cases.is_kept_out(f"{path} without credentials", lambda: send("GET", path, FORGED), 400, 401, 403, 404)
         before = len(world.site.requests)
         status, fields, body = send("GET", path, bob.bearer)
@@ -357,7 +365,10 @@ def check_streams(cases, running, world):
     seen = cases.passes("a large body", lambda: running.send("POST", "/upload", ada.bearer, body=body))
     cases.check("the site gets all of it", seen.get("length") == len(body), seen)
     head = ["POST /upload HTTP/1.1", f"Host: 127.0.0.1:{running.port}", "Content-Length: 500000"]
-    cases.is_kept_out("a body that is never sent", lambda: running.raw(head), 401)
+    if running.proxy.rejects_before_the_body:
+        cases.is_kept_out("a body that is never sent", lambda: running.raw(head), 401)
+    else:
+        cases.is_kept_out("a large body without credentials", lambda: running.raw(head, body=b"x" * 500_000), 401)
 
 
 def check_sign_in(cases, running, world):

@@ -41,6 +41,9 @@ class Server(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
+    def handle_error(self, *_):
+        """A proxy may close a connection at any time."""
+
     def __init__(self, handler):
         super().__init__(("127.0.0.1", 0), handler)
         self.port = self.server_address[1]
