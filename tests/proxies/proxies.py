@@ -4,13 +4,12 @@ import http.client
 import json
 import os
 import pathlib
-import re
 import socket
 import subprocess
 import sys
 import tempfile
 
-from world import WEBSOCKET_KEY, Hanko, Server, SignInPage, Site, accepts, free_port, wait_until
+from world import WEBSOCKET_KEY, Hanko, SignInPage, Site, accepts, free_port, wait_until
 
 DEPLOY = pathlib.Path(__file__).resolve().parents[2] / "deploy"
 EVIL = "https://evil.example"
@@ -27,7 +26,7 @@ FORGED = [
 ]
 
 
-def is_navigation(method="GET"):
+def is_navigation():
     return [("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document"), ("Sec-Fetch-Site", "none")]
 
 
@@ -377,8 +376,12 @@ def check_sign_in(cases, running, world):
     response = cases.is_kept_out("a navigation", lambda: send("GET", path, is_navigation()), 302)
     location = response[1].get("location", "")
     cases.check("it leads back to the page", page.redirect_to(location) == running.origin + path, location)
-    response = cases.is_kept_out("a navigation with a bad token",
-                                 lambda: send("GET", "/site/", is_navigation(), [("Cookie", "hanko=a.b.c")]), 302)
+    elsewhere = [("X-Forwarded-Uri", "/elsewhere"), ("X-Original-URI", "/elsewhere"), ("X-Forwarded-Method", "POST")]
+    response = cases.is_kept_out("a navigation with forged fields", lambda: send("GET", path, is_navigation(), elsewhere), 302)
+    location = response[1].get("location", "")
+    cases.check("it leads back to the page, too", page.redirect_to(location) == running.origin + path, location)
+    cases.is_kept_out("a navigation with a bad token",
+                      lambda: send("GET", "/site/", is_navigation(), [("Cookie", "hanko=a.b.c")]), 302)
     response = cases.is_kept_out("a fetch of a script",
                                  lambda: send("GET", path, [("Sec-Fetch-Mode", "cors"), ("Accept", "text/html")]), 401)
     cases.check("it is not redirected", "location" not in response[1], response)
