@@ -32,7 +32,7 @@ def is_navigation():
 
 # How each proxy is started: its files, and the replacements that put ports of the test in the place of those in them.
 class Proxy:
-    may_reject_paths = ()
+    normalizes_paths = False
     # Whether an unsafe request with a cookie and neither Origin nor Sec-Fetch-Site passes.
     passes_cookie_without_origin = True
     has_requirements = True
@@ -88,6 +88,7 @@ class Envoy(Proxy):
     name, files = "Envoy", ["envoy/envoy.yaml"]
     passes_cookie_without_origin = False
     has_requirements = False
+    normalizes_paths = True
     passes_retry_after = False
 
     def replacements(self, folder):
@@ -348,6 +349,9 @@ def check_paths(cases, running, world):
         reached = len(world.site.requests) == before + 1
         # A proxy may reject a malformed path; what it does not reject comes from the site.
         cases.check(f"{path} with a token", (status == 200) == reached and status in (200, 400, 404), (status, body))
+    if running.proxy.normalizes_paths:
+        seen = cases.passes("/a/..//b with a token", lambda: send("GET", "/a/..//b", bob.bearer))
+        cases.check("the site gets /b", seen.get("path") == "/b", seen)
     cases.passes("/ with a token", lambda: send("GET", "/", bob.bearer))
 
 
@@ -376,8 +380,9 @@ def check_sign_in(cases, running, world):
     response = cases.is_kept_out("a navigation", lambda: send("GET", path, is_navigation()), 302)
     location = response[1].get("location", "")
     cases.check("it leads back to the page", page.redirect_to(location) == running.origin + path, location)
-    elsewhere = [("X-Forwarded-Uri", "/elsewhere"), ("X-Original-URI", "/elsewhere"), ("X-Forwarded-Method", "POST")]
-    response = cases.is_kept_out("a navigation with forged fields", lambda: send("GET", path, is_navigation(), elsewhere), 302)
+    forged = [("X-Forwarded-Uri", "/elsewhere"), ("X-Original-URI", "/elsewhere"), ("X-Forwarded-Method", "POST"),
+              ("X-Forwarded-Host", "evil.example"), ("X-Forwarded-Proto", "https"), ("Forwarded", "host=evil.example")]
+    response = cases.is_kept_out("a navigation with forged fields", lambda: send("GET", path, is_navigation(), forged), 302)
     location = response[1].get("location", "")
     cases.check("it leads back to the page, too", page.redirect_to(location) == running.origin + path, location)
     cases.is_kept_out("a navigation with a bad token",
