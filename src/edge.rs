@@ -4,6 +4,7 @@
 mod access_log;
 mod client_address;
 pub(crate) mod cors;
+pub(crate) mod html;
 pub(crate) mod limits;
 mod operations;
 mod pages;

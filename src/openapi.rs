@@ -6,7 +6,7 @@ mod document;
 mod json_body;
 mod problems;
 #[cfg(feature = "swagger-ui")]
-pub(crate) mod swagger_ui;
+mod swagger_ui;
 
 pub(crate) use apis::{ApiType, RouteMap, merge};
 pub use conflict::Conflict;

@@ -16,7 +16,7 @@ use poem::{
 use url::Url;
 
 use crate::{
-    edge::Pages,
+    edge::{Pages, html::escape},
     openapi::{Document, DocumentFormat},
     problem::allowing,
 };
@@ -103,15 +103,6 @@ fn content_security_policy(public_url: &str) -> HeaderValue {
          connect-src 'self' {api}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ))
     .unwrap_or(HeaderValue::from_static("default-src 'none'"))
-}
-
-/// Makes a text safe to stand in HTML.
-pub(crate) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-        .replace('\'', "&#39;")
 }
 
 struct Asset {

@@ -24,6 +24,7 @@ mod limits;
 mod liveness;
 mod log_capture;
 mod logs;
+mod pages;
 mod problems;
 mod recorded;
 mod revocations;
