@@ -34,7 +34,7 @@ use crate::{
     clock::{Clock, SystemClock},
     edge::{AddData, EdgeCore, Endpoints, Operations, Pages, PlainEndpoint, RouteTable},
     hanko::{Event, Hanko, HankoBuilder, HankoUrl, PlainHttp, RedisStore},
-    openapi::{ApiType, Conflict, Document, RouteMap, WithProblems, merge},
+    openapi::{ApiType, Conflict, Document, RouteMap, SignInPlace, WithProblems, merge},
     operations::{HealthApi, WEBHOOK_PATH, WebhooksApi},
     server::{Listener, Server, StartError, possible_connections},
     testing::LocalHanko,
@@ -418,8 +418,12 @@ impl App {
         local_hanko: Option<Arc<LocalHanko>>,
     ) -> Result<EdgeCore, StartError> {
         let document = self.document(public_url, hanko.cookie_name())?;
+        let sign_in = match local_hanko {
+            Some(_) => SignInPlace::Here(dev::SIGN_IN_PATH.trim_start_matches('/')),
+            None => SignInPlace::Application(config.http.sign_in_url.as_deref()),
+        };
         let mut pages = if config.http.docs {
-            document.pages()
+            document.pages_of(sign_in)
         } else {
             Pages::default()
         };

@@ -331,11 +331,16 @@ impl EdgeCore {
         }
         let span = tracing::debug_span!("request", id = request_id.to_str().unwrap_or_default());
         async move {
+            let root = self.pages.root(&request);
             let mut response = match rejection {
                 Some(problem_type) => problem_response(problem_type),
                 None => {
                     // Each boxed, for the same reason.
-                    let outcome = match self.pages.get(request.uri().path()) {
+                    let page = match root {
+                        Some(root) => root.page(&request),
+                        None => self.pages.get(request.uri().path()),
+                    };
+                    let outcome = match page {
                         Some(page) => DynEndpoint::call(page, request),
                         None => self.operations.call(request),
                     };
@@ -354,6 +359,9 @@ impl EdgeCore {
                     limited(response, &exchange)
                 }
             };
+            if let Some(root) = root {
+                root.complete(&mut response);
+            }
             let _entered = span.enter();
             // Never the path, nor an unknown method: either may contain a token.
             let method = known(&method).unwrap_or("other");

@@ -14,3 +14,5 @@ pub use document::{Document, DocumentFormat};
 pub use json_body::JsonBody;
 pub use problems::{ProblemOf, ProblemTypes, WithProblems};
 pub(crate) use problems::{describe, responses_of};
+#[cfg(feature = "swagger-ui")]
+pub(crate) use swagger_ui::SignInPlace;

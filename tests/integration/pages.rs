@@ -1,7 +1,7 @@
-//! The sign-in page of `dev`. What a browser makes of them is tested in
+//! The sign-in page of `dev`, who is signed in for Swagger UI, and the page at `/`. What a browser makes of them is tested in
 //! `tests/browser`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use poem_hanko::{App, Clock, Hanko, ManualClock};
 use reqwest::{Method, RequestBuilder, Response};
@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::greeting;
-use crate::support::{START, assert_problem, client, config, header, send};
+use crate::support::{
+    START, ada, assert_problem, client, config, header, local_hanko, send, start, start_with,
+};
 
 const BROWSER: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
 
@@ -262,4 +264,129 @@ async fn page_says_that_an_api_without_webhooks_does_not_know() {
         "{text}"
     );
     assert!(!text.contains("End this session"), "{text}");
+}
+
+#[tokio::test]
+async fn who_is_signed_in_is_told_as_any_operation_sees_it() {
+    let (local_hanko, app) = start().await;
+    let session = local_hanko.sign_in(&ada());
+    let status = async |cookie: &str| {
+        let response = send(app.get("/docs/session").header("cookie", cookie)).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(
+            header(&response, "cache-control").as_deref(),
+            Some("no-store")
+        );
+        response.json::<Value>().await.unwrap()
+    };
+    assert_eq!(status("").await, json!({ "status": "anonymous" }));
+    let signed_in = json!({
+        "status": "signed_in",
+        "user_id": session.user_id(),
+        "email": "ada@example.com",
+        "username": "ada",
+    });
+    assert_eq!(status(&session.cookie()).await, signed_in);
+    let twice = format!("{0}; {0}", session.cookie());
+    let rejected = json!({ "status": "rejected", "reason": "several credentials were sent" });
+    assert_eq!(status(&twice).await, rejected);
+    app.clock.advance(Duration::from_hours(13));
+    let rejected = json!({ "status": "rejected", "reason": "the token has expired" });
+    assert_eq!(status(&session.cookie()).await, rejected);
+
+    let response = send(app.request(Method::POST, "/docs/session")).await;
+    assert_eq!(header(&response, "allow").as_deref(), Some("GET, HEAD"));
+    assert_problem(response, 405, "method-not-allowed").await;
+}
+
+#[tokio::test]
+async fn who_is_signed_in_is_unknown_without_keys() {
+    let clock = ManualClock::new(START);
+    let local_hanko = local_hanko(&clock).await;
+    local_hanko.set_fault(poem_hanko::testing::Fault::DatabaseDown);
+    let app = crate::support::App::start(&local_hanko.url(), &clock, &[]);
+    let cookie = local_hanko.sign_in(&ada()).cookie();
+    let response = send(app.get("/docs/session").header("cookie", cookie)).await;
+    assert_problem(response, 503, "authentication-unavailable").await;
+}
+
+#[tokio::test]
+async fn browsers_get_a_page_at_the_root_and_others_the_response() {
+    let (_local_hanko, app) = start().await;
+    for (accept, is_page) in [
+        (BROWSER, true),
+        ("application/json", false),
+        ("application/json, text/plain, */*", false),
+        ("*/*", false),
+    ] {
+        for method in [Method::GET, Method::HEAD] {
+            let response = send(app.request(method.clone(), "/").header("accept", accept)).await;
+            assert_eq!(response.status(), 200);
+            let media_type = header(&response, "content-type").unwrap();
+            assert_eq!(media_type.starts_with("text/html"), is_page, "{accept}");
+            assert_eq!(
+                header(&response, "vary").as_deref(),
+                Some("accept"),
+                "{accept}"
+            );
+            let link = header(&response, "link").unwrap();
+            assert!(link.contains(r#"<docs>; rel="service-doc""#), "{link}");
+            assert!(
+                link.contains(r#"<openapi.json>; rel="service-desc""#),
+                "{link}"
+            );
+            let body = response.text().await.unwrap();
+            assert_eq!(body.is_empty(), method == Method::HEAD);
+        }
+    }
+    let response = send(app.get("/").header("accept", BROWSER)).await;
+    let text = page(response, 200).await;
+    for part in [
+        "<title>poem-hanko</title>",
+        r#"href="docs""#,
+        r#"href="openapi.json""#,
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    // Nothing else is a page.
+    let response = send(app.get("/livez").header("accept", BROWSER)).await;
+    assert_eq!(header(&response, "link"), None);
+    let response = send(app.request(Method::POST, "/").header("accept", BROWSER)).await;
+    assert_eq!(header(&response, "allow").as_deref(), Some("GET, HEAD"));
+    assert_problem(response, 405, "method-not-allowed").await;
+}
+
+#[tokio::test]
+async fn api_without_a_root_has_no_page_there() {
+    let app = App::new((), "empty", "1.0");
+    let dev = Dev::start(app).await;
+    let response = dev.get("/", "").await;
+    assert_eq!(header(&response, "link"), None);
+    assert_problem(response, 404, "not-found").await;
+}
+
+#[tokio::test]
+async fn docs_tell_where_to_sign_in() {
+    let dev = Dev::start(greeting::app()).await;
+    let docs = dev.get("/docs", "").await.text().await.unwrap();
+    assert!(
+        docs.contains(r#"<a href="dev/sign-in">Sign in or out</a>"#),
+        "{docs}"
+    );
+    let root = dev.get("/", "").await.text().await.unwrap();
+    assert!(
+        root.contains(r#"<a href="dev/sign-in">Sign in or out</a>"#),
+        "{root}"
+    );
+
+    let (_local_hanko, app) = start_with(&[("HANKO_COOKIE_NAME", "session")]).await;
+    let docs = send(app.get("/docs")).await.text().await.unwrap();
+    assert!(
+        docs.contains("The cookie comes from your application"),
+        "{docs}"
+    );
+    assert!(docs.contains(r#"data-cookie="session""#), "{docs}");
+    assert!(!docs.contains("dev/sign-in"), "{docs}");
+    let root = send(app.get("/").header("accept", BROWSER)).await;
+    assert!(!root.text().await.unwrap().contains("Sign in"));
 }
