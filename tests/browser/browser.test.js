@@ -20,7 +20,14 @@ const LOOKS = ["light", "dark"].flatMap((colorScheme) =>
 );
 
 /** The accessibility rules that Swagger UI's own elements break. Neither more nor fewer pass, so that this list stays true. */
-const BROKEN_BY_SWAGGER_UI = ["color-contrast", "heading-order", "nested-interactive", "select-name"];
+const BROKEN_BY_SWAGGER_UI = [
+  "button-name",
+  "color-contrast",
+  "heading-order",
+  "label-content-name-mismatch",
+  "nested-interactive",
+  "select-name",
+];
 
 let browser;
 before(async () => (browser = await chromium.launch(launchOptions)));

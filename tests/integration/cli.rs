@@ -797,7 +797,7 @@ async fn serve_verifies_real_requests_and_ends_at_sigterm() {
         })
         .expect("the log names the address");
     for (field, value) in [
-        ("event", "listening".into()),
+        ("event", Value::from("listening")),
         ("version", env!("CARGO_PKG_VERSION").into()),
         ("mode", "hybrid".into()),
         ("audience", "localhost".into()),
