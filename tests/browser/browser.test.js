@@ -245,7 +245,7 @@ test("the page tells who is signed in, also after a change in another tab", asyn
   await status.getByText("Nobody is signed in").waitFor();
   await page.getByRole("link", { name: "Sign in or out" }).click();
   await page.getByRole("button", { name: "Sign in" }).click();
-  await status.getByText("Signed in as ada@example.com by the cookie hanko.").waitFor();
+  await status.getByText("Signed in as ada@example.com by the cookie hanko").waitFor();
 
   const other = await page.context().newPage();
   await other.goto(`${api}/dev/sign-in`);

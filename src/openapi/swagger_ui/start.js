@@ -16,7 +16,7 @@ const sessionStatus = document.getElementById("session");
 const { cookie } = sessionStatus.dataset;
 
 const describeSession = {
-  signed_in: ({ email, username, user_id }) => `Signed in as ${email ?? username ?? user_id} by the cookie ${cookie}.`,
+  signed_in: ({ email, username, user_id }) => `Signed in as ${email ?? username ?? user_id} by the cookie ${cookie}, unless Authorize has a token.`,
   anonymous: () => `Nobody is signed in: there is no cookie ${cookie}.`,
   rejected: ({ reason }) => `The cookie ${cookie} is rejected: ${reason}.`,
 };
