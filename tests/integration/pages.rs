@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use poem_hanko::{App, Clock, Hanko, ManualClock};
-use reqwest::{Method, RequestBuilder, Response};
+use reqwest::{Method, RequestBuilder, Response, Url};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -76,14 +76,8 @@ impl Dev {
 }
 
 fn url_encoded(fields: &[(&str, &str)]) -> String {
-    let pairs: Vec<String> = fields
-        .iter()
-        .map(|(name, value)| {
-            let value: String = value.bytes().map(|byte| format!("%{byte:02x}")).collect();
-            format!("{name}={value}")
-        })
-        .collect();
-    pairs.join("&")
+    let url = Url::parse_with_params("http://localhost", fields).unwrap();
+    url.query().unwrap_or_default().to_owned()
 }
 
 /// Asserts that a response is a page, and returns it.
