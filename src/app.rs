@@ -36,7 +36,7 @@ use crate::{
     clock::{Clock, SystemClock},
     edge::{AddData, EdgeCore, Endpoints, Operations, Pages, PlainEndpoint, RouteTable},
     hanko::{Event, Hanko, HankoBuilder, HankoUrl, PlainHttp, RedisStore},
-    openapi::{ApiType, Conflict, Document, RouteMap, WithProblems, merge},
+    openapi::{ApiType, Conflict, Document, RouteMap, SignInPlace, WithProblems, merge},
     operations::{
         Check, CheckStatus, Checks, FORWARD_AUTH_PATH, HealthApi, WEBHOOK_PATH, WebhooksApi,
         health_routes,
@@ -372,7 +372,8 @@ impl App {
     /// Runs the command that the arguments of the process name, and returns its exit code: 0, 2 for a wrong flag, value or
     /// variable, and 1 for any other error.
     pub async fn run(self) -> ExitCode {
-        ExitCode::from(cli::run(self).await)
+        // Boxed, since the future of each command carries its own app.
+        ExitCode::from(Box::pin(cli::run(self)).await)
     }
 
     /// Returns the document, for clients that reach the app at `public_url` and whose session cookie is called `cookie_name`.
@@ -534,8 +535,12 @@ impl App {
         local_hanko: Option<Arc<LocalHanko>>,
     ) -> Result<EdgeCore, StartError> {
         let document = self.document(public_url, hanko.cookie_name())?;
+        let sign_in = match local_hanko {
+            Some(_) => SignInPlace::Here(dev::SIGN_IN_PATH.trim_start_matches('/')),
+            None => SignInPlace::Application(config.http.sign_in_url.as_deref()),
+        };
         let mut pages = if config.http.docs {
-            document.pages()
+            document.pages_of(sign_in)
         } else {
             Pages::default()
         };

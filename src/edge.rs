@@ -4,6 +4,7 @@
 mod access_log;
 mod client_address;
 pub(crate) mod cors;
+pub(crate) mod html;
 pub(crate) mod limits;
 mod operations;
 mod pages;
@@ -300,6 +301,15 @@ impl EdgeCore {
         all.map(ToOwned::to_owned).collect()
     }
 
+    /// Returns the number of the route `/`, which has a page for browsers beside its operation.
+    fn root_route(&self) -> usize {
+        let paths = self.operations.paths();
+        paths
+            .iter()
+            .position(|path| path == "/")
+            .map_or(0, |index| index + 1)
+    }
+
     /// Returns what authenticates its requests.
     #[cfg(feature = "server")]
     pub(crate) fn hanko(&self) -> &Hanko {
@@ -368,18 +378,25 @@ impl EdgeCore {
         }
         let span = tracing::debug_span!("request", id = request_id.to_str().unwrap_or_default());
         async move {
+            let root = self.pages.root(&request);
             let mut response = match rejection {
                 Some(problem_type) => problem_response(problem_type),
                 None => {
                     // Each boxed, for the same reason.
                     let uri_path = request.uri().path();
+                    let page = match root {
+                        Some(root) => root.page(&request).map(|page| (self.root_route(), page)),
+                        None => self.pages.get(uri_path).map(|(number, page)| {
+                            (self.operations.paths().len() + 1 + number, page)
+                        }),
+                    };
                     let outcome: BoxFuture<'_, poem::Result<Response>> =
                         if let Some(forward_auth) = self.forward_auth_of(uri_path) {
                             let others = self.operations.paths().len() + self.pages.len();
                             exchange.set_route(others + 1);
                             Box::pin(async move { Ok(forward_auth.respond(&request).await) })
-                        } else if let Some((number, page)) = self.pages.get(uri_path) {
-                            exchange.set_route(self.operations.paths().len() + 1 + number);
+                        } else if let Some((route, page)) = page {
+                            exchange.set_route(route);
                             DynEndpoint::call(page, request)
                         } else {
                             self.operations.call(request, &exchange)
@@ -399,6 +416,9 @@ impl EdgeCore {
                     limited(response, &exchange)
                 }
             };
+            if let Some(root) = root {
+                root.complete(&mut response);
+            }
             let _entered = span.enter();
             // Never the path, nor an unknown method: either may contain a token.
             let method = Method::from(&method).name();

@@ -6,7 +6,7 @@ mod document;
 mod json_body;
 mod problems;
 #[cfg(feature = "swagger-ui")]
-pub(crate) mod swagger_ui;
+mod swagger_ui;
 
 pub(crate) use apis::{ApiType, RouteMap, merge};
 pub use conflict::Conflict;
@@ -14,3 +14,5 @@ pub use document::{Document, DocumentFormat};
 pub use json_body::JsonBody;
 pub use problems::{ProblemOf, ProblemTypes, WithProblems};
 pub(crate) use problems::{describe, responses_of};
+#[cfg(feature = "swagger-ui")]
+pub(crate) use swagger_ui::SignInPlace;

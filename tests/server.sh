@@ -39,7 +39,11 @@ start_server() {
 
 # sign_in FIELD=VALUE...: prints the session cookie, as a `Cookie` header has it.
 sign_in() {
-  curl -sS -o /dev/null -D - "${@/#/--data-urlencode=}" "$API/dev/sign-in" |
+  local fields=() field
+  for field; do
+    fields+=(--data-urlencode "$field")
+  done
+  curl -sS -o /dev/null -D - "${fields[@]}" "$API/dev/sign-in" |
     sed -n 's/^set-cookie: \([^;]*\).*/\1/Ip'
 }
 

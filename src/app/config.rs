@@ -18,6 +18,7 @@ pub use hanko::HankoConfig;
 pub use http::HttpConfig;
 pub(crate) use reader::Lookup;
 use reader::Reader;
+pub(super) use reader::duration;
 pub use revocation::RevocationConfig;
 pub use telemetry::{LogFormat, TelemetryConfig};
 pub(crate) use unknown::{UnknownVariable, unknown_variables};

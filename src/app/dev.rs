@@ -1,56 +1,62 @@
 //! The page of `poem-hanko dev` that signs a made-up person in at the local Hanko, and ends the session.
 
+mod form;
+mod page;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use poem::{
-    Body, Request, Response, Result, get, handler,
+    Body, EndpointExt, Request, Response, Result, get, handler,
     http::{HeaderValue, Method, StatusCode, header},
     post,
-    web::{Data, Html},
+    web::Data,
 };
-use poem::{EndpointExt, IntoResponse};
 use poem_openapi::registry::{MetaApi, MetaOperation};
 use url::form_urlencoded;
 
+use self::{
+    form::{Form, Mistake},
+    page::SignInPage,
+};
 use crate::{
     auth::{BEARER_SCHEME, Rejection, authenticate, comes_from_trusted_page},
-    edge::Pages,
-    hanko::Hanko,
-    openapi::swagger_ui::escape,
+    edge::{Pages, html::accepts_html},
+    hanko::{Hanko, Session},
     problem::{Problem, ProblemType, Unavailable, allowing},
-    testing::{LocalHanko, Person, SESSION_LIFESPAN},
+    testing::{LocalHanko, SESSION_LIFESPAN},
 };
 
 /// Where the page is.
 pub(super) const SIGN_IN_PATH: &str = "/dev/sign-in";
 
-/// The form has two short fields.
-const MAX_FORM_BYTES: usize = 4 * 1024;
-/// The longest address that can receive mail (RFC 5321 section 4.5.3.1.3), and long enough for a user name.
-const MAX_FIELD_BYTES: usize = 254;
-
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; \
-    base-uri 'none'; frame-ancestors 'none'";
+/// Claims of the largest cookie, percent-encoded, and the other fields.
+const MAX_FORM_BYTES: usize = 16 * 1024;
+/// The largest name and value of a cookie that browsers keep (RFC 6265bis section 5.6).
+const MAX_COOKIE_BYTES: usize = 4096;
 
 /// Where the form goes that ends the session.
 const END_SESSION_PATH: &str = "/dev/end-session";
 
-/// Where the form leads to.
-#[derive(Clone, Copy)]
-struct NextPage(&'static str);
+/// What the pages share.
+#[derive(Clone)]
+struct SignInDesk {
+    local_hanko: Arc<LocalHanko>,
+    has_docs: bool,
+}
 
 pub(super) fn add_pages(pages: Pages, local_hanko: Arc<LocalHanko>, has_docs: bool) -> Pages {
-    let next_page = NextPage(if has_docs { "../docs" } else { "sign-in" });
+    let desk = SignInDesk {
+        local_hanko,
+        has_docs,
+    };
     pages
         .at(
             SIGN_IN_PATH,
-            allowing("GET, HEAD, POST", get(sign_in_page).post(sign_in))
-                .data(Arc::clone(&local_hanko))
-                .data(next_page),
+            allowing("GET, HEAD, POST", get(sign_in_page).post(sign_in)).data(desk.clone()),
         )
         .at(
             END_SESSION_PATH,
-            allowing("POST", post(end_session)).data(local_hanko),
+            allowing("POST", post(end_session)).data(desk),
         )
 }
 
@@ -104,37 +110,95 @@ fn requires_only_session(operation: &MetaOperation) -> bool {
     has_scheme && !is_optional && !needs_more
 }
 
-#[handler]
-async fn sign_in_page(request: &Request) -> Response {
-    // A token that is not good any more is as good as none here.
-    let session = authenticate(request).await.ok().flatten();
-    let status = session.map_or_else(String::new, |session| {
-        let name = session.email().map_or_else(
-            || session.user_id().to_string(),
-            |email| email.address.clone(),
+impl SignInDesk {
+    /// Returns the page, with what it says about the session of the request.
+    async fn page(&self, request: &Request) -> SignInPage {
+        let outcome = authenticate(request).await;
+        let is_at_hanko = |session: &Session| self.local_hanko.session_data(session.id()).is_some();
+        SignInPage {
+            notice: page::notice(&outcome, is_at_hanko),
+            form: Form::example(),
+            mistake: None,
+            has_docs: self.has_docs,
+        }
+    }
+
+    /// Returns an error as a page to a browser, and as a problem to any other client.
+    async fn failed(
+        &self,
+        request: &Request,
+        error: poem::Error,
+        notice: &str,
+    ) -> Result<Response> {
+        if !accepts_html(request.headers()) {
+            return Err(error);
+        }
+        let mut page = self.page(request).await;
+        page.notice.insert_str(0, &page::information(notice));
+        Ok(page.into_response(error.status()))
+    }
+
+    /// Signs a person in.
+    fn sign_in(&self, form: &Form, cookie_name: &str) -> Result<HeaderValue, Mistake> {
+        let (person, age) = form.person()?;
+        // Two tokens of the same claims have the same length.
+        let sample = self.local_hanko.claims_of(&person);
+        let size = cookie_name.len() + self.local_hanko.sign_claims(&sample).len();
+        let too_large = || {
+            let message = format!(
+                "These claims make a cookie of {size} bytes, and browsers keep no cookie of more than {MAX_COOKIE_BYTES}."
+            );
+            Mistake::new("claims", message)
+        };
+        if size > MAX_COOKIE_BYTES {
+            return Err(too_large());
+        }
+        let session = self.local_hanko.sign_in(&person);
+        // As Hanko's frontend SDK sets it: for the whole host, and within reach of scripts.
+        let cookie = format!(
+            "{cookie_name}={}; Path=/; Max-Age={}; SameSite=Lax",
+            session.token,
+            SESSION_LIFESPAN.saturating_sub(age).as_secs()
         );
-        include_str!("dev/signed_in.html").replace("{name}", &escape(&name))
-    });
-    let page = include_str!("dev/sign_in.html").replace("{status}", &status);
-    Html(page)
-        .with_header(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY)
-        .into_response()
+        HeaderValue::try_from(cookie).map_err(|_| too_large())
+    }
+}
+
+#[handler]
+async fn sign_in_page(request: &Request, desk: Data<&SignInDesk>) -> Response {
+    desk.page(request).await.into_response(StatusCode::OK)
 }
 
 /// Ends the session at the local Hanko, which tells the API by webhook, as Hanko would. The cookie stays, so that it can
-/// be seen that the token is refused.
+/// be seen that the token is rejected.
 #[handler]
-async fn end_session(request: &Request, local_hanko: Data<&Arc<LocalHanko>>) -> Result<Response> {
-    let session = authenticate(request)
-        .await?
-        .ok_or(Rejection::MissingCredentials)?;
-    local_hanko
-        .end_session(session.id().as_uuid())
-        .await
-        .map_err(|error| {
-            tracing::warn!(event = "webhook_not_delivered", %error, "the webhook was not delivered");
-            Unavailable::from(Duration::from_secs(1))
-        })?;
+async fn end_session(request: &Request, body: Body, desk: Data<&SignInDesk>) -> Result<Response> {
+    let session = match authenticate(request).await {
+        Ok(Some(session)) => session,
+        Ok(None) => {
+            let notice = "No session was ended, because nobody is signed in.";
+            let error = Rejection::MissingCredentials.into();
+            return desk.failed(request, error, notice).await;
+        }
+        Err(rejection) => {
+            let notice = format!("No session was ended: {rejection}.");
+            return desk.failed(request, rejection.into(), &notice).await;
+        }
+    };
+    let form = body.into_bytes_limit(MAX_FORM_BYTES).await?;
+    let shown = form_urlencoded::parse(&form).find(|(name, _)| name == "session");
+    if shown.is_some_and(|(_, id)| id != session.id().to_string()) {
+        let notice = "No session was ended: another one has begun in this browser since the page was opened.";
+        let error =
+            Problem::new(StatusCode::CONFLICT, "about:blank", "Conflict").with_detail(notice);
+        return desk.failed(request, error.into(), notice).await;
+    }
+    if let Err(error) = desk.local_hanko.end_session(session.id()).await {
+        tracing::warn!(event = "webhook_not_delivered", %error, "the webhook was not delivered");
+        let notice = "The session has ended at Hanko, but its webhook was not delivered.";
+        let error = Unavailable::from(Duration::from_secs(1)).into();
+        return desk.failed(request, error, notice).await;
+    }
     Ok(see_other("sign-in"))
 }
 
@@ -150,59 +214,39 @@ async fn sign_in(
     request: &Request,
     body: Body,
     hanko: Data<&Hanko>,
-    local_hanko: Data<&Arc<LocalHanko>>,
-    next_page: Data<&NextPage>,
+    desk: Data<&SignInDesk>,
 ) -> Result<Response> {
     if !comes_from_trusted_page(request.headers(), &hanko) {
-        return Err(Rejection::CrossSiteRequest.into());
+        let rejection = Rejection::CrossSiteRequest;
+        let notice = "Nobody was signed in: the form was sent from another site.";
+        return desk.failed(request, rejection.into(), notice).await;
     }
-    let form = body.into_bytes_limit(MAX_FORM_BYTES).await?;
-    let person = match read_person(&form) {
-        Ok(person) => person,
-        Err(detail) => {
-            return Ok(Problem::from(ProblemType::BAD_REQUEST)
-                .with_detail(detail)
-                .into_response());
+    let body = match body.into_bytes_limit(MAX_FORM_BYTES).await {
+        Ok(body) => body,
+        Err(error) => {
+            let notice = format!(
+                "Nobody was signed in: the form could not be read, or has more than {} KiB.",
+                MAX_FORM_BYTES / 1024
+            );
+            return desk.failed(request, error.into(), &notice).await;
         }
     };
-    let session = local_hanko.sign_in(&person);
-    // As Hanko's frontend SDK sets it: for the whole host, and within reach of scripts.
-    let cookie = format!(
-        "{}={}; Path=/; Max-Age={}; SameSite=Lax",
-        hanko.cookie_name(),
-        session.token,
-        SESSION_LIFESPAN.as_secs()
-    );
-    let cookie = HeaderValue::try_from(cookie).map_err(poem::error::InternalServerError)?;
-    let mut response = see_other(next_page.0.0);
-    response.headers_mut().insert(header::SET_COOKIE, cookie);
-    Ok(response)
-}
-
-fn read_person(form: &[u8]) -> Result<Person, &'static str> {
-    let field = |name: &str| {
-        form_urlencoded::parse(form)
-            .find(|(field, _)| field == name)
-            .map(|(_, value)| value.trim().to_owned())
-            .filter(|value| !value.is_empty())
-    };
-    let is_plain =
-        |value: &str| value.len() <= MAX_FIELD_BYTES && !value.chars().any(char::is_control);
-
-    let email = field("email").ok_or("An e-mail address is needed.")?;
-    let has_both_sides = email
-        .rsplit_once('@')
-        .is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty());
-    if !has_both_sides || !is_plain(&email) || email.contains(char::is_whitespace) {
-        return Err("This is not an e-mail address.");
+    let form = Form::read(&body);
+    match desk.sign_in(&form, hanko.cookie_name()) {
+        Ok(cookie) => {
+            let next_page = if desk.has_docs { "../docs" } else { "sign-in" };
+            let mut response = see_other(next_page);
+            response.headers_mut().insert(header::SET_COOKIE, cookie);
+            Ok(response)
+        }
+        Err(mistake) if accepts_html(request.headers()) => {
+            let mut page = desk.page(request).await;
+            page.form = form;
+            page.mistake = Some(mistake);
+            Ok(page.into_response(StatusCode::BAD_REQUEST))
+        }
+        Err(mistake) => Err(Problem::from(ProblemType::BAD_REQUEST)
+            .with_detail(mistake.message)
+            .into()),
     }
-    let username = field("username");
-    if !username.as_deref().is_none_or(is_plain) {
-        return Err("The user name is too long.");
-    }
-    let person = Person::with_email(email);
-    Ok(match username {
-        Some(username) => person.username(username),
-        None => person,
-    })
 }

@@ -169,7 +169,7 @@ impl ForwardAuth {
         query
             .check(&session)
             .inspect_err(|unmet| hanko.counts().guard_rejected(unmet.guard()))
-            .map_err(|unmet| Rejection::GuardNotMet(Box::new(unmet)))?;
+            .map_err(Rejection::GuardNotMet)?;
         Ok(session)
     }
 
@@ -261,7 +261,7 @@ impl Original<'_> {
             // Envoy and Gateway API forward neither unless told to, so their absence says nothing there.
             return self.source != Source::Request;
         }
-        let is_own = self.site(headers).is_some_and(|site| {
+        let is_own = Self::site(headers).is_some_and(|site| {
             let mut origins = headers.get_all(ORIGIN).iter();
             let origin = origins.next();
             origin.is_some_and(|origin| origin == site.as_str()) && origins.next().is_none()
@@ -270,7 +270,7 @@ impl Original<'_> {
     }
 
     /// Returns the origin of the guarded site.
-    fn site(&self, headers: &HeaderMap) -> Option<String> {
+    fn site(headers: &HeaderMap) -> Option<String> {
         let proto = single(headers, &FORWARDED_PROTO)?;
         let host = single(headers, &FORWARDED_HOST)?;
         let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
@@ -284,7 +284,7 @@ impl Original<'_> {
         let uri = self.uri.map(|uri| if uri.is_empty() { "/" } else { uri })?;
         // Anything else would continue the host.
         let is_path = uri.starts_with('/') && uri.bytes().all(|byte| byte.is_ascii_graphic());
-        let url = is_path.then_some(format!("{}{uri}", self.site(headers)?))?;
+        let url = is_path.then_some(format!("{}{uri}", Self::site(headers)?))?;
         Url::parse(&url).is_ok().then_some(url)
     }
 }
@@ -316,11 +316,11 @@ impl Query {
         Some(parsed)
     }
 
-    fn check(&self, session: &Session) -> Result<(), Unmet> {
+    fn check(&self, session: &Session) -> Result<(), Box<Unmet>> {
         let check = |rule: &Rule<'_>| match rule.evaluate(session, false) {
             Outcome::Met => Ok(()),
-            Outcome::IfLive => Err(Unmet::of_proxy()),
-            Outcome::Unmet(unmet) => Err(unmet),
+            Outcome::IfLive => Err(Box::new(Unmet::of_proxy())),
+            Outcome::Unmet(unmet) => Err(Box::new(unmet)),
         };
         if self.verified_email {
             check(&Rule::VERIFIED_EMAIL)?;
@@ -329,7 +329,7 @@ impl Query {
             let values = [value.as_str()];
             let alternatives = Rule::string_or_element(name, value, &values);
             // Without the text, which comes from the query.
-            check(&Rule::any(&alternatives)).map_err(|_| Unmet::of_proxy())?;
+            check(&Rule::any(&alternatives)).map_err(|_| Box::new(Unmet::of_proxy()))?;
         }
         if let Some(seconds) = self.max_age {
             check(&Rule::max_age(seconds))?;

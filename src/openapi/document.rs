@@ -76,6 +76,7 @@ impl Document {
             "example": "6f1a40f50d2b4d2c9c530e6f2f4354b2",
         }});
         tidy_schemas(&mut document["components"]["schemas"]);
+        sort_tags(&mut document);
         if let Some(member) = document.pointer_mut("/components/schemas/Problem/properties/type") {
             // Those of this crate, which any response may have, and those of this application.
             let listed: Vec<ProblemType> = problem_types
@@ -146,6 +147,28 @@ fn operations_mut(document: &mut Value) -> impl Iterator<Item = &mut Map<String,
     objects_mut(&mut document["paths"])
         .flat_map(|path| path.values_mut())
         .filter_map(Value::as_object_mut)
+}
+
+/// Sorts the tags by their first operation, as Swagger UI shows them. Poem sorts them by name, which puts what the application
+/// offers between health checks and webhooks.
+fn sort_tags(document: &mut Value) {
+    let mut used: Vec<Value> = Vec::new();
+    for operation in operations_mut(document) {
+        used.extend(
+            operation
+                .get("tags")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .cloned(),
+        );
+    }
+    if let Some(tags) = document["tags"].as_array_mut() {
+        tags.sort_by_key(|tag| {
+            let position = used.iter().position(|name| *name == tag["name"]);
+            position.unwrap_or(usize::MAX)
+        });
+    }
 }
 
 /// Lists the known problem types without making them a closed enum, which would break clients with each new type.

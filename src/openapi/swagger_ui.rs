@@ -1,5 +1,7 @@
 //! Swagger UI and the OpenAPI document over HTTP: offline, compressed, and cheap to visit again.
 
+mod session;
+
 use std::io::Write;
 
 use aws_lc_rs::digest;
@@ -16,10 +18,16 @@ use poem::{
 use url::Url;
 
 use crate::{
-    edge::Pages,
+    auth::COOKIE_SCHEME,
+    edge::{
+        Pages,
+        html::{STYLE, escape, fill},
+    },
+    hanko::DEFAULT_COOKIE_NAME,
     openapi::{Document, DocumentFormat},
     problem::allowing,
 };
+use session::SessionStatus;
 
 /// A file of Swagger UI, unpacked and compressed when the program was built.
 macro_rules! swagger_ui_file {
@@ -31,9 +39,23 @@ macro_rules! swagger_ui_file {
     };
 }
 
+/// Where people sign in and out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum SignInPlace<'a> {
+    /// On a page of this server, at a path without a leading slash.
+    Here(&'a str),
+    /// In the application, perhaps at this URL.
+    Application(Option<&'a str>),
+}
+
 impl Document {
     /// Returns the pages `/docs…` (Swagger UI), `/openapi.json` and `/openapi.yaml` of this document.
     pub fn pages(&self) -> Pages {
+        self.pages_of(SignInPlace::Application(None))
+    }
+
+    /// Returns the same pages, and one for browsers at `/` if the API answers `GET /`.
+    pub(crate) fn pages_of(&self, sign_in: SignInPlace<'_>) -> Pages {
         let bundle = StaticFile::immutable(
             "text/javascript; charset=utf-8",
             swagger_ui_file!("swagger-ui-bundle.js"),
@@ -49,11 +71,17 @@ impl Document {
         let bundle_path = format!("docs/{}.js", bundle.name());
         let style_path = format!("docs/{}.css", style.name());
         let start_path = format!("docs/{}.js", start.name());
-        let page = include_str!("swagger_ui/page.html")
-            .replace("{title}", &escape(self.title()))
-            .replace("{bundle}", &bundle_path)
-            .replace("{style}", &style_path)
-            .replace("{start}", &start_path);
+        let title = escape(self.title());
+        let cookie = escape(self.cookie_name());
+        let page = fill(include_str!("swagger_ui/page.html"), |name| match name {
+            "title" => title.as_str().into(),
+            "page_style" => include_str!("swagger_ui/page.css").into(),
+            "bundle" => bundle_path.as_str().into(),
+            "start" => start_path.as_str().into(),
+            "style" => style_path.as_str().into(),
+            "cookie" => cookie.as_str().into(),
+            _ => sign_in.sentence().into(),
+        });
         let mut page = StaticFile::revalidated("text/html; charset=utf-8", Asset::new(page));
         page.headers.insert(
             header::CONTENT_SECURITY_POLICY,
@@ -62,8 +90,9 @@ impl Document {
         let json = Asset::new(self.to_text(DocumentFormat::Json));
         let yaml = Asset::new(self.to_text(DocumentFormat::Yaml));
 
-        Pages::default()
+        let pages = Pages::default()
             .at("/docs", file(page))
+            .at("/docs/session", allowing("GET, HEAD", get(SessionStatus)))
             .at(
                 "/docs/",
                 allowing("GET, HEAD", get(make_sync(|_| redirect("../docs")))),
@@ -78,7 +107,67 @@ impl Document {
             .at(
                 "/openapi.yaml",
                 file(StaticFile::revalidated("application/yaml", yaml)),
-            )
+            );
+        if self.as_json().pointer("/paths/~1/get").is_none() {
+            return pages;
+        }
+        let root = fill(include_str!("swagger_ui/root.html"), |name| match name {
+            "title" => title.as_str().into(),
+            "style" => STYLE.into(),
+            _ => sign_in.list_item().into(),
+        });
+        let root = make_sync(move |_| {
+            Response::builder()
+                .header(header::CONTENT_TYPE, "text/html; charset=utf-8")
+                .header(header::CONTENT_SECURITY_POLICY, ROOT_SECURITY_POLICY)
+                .body(root.clone())
+        });
+        pages.with_root(get(root), ROOT_LINK)
+    }
+
+    /// Returns the name of the session cookie. The document lacks it if no operation is protected.
+    fn cookie_name(&self) -> &str {
+        let scheme = &self.as_json()["components"]["securitySchemes"][COOKIE_SCHEME];
+        scheme["name"].as_str().unwrap_or(DEFAULT_COOKIE_NAME)
+    }
+}
+
+/// The documentation and the description of the service at `/` (RFC 8631).
+const ROOT_LINK: HeaderValue = HeaderValue::from_static(
+    r#"<docs>; rel="service-doc"; type="text/html", <openapi.json>; rel="service-desc"; type="application/json""#,
+);
+
+const ROOT_SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'; \
+     frame-ancestors 'none'",
+);
+
+impl SignInPlace<'_> {
+    /// Returns where to sign in and out, as HTML.
+    fn sentence(self) -> String {
+        match self {
+            Self::Here(path) => format!(r#"<a href="{}">Sign in or out</a>"#, escape(path)),
+            Self::Application(Some(url)) => {
+                let url = escape(url);
+                format!(
+                    r#"The cookie comes from your application. Sign in and out at <a href="{url}">{url}</a>."#
+                )
+            }
+            Self::Application(None) => {
+                "The cookie comes from your application: sign in and out there.".to_owned()
+            }
+        }
+    }
+
+    /// Returns the same as an item of the list at `/`, if there is a page.
+    fn list_item(self) -> String {
+        let (Self::Here(url) | Self::Application(Some(url))) = self else {
+            return String::new();
+        };
+        let url = escape(url);
+        format!(
+            r#"<li><a href="{url}">Sign in or out</a> <span>Sets the session cookie of this browser.</span></li>"#
+        )
     }
 }
 
@@ -103,15 +192,6 @@ fn content_security_policy(public_url: &str) -> HeaderValue {
          connect-src 'self' {api}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ))
     .unwrap_or(HeaderValue::from_static("default-src 'none'"))
-}
-
-/// Makes a text safe to stand in HTML.
-pub(crate) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-        .replace('\'', "&#39;")
 }
 
 struct Asset {

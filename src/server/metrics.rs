@@ -146,7 +146,12 @@ impl Collector for Exported {
 
 impl Exported {
     fn http(&self, scrape: &mut Scrape) {
-        for of_route in self.limits.http().into_iter().flat_map(|http| http.get()) {
+        for of_route in self
+            .limits
+            .http()
+            .into_iter()
+            .flat_map(crate::metrics::HttpCounts::get)
+        {
             let (method, route) = (of_route.method.name(), of_route.route);
             for (status, count) in of_route.statuses {
                 scrape.add(&families::HTTP_REQUESTS, &[method, route, &status], count);
@@ -324,11 +329,14 @@ impl From<DurationCounts> for Value {
 /// The labels of one series.
 type Labels = Vec<(&'static str, String)>;
 
+/// The series of one family.
+type FamilySeries = (&'static Family, Vec<(Labels, Value)>);
+
 /// The series of one scrape, by family.
 #[derive(Default)]
 struct Scrape {
     tenant: Option<String>,
-    series: BTreeMap<&'static str, (&'static Family, Vec<(Labels, Value)>)>,
+    series: BTreeMap<&'static str, FamilySeries>,
 }
 
 impl Scrape {

@@ -1,5 +1,7 @@
 // What a frontend developer does: sign in, try an operation out, authorize with a token.
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { createRequire } from "node:module";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { chromium } from "playwright-core";
@@ -12,6 +14,21 @@ const apiByAddress = api.replace("localhost", "127.0.0.1");
 /** A second visit may transfer less than this, in bytes. */
 const REVISIT_LIMIT = 5_000;
 
+/** The colors and widths in which each page is looked at. */
+const LOOKS = ["light", "dark"].flatMap((colorScheme) =>
+  [1280, 360].map((width) => ({ name: `${colorScheme}-${width}`, colorScheme, viewport: { width, height: 800 } })),
+);
+
+/** The accessibility rules that Swagger UI's own elements break. Neither more nor fewer pass, so that this list stays true. */
+const BROKEN_BY_SWAGGER_UI = [
+  "button-name",
+  "color-contrast",
+  "heading-order",
+  "label-content-name-mismatch",
+  "nested-interactive",
+  "select-name",
+];
+
 let browser;
 before(async () => (browser = await chromium.launch(launchOptions)));
 after(() => browser?.close());
@@ -23,8 +40,8 @@ async function open(options = {}) {
   const faults = [];
   page.on("pageerror", (error) => faults.push(`error: ${error.message}`));
   page.on("console", (message) => {
-    // Chromium reports every 401 there; that is what some of these tests are about.
-    const isRefusal = / status of 401 \(Unauthorized\)$/.test(message.text());
+    // Chromium reports every error there; that is what some of these tests are about.
+    const isRefusal = / status of (400|401|409) /.test(message.text());
     if (message.type() === "error" && !isRefusal) faults.push(`console: ${message.text()}`);
   });
   page.on("request", (request) => {
@@ -53,12 +70,42 @@ async function execute(page, id) {
   await tryOut.waitFor();
   if (!(await hasClass(tryOut, "cancel"))) await tryOut.click();
   const [response] = await Promise.all([
-    page.waitForResponse((response) => response.request().resourceType() === "fetch"),
+    page.waitForResponse((response) => response.request().resourceType() === "fetch" && !response.url().endsWith("/docs/session")),
     block.locator(".btn.execute").click(),
   ]);
   const status = block.locator(".live-responses-table tbody .response-col_status");
   await status.filter({ hasText: new RegExp(`^\\s*${response.status()}`) }).first().waitFor();
   return response;
+}
+
+const axePath = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
+
+/** Returns the violations of accessibility rules, those of Swagger UI's own elements by their rules alone. */
+async function inspect(page, where) {
+  // As the page's policy allows no other script, the tool is evaluated.
+  await page.evaluate(await readFile(axePath, "utf8"));
+  const found = await page.evaluate(async () => {
+    const { violations } = await axe.run(document, { resultTypes: ["violations"] });
+    return violations.flatMap(({ id, help, nodes }) =>
+      nodes.map(({ target }) => ({ id, text: `${id}: ${help}: ${target}`, isOfSwaggerUi: document.querySelector(target[0])?.closest(".swagger-ui") != null })),
+    );
+  });
+  const ours = found.filter(({ isOfSwaggerUi }) => !isOfSwaggerUi);
+  assert.deepEqual(ours.map(({ text }) => `${where}: ${text}`), []);
+  return found.map(({ id }) => id);
+}
+
+/** Takes a picture, and fails the test if the page is wider than the window. */
+async function look(page, name) {
+  await page.screenshot({ path: join(screenshots, `${name}.png`), fullPage: true });
+  const widest = await page.evaluate(() =>
+    [...document.querySelectorAll("body *")]
+      .filter((element) => element.getBoundingClientRect().right > innerWidth + 1)
+      .slice(0, 5)
+      .map((element) => `${element.tagName}.${element.className} ${element.getBoundingClientRect().right}`),
+  );
+  const overflows = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+  assert.equal(overflows, false, `${name} is too wide: ${widest.join(", ")}`);
 }
 
 const hasClass = (locator, name) => locator.evaluate((element, name) => element.classList.contains(name), name);
@@ -72,20 +119,58 @@ async function signIn(page, base = api) {
   await page.locator(".opblock").first().waitFor();
 }
 
-test("the sign-in page looks good, light, dark and on a phone", async () => {
-  for (const [name, options] of Object.entries({
-    light: { colorScheme: "light" },
-    dark: { colorScheme: "dark" },
-    phone: { viewport: { width: 360, height: 700 } },
-  })) {
+test("the pages look good and are accessible, light and dark, wide and narrow", async () => {
+  const brokenBySwaggerUi = new Set();
+  for (const { name, ...options } of LOOKS) {
     const page = await open(options);
+    await page.goto(`${api}/`);
+    await look(page, `root-${name}`);
+    assert.deepEqual(await inspect(page, `root-${name}`), []);
+
     await page.goto(`${api}/dev/sign-in`);
-    await page.screenshot({ path: join(screenshots, `sign-in-${name}.png`) });
-    const overflows = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
-    assert.equal(overflows, false);
+    await page.getByText("Methods, time and custom claims").click();
+    await look(page, `sign-in-${name}`);
+    assert.deepEqual(await inspect(page, `sign-in-${name}`), []);
+
+    await page.getByLabel("Custom claims").fill('{"email": 1}');
+    await page.getByRole("button", { name: "Sign in" }).click();
+    await page.getByText("`email` cannot be a custom claim").waitFor();
+    await look(page, `mistake-${name}`);
+    assert.deepEqual(await inspect(page, `mistake-${name}`), []);
+
+    await signIn(page);
+    await look(page, `docs-${name}`);
+    for (const rule of await inspect(page, `docs-${name}`)) brokenBySwaggerUi.add(rule);
+    await execute(page, "getMe");
+    await look(page, `operation-${name}`);
+    for (const rule of await inspect(page, `operation-${name}`)) brokenBySwaggerUi.add(rule);
+    await page.locator(".auth-wrapper .btn.authorize").first().click();
+    await page.locator("#auth-bearer-value").waitFor();
+    await page.screenshot({ path: join(screenshots, `authorize-${name}.png`) });
+    for (const rule of await inspect(page, `authorize-${name}`)) brokenBySwaggerUi.add(rule);
+
+    await page.goto(`${api}/dev/sign-in`);
+    await look(page, `sign-in-again-${name}`);
+    assert.deepEqual(await inspect(page, `sign-in-again-${name}`), []);
+    const background = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+    assert.equal(background === "rgb(20, 22, 31)", options.colorScheme === "dark", background);
     page.assertFaultless();
     await page.context().close();
   }
+  assert.deepEqual([...brokenBySwaggerUi].sort(), BROKEN_BY_SWAGGER_UI);
+});
+
+test("Swagger UI changes between light and dark with the system", async () => {
+  const page = await open({ colorScheme: "light" });
+  await page.goto(`${api}/docs`);
+  await page.locator(".opblock").first().waitFor();
+  const color = () => page.evaluate(() => getComputedStyle(document.querySelector(".swagger-ui")).color);
+  const light = await color();
+  await page.emulateMedia({ colorScheme: "dark" });
+  await page.waitForFunction(() => document.documentElement.classList.contains("dark-mode"));
+  assert.notEqual(await color(), light);
+  page.assertFaultless();
+  await page.context().close();
 });
 
 test("after signing in, Try it out answers without a pasted token", async () => {
@@ -105,22 +190,202 @@ test("after signing in, Try it out answers without a pasted token", async () => 
   await page.context().close();
 });
 
-test("signed out it is 401, and a pasted Bearer token is kept over a reload", async () => {
+test("a pasted token is forgotten at a reload, and so is one that was stored", async () => {
   const page = await open();
   await page.goto(`${api}/docs`);
   assert.equal((await execute(page, "getProtectedGreeting")).status(), 401);
+  // As an earlier version stored it.
+  await page.evaluate(() => {
+    const schema = { type: "http", scheme: "bearer" };
+    localStorage.setItem("authorized", JSON.stringify({ bearer: { name: "bearer", schema, value: "of an ended session" } }));
+  });
+  await signIn(page);
+  assert.equal((await execute(page, "getProtectedGreeting")).status(), 200);
 
   await page.locator(".auth-wrapper .btn.authorize").first().click();
-  await page.locator("#auth-bearer-value").fill(token);
+  await page.locator("#auth-bearer-value").fill("not a token");
   await page.getByRole("button", { name: "Apply credentials" }).first().click();
-  await page.screenshot({ path: join(screenshots, "authorize.png") });
   await page.locator(".close-modal").click();
-  assert.equal((await execute(page, "getProtectedGreeting")).status(), 200);
+  assert.equal((await execute(page, "getProtectedGreeting")).status(), 401);
+  assert.deepEqual(await page.evaluate(() => Object.keys(localStorage)), []);
 
   await page.reload();
   // The operation is in the URL, and Swagger UI opens it again.
   await page.locator('.opblock.is-open[id$="-getProtectedGreeting"]').waitFor();
   assert.equal((await execute(page, "getProtectedGreeting")).status(), 200);
+  page.assertFaultless();
+  await page.context().close();
+});
+
+test("Authorize asks for a Bearer token only, and has the focus there", async () => {
+  const page = await open();
+  await signIn(page);
+  const cookies = () => page.evaluate(() => document.cookie);
+  const before = await cookies();
+  await page.locator(".auth-wrapper .btn.authorize").first().focus();
+  await page.keyboard.press("Enter");
+  await page.locator("#auth-bearer-value").waitFor();
+  assert.equal(await page.evaluate(() => document.activeElement.id), "auth-bearer-value");
+  assert.equal(await page.locator(".dialog-ux input").count(), 1);
+  await page.keyboard.type(token);
+  await page.keyboard.press("Enter");
+  await page.getByRole("button", { name: "Remove authorization" }).click();
+  assert.equal(await cookies(), before);
+  // The scheme is in the document all the same.
+  const document = await (await fetch(`${api}/openapi.json`)).json();
+  assert.equal(document.components.securitySchemes.cookie.in, "cookie");
+  page.assertFaultless();
+  await page.context().close();
+});
+
+test("the page tells who is signed in, also after a change in another tab", async () => {
+  const page = await open();
+  await page.goto(`${api}/docs`);
+  const status = page.locator("#session");
+  await status.getByText("Nobody is signed in").waitFor();
+  await page.getByRole("link", { name: "Sign in or out" }).click();
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await status.getByText("Signed in as ada@example.com by the cookie hanko").waitFor();
+
+  const other = await page.context().newPage();
+  await other.goto(`${api}/dev/sign-in`);
+  await other.getByRole("button", { name: "End this session" }).click();
+  await other.getByText("The session has ended.").waitFor();
+  await page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")));
+  await status.getByText("The cookie hanko is rejected: the session has ended.").waitFor();
+  await page.screenshot({ path: join(screenshots, "rejected.png") });
+  page.assertFaultless();
+  await page.context().close();
+});
+
+test("before its scripts have arrived, the page says that it is loading", async () => {
+  const page = await open();
+  let release;
+  const released = new Promise((resolve) => (release = resolve));
+  await page.route(/docs\/.*\.(js|css)$/, async (route) => {
+    await released;
+    await route.continue();
+  });
+  await page.goto(`${api}/docs`, { waitUntil: "commit" });
+  await page.getByText("Loading…").waitFor();
+  // It is painted, not only parsed: an animation ends only then.
+  await page.getByText("If nothing more appears").waitFor({ timeout: 20_000 });
+  await page.screenshot({ path: join(screenshots, "loading.png") });
+  release();
+  await page.locator(".opblock").first().waitFor();
+  assert.equal(await page.getByText("Loading…").count(), 0);
+  page.assertFaultless();
+  await page.context().close();
+});
+
+test("if Swagger UI cannot be loaded, the page says so", async () => {
+  const page = await open();
+  const { src } = await firstScript();
+  await page.route(`${api}/${src}`, (route) => route.abort());
+  await page.goto(`${api}/docs`);
+  await page.getByRole("alert").getByText("Swagger UI could not be loaded").waitFor();
+  await page.screenshot({ path: join(screenshots, "not-loaded.png") });
+  await page.getByRole("link", { name: "openapi.json" }).first().click();
+  await page.waitForURL(`${api}/openapi.json`);
+  await page.context().close();
+});
+
+/** The first script of the page, which is Swagger UI. */
+async function firstScript() {
+  const html = await (await fetch(`${api}/docs`)).text();
+  return { src: html.match(/<script src="([^"]+)"/)[1] };
+}
+
+test("the operations of the application come first", async () => {
+  const page = await open();
+  await page.goto(`${api}/docs`);
+  await page.locator(".opblock").first().waitFor();
+  const ids = await page.locator(".opblock .opblock-summary-operation-id").allInnerTexts();
+  assert.deepEqual(ids.slice(0, 3), ["getGreeting", "getProtectedGreeting", "getMe"], ids.join(", "));
+  page.assertFaultless();
+  await page.context().close();
+});
+
+test("somebody without a mouse signs in, tries an operation out and signs out", async () => {
+  const page = await open();
+  await page.goto(`${api}/`);
+  const tabTo = async (locator) => {
+    for (let presses = 0; presses < 60; presses++) {
+      if (await locator.evaluate((element) => element === document.activeElement)) return;
+      await page.keyboard.press("Tab");
+    }
+    assert.fail("the focus does not get there");
+  };
+  await tabTo(page.getByRole("link", { name: "Sign in or out" }));
+  await page.keyboard.press("Enter");
+  await page.waitForURL(`${api}/dev/sign-in`);
+  assert.equal(await page.evaluate(() => document.activeElement.id), "email");
+  await page.keyboard.press("Enter");
+  await page.waitForURL(`${api}/docs`);
+  const block = operation(page, "getProtectedGreeting");
+  await block.waitFor();
+  await tabTo(block.locator(".opblock-summary-control"));
+  await page.keyboard.press("Enter");
+  await tabTo(block.locator(".try-out__btn"));
+  await page.keyboard.press("Enter");
+  await tabTo(block.locator(".btn.execute"));
+  const [response] = await Promise.all([page.waitForResponse(`${api}/protected`), page.keyboard.press("Enter")]);
+  assert.equal(response.status(), 200);
+
+  await page.goto(`${api}/dev/sign-in`);
+  // The form has the focus; the button comes before it.
+  await page.keyboard.press("Shift+Tab");
+  await page.keyboard.press("Enter");
+  await page.getByText("The session has ended.").waitFor();
+  page.assertFaultless();
+  await page.context().close();
+});
+
+test("the sign-in page makes claims, methods and a time for guards", async () => {
+  const page = await open();
+  await page.goto(`${api}/dev/sign-in`);
+  await page.getByLabel("not verified").check();
+  await page.getByText("Methods, time and custom claims").click();
+  await page.getByLabel("totp").check();
+  await page.getByLabel("How long ago").fill("2h");
+  await page.getByLabel("Custom claims").fill('{"role": "admin"}');
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await page.waitForURL(`${api}/docs`);
+  const me = await (await execute(page, "getMe")).json();
+  assert.equal(me.email.is_verified, false);
+  assert.deepEqual(me.claims, { role: "admin", amr: ["pwd", "totp"] });
+  const age = Date.now() - Date.parse(me.issued_at);
+  assert.ok(age > 7_190_000 && age < 7_290_000, `${age} ms`);
+  page.assertFaultless();
+  await page.context().close();
+});
+
+test("what the browser accepts as an address and the server does not gets a page", async () => {
+  const page = await open();
+  await page.goto(`${api}/dev/sign-in`);
+  await page.getByLabel("E-mail address").evaluate((input) => (input.type = "text"));
+  await page.getByLabel("E-mail address").fill("ada");
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await page.getByText("This is not an e-mail address.").waitFor();
+  assert.equal(await page.getByLabel("E-mail address").inputValue(), "ada");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "email");
+  page.assertFaultless();
+  await page.context().close();
+});
+
+test("the button of an older tab ends no session of a newer one", async () => {
+  const page = await open();
+  await signIn(page);
+  await page.goto(`${api}/dev/sign-in`);
+  const other = await page.context().newPage();
+  await other.goto(`${api}/dev/sign-in`);
+  await other.getByLabel("E-mail address").fill("linus@example.com");
+  await other.getByRole("button", { name: "Sign in" }).click();
+  await other.waitForURL(`${api}/docs`);
+  await page.getByRole("button", { name: "End this session" }).click();
+  await page.getByText("another one has begun in this browser").waitFor();
+  await page.getByText("Signed in as linus@example.com").waitFor();
+  assert.equal((await execute(other, "getMe")).status(), 200);
   page.assertFaultless();
   await page.context().close();
 });
@@ -134,6 +399,7 @@ test("a session that is ended at Hanko is refused at once", async () => {
   await page.screenshot({ path: join(screenshots, "sign-in-again.png") });
   await page.getByRole("button", { name: "End this session" }).click();
   await page.waitForURL(`${api}/dev/sign-in`);
+  await page.getByText("The session has ended.").waitFor();
   assert.equal(await page.getByText("Signed in as").count(), 0);
   await page.goto(`${api}/docs`);
   assert.equal((await execute(page, "getProtectedGreeting")).status(), 401);

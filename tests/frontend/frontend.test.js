@@ -10,7 +10,7 @@ import { launchOptions } from "../chromium.mjs";
 // The API and its local Hanko, and where the screenshots go: `run` sets them, and has built the page for them.
 const { API: api, HANKO: hanko, SCREENSHOTS: screenshots } = process.env;
 /** `dev` allows every http origin on loopback. */
-const ALLOWED = "http://localhost:3000";
+const ALLOWED = "http://localhost:5173";
 const OTHER_PORT = "http://localhost:3001";
 /** Another name of this machine, which is not one of those that `dev` knows. */
 const NOT_ALLOWED = "http://app.localhost:3001";

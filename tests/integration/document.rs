@@ -9,8 +9,9 @@ use serde_json::{Map, Value, json};
 use crate::greeting;
 use crate::support::{ada, send, start, start_with};
 
-/// Headers that need no word in the document: those of HTTP itself, and what concerns browsers and caches alone.
-const UNDECLARED_HEADERS: [&str; 10] = [
+/// Headers that need no word in the document: those of HTTP itself, what concerns browsers and caches alone, and the `Link` that
+/// leads to the document.
+const UNDECLARED_HEADERS: [&str; 11] = [
     "access-control-allow-credentials",
     "access-control-allow-origin",
     "access-control-expose-headers",
@@ -18,6 +19,7 @@ const UNDECLARED_HEADERS: [&str; 10] = [
     "content-length",
     "content-type",
     "date",
+    "link",
     "transfer-encoding",
     "vary",
     "x-content-type-options",

@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 
 use crate::support::{App, Log, START, ada, listen, send};
 
+/// The headers of a request.
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 const SIGN_IN: &str = "https://app.example/sign-in?lang=en";
 
 struct Scene {
@@ -54,6 +57,10 @@ fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
         .headers()
         .get(name)
         .map(|value| value.to_str().unwrap())
+}
+
+fn location(response: &Response) -> Option<String> {
+    header(response, "location").map(ToOwned::to_owned)
 }
 
 #[tokio::test]
@@ -170,7 +177,6 @@ async fn keys_that_are_unavailable_are_503() {
 async fn cookies_need_a_trusted_page_for_unsafe_methods() {
     let scene = Scene::new(&[("CORS_ALLOWED_ORIGINS", "https://app.example")]).await;
     let cookie = format!("hanko={}", scene.token(&ada()));
-    type Headers<'a> = &'a [(&'a str, &'a str)];
     let method = "x-forwarded-method";
     let original = "x-original-method";
     let cross: (&str, &str) = ("sec-fetch-site", "cross-site");
@@ -415,7 +421,6 @@ async fn browsers_are_sent_to_sign_in_and_back() {
         let encoded: String = url::form_urlencoded::byte_serialize(url.as_bytes()).collect();
         format!("{SIGN_IN}&redirect_to={encoded}")
     };
-    let location = |response: &Response| header(response, "location").map(ToOwned::to_owned);
 
     // By the headers of Traefik and Caddy.
     let uri = ("x-forwarded-uri", "/a?b=c&d=/e");
@@ -458,7 +463,18 @@ async fn browsers_are_sent_to_sign_in_and_back() {
         location(&response),
         Some(back("https://site.example:8443//x"))
     );
+}
 
+#[tokio::test]
+async fn nobody_is_sent_back_to_another_site() {
+    let scene = Scene::new(&[("SIGN_IN_URL", SIGN_IN)]).await;
+    let navigate = ("sec-fetch-mode", "navigate");
+    let site = [
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "site.example:8443"),
+    ];
+    let get = ("x-forwarded-method", "GET");
+    let uri = ("x-forwarded-uri", "/a?b=c&d=/e");
     // Without all parts of the URL, nobody is sent back.
     let bare = Some(SIGN_IN.to_owned());
     for headers in [
@@ -507,8 +523,14 @@ async fn browsers_are_sent_to_sign_in_and_back() {
         assert_eq!(response.status(), 302, "{headers:?}");
         assert_eq!(location(&response), bare, "{headers:?}");
     }
+}
 
-    // Only a browser that navigates, and only if another sign-in helps.
+#[tokio::test]
+async fn only_navigation_that_needs_a_sign_in_is_redirected() {
+    let scene = Scene::new(&[("SIGN_IN_URL", SIGN_IN)]).await;
+    let navigate = ("sec-fetch-mode", "navigate");
+    let get = ("x-forwarded-method", "GET");
+    let uri = ("x-forwarded-uri", "/a");
     let cross = ("sec-fetch-site", "cross-site");
     let cookie = format!("hanko={}", scene.token(&ada().unverified_email("a@b.c")));
     for (path, headers, status) in [

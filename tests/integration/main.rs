@@ -26,6 +26,7 @@ mod liveness;
 mod log_capture;
 mod logs;
 mod metrics;
+mod pages;
 mod problems;
 mod recorded;
 mod revocations;

@@ -136,7 +136,7 @@ fn shown(variable: &str, value: &str) -> String {
 }
 
 /// Reads `500ms`, `30s`, `10m` or `12h`.
-pub(super) fn duration(value: &str) -> Result<Duration, String> {
+pub(in crate::app) fn duration(value: &str) -> Result<Duration, String> {
     let problem = || "is not a duration such as 500ms, 30s, 10m or 12h".to_owned();
     let digits_end = value
         .find(|character: char| !character.is_ascii_digit())
