@@ -188,7 +188,7 @@ class Container:
             f'mount -t proc proc {self.root}/proc && mount --bind /dev/null {self.root}/dev/null && '
             f'exec chroot --userspec={user} {self.root} "$@"'
         )
-        self.prefix = ["unshare", "--mount", "--pid", "--fork", "--kill-child=SIGTERM", "sh", "-ec", mounts, "container"]
+        self.prefix = ["unshare", "--mount", "sh", "-ec", mounts, "container"]
 
     def command(self, *words, **variables):
         # No traffic leaves loopback in a test.
