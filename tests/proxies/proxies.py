@@ -153,9 +153,12 @@ class Running:
             connection.putrequest(method, path, skip_accept_encoding=True)
             for name, value in [field for fields in headers for field in fields]:
                 connection.putheader(name, value)
-            if body is not None:
+            is_chunked = isinstance(body, list)
+            if is_chunked:
+                connection.putheader("Transfer-Encoding", "chunked")
+            elif body is not None:
                 connection.putheader("Content-Length", str(len(body)))
-            connection.endheaders(body)
+            connection.endheaders(body, encode_chunked=is_chunked)
             response = connection.getresponse()
             fields = {name.lower(): value for name, value in response.getheaders()}
             return response.status, fields, response.read()
@@ -382,10 +385,18 @@ def check_streams(cases, running, world):
     cases.is_kept_out("WebSocket without credentials", lambda: running.open_websocket(FORGED), 401)
     cases.is_kept_out("WebSocket of another site", lambda: running.open_websocket(ada.cookie, [("Origin", EVIL)]), 403)
 
+    # Requests inside HTTP/2 would pass unguarded.
+    head = ["GET /socket HTTP/1.1", f"Host: 127.0.0.1:{running.port}", "Connection: Upgrade, HTTP2-Settings",
+            "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA", f"{ada.bearer[0][0]}: {ada.bearer[0][1]}"]
+    status, _ = running.raw(head)
+    cases.check("no upgrade to HTTP/2", status != 101, status)
+
     # More than the 256 KiB that poem-hanko reads.
     body = b"x" * 900_000
     seen = cases.passes("a large body", lambda: running.send("POST", "/upload", ada.bearer, body=body))
     cases.check("the site gets all of it", seen.get("length") == len(body), seen)
+    seen = cases.passes("a chunked body", lambda: running.send("POST", "/upload", ada.bearer, body=[body[:400_000]] * 2))
+    cases.check("the site gets all chunks", seen.get("length") == 800_000, seen)
     head = ["POST /upload HTTP/1.1", f"Host: 127.0.0.1:{running.port}", "Content-Length: 500000"]
     if running.proxy.rejects_before_the_body:
         cases.is_kept_out("a body that is never sent", lambda: running.raw(head), 401)
