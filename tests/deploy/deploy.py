@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -188,7 +189,7 @@ class Container:
             f'mount -t proc proc {self.root}/proc && mount --bind /dev/null {self.root}/dev/null && '
             f'exec chroot --userspec={user} {self.root} "$@"'
         )
-        self.prefix = ["unshare", "--mount", "--pid", "--fork", "--kill-child=SIGTERM", "sh", "-ec", mounts, "container"]
+        self.prefix = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", mounts, "container"]
 
     def command(self, *words, **variables):
         # No traffic leaves loopback in a test.
@@ -226,10 +227,13 @@ def check_image(binary, folder, limit):
             require(status(port, "/") == 200, "the container does not serve")
             done = healthcheck()
             require(done.returncode == 0, f"the health check failed: {done.stdout}")
+            # `unshare` has one child, which is the first process of the container.
+            child = int(pathlib.Path(f"/proc/{serve.pid}/task/{serve.pid}/children").read_text())
+            os.kill(child, signal.SIGTERM)
+            require(serve.wait(timeout=20) == 0, f"the container ended with {serve.returncode}")
         finally:
-            serve.terminate()
-            serve.wait(timeout=20)
-        wait_until(lambda: status(port, "/") is None, "the end of the container")
+            # `--kill-child` ends the container with it.
+            serve.kill()
         done = healthcheck()
         require(done.returncode == 1, f"the health check of nothing ended with {done.returncode}: {done.stdout}")
     finally:

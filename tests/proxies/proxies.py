@@ -146,16 +146,19 @@ class Running:
     def origin(self):
         return f"http://127.0.0.1:{self.port}"
 
-    def send(self, method, path, *headers, body=None):
+    def send(self, method, path, *headers, body=None, client="127.0.0.1"):
         """Returns status, fields in lower case and body of the response."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20, source_address=(client, 0))
         try:
             connection.putrequest(method, path, skip_accept_encoding=True)
             for name, value in [field for fields in headers for field in fields]:
                 connection.putheader(name, value)
-            if body is not None:
+            is_chunked = isinstance(body, list)
+            if is_chunked:
+                connection.putheader("Transfer-Encoding", "chunked")
+            elif body is not None:
                 connection.putheader("Content-Length", str(len(body)))
-            connection.endheaders(body)
+            connection.endheaders(body, encode_chunked=is_chunked)
             response = connection.getresponse()
             fields = {name.lower(): value for name, value in response.getheaders()}
             return response.status, fields, response.read()
@@ -203,7 +206,8 @@ class World:
         self.nobody = self.hanko.sign_in()
         self.long = self.hanko.sign_in(note="x" * 11_000)
         self.page = SignInPage(self.ada)
-        self.auth = self.serve("auth", HANKO_API_URL=self.hanko.url, SIGN_IN_URL=self.page.url)
+        self.auth = self.serve("auth", HANKO_API_URL=self.hanko.url, SIGN_IN_URL=self.page.url, ACCESS_LOG="true",
+                               TRUSTED_PROXIES="127.0.0.1/32")
         # Nothing listens there, so that there are no keys.
         self.without_keys = self.serve("auth-without-keys", HANKO_API_URL=f"http://127.0.0.1:{free_port()}")
 
@@ -216,13 +220,19 @@ class World:
             process = subprocess.Popen(
                 [self.binary, "serve"], cwd=folder, stdout=output, stderr=output,
                 env={"PATH": os.environ["PATH"], "PORT": str(port), "HANKO_SESSION_MODE": "stateless",
-                     "RUST_LOG": "warn", **variables},
+                     "LOG_FORMAT": "json", **variables},
             )
         self.processes.append(process)
         wait_until(lambda: accepts(port) or process.poll() is not None, "poem-hanko")
         if process.poll() is not None:
             sys.exit(f"error: poem-hanko ended: {(folder / 'output').read_text()}")
         return port
+
+    def access(self, request_id):
+        """Returns the line of a request in the access log."""
+        lines = (self.folder / "auth/output").read_text().splitlines()
+        found = (json.loads(line) for line in lines if request_id in line)
+        return next((line for line in found if line["event"] == "access"), None)
 
     def stop(self):
         for process in self.processes:
@@ -286,6 +296,18 @@ def check_sessions(cases, running, world):
     identity = dict(json.loads(body)["headers"]).get("x-hanko-user-id") if status == 200 else None
     cases.check("the client cannot remove the identity", status == 400 or identity == ada.user_id, (status, body))
     cases.passes("a token of 15 KiB", lambda: send("GET", "/page", world.long.cookie))
+
+
+def check_log(cases, running, world):
+    forged = [("X-Forwarded-For", "203.0.113.9"), ("Forwarded", "for=203.0.113.9")]
+    response = cases.is_kept_out("a rejection",
+                                 lambda: running.send("GET", "/page", forged, client="127.0.0.2"), 401)
+    request_id = response[1].get("x-request-id", "")
+    cases.check("its X-Request-Id reaches the client", request_id, response)
+    if request_id:
+        wait_until(lambda: world.access(request_id), "the access log")
+        line = world.access(request_id)
+        cases.check("the log names the client", (line["client"], line["status"]) == ("127.0.0.2", 401), line)
 
 
 def check_cross_site(cases, running, world):
@@ -363,10 +385,18 @@ def check_streams(cases, running, world):
     cases.is_kept_out("WebSocket without credentials", lambda: running.open_websocket(FORGED), 401)
     cases.is_kept_out("WebSocket of another site", lambda: running.open_websocket(ada.cookie, [("Origin", EVIL)]), 403)
 
+    # Requests inside HTTP/2 would pass unguarded.
+    head = ["GET /socket HTTP/1.1", f"Host: 127.0.0.1:{running.port}", "Connection: Upgrade, HTTP2-Settings",
+            "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA", f"{ada.bearer[0][0]}: {ada.bearer[0][1]}"]
+    status, _ = running.raw(head)
+    cases.check("no upgrade to HTTP/2", status != 101, status)
+
     # More than the 256 KiB that poem-hanko reads.
     body = b"x" * 900_000
     seen = cases.passes("a large body", lambda: running.send("POST", "/upload", ada.bearer, body=body))
     cases.check("the site gets all of it", seen.get("length") == len(body), seen)
+    seen = cases.passes("a chunked body", lambda: running.send("POST", "/upload", ada.bearer, body=[body[:400_000]] * 2))
+    cases.check("the site gets all chunks", seen.get("length") == 800_000, seen)
     head = ["POST /upload HTTP/1.1", f"Host: 127.0.0.1:{running.port}", "Content-Length: 500000"]
     if running.proxy.rejects_before_the_body:
         cases.is_kept_out("a body that is never sent", lambda: running.raw(head), 401)
@@ -420,10 +450,22 @@ def check_requirement(cases, running, world):
     cases.is_kept_out("no e-mail address", lambda: running.send("GET", "/page", world.nobody.bearer), 403)
 
 
+def check_static_site(cases, world, proxy):
+    """A site of files, as docs/forward-auth.md shows it."""
+    folder = world.folder / "www"
+    folder.mkdir()
+    (folder / "page.html").write_text("a page")
+    running = Running(world, proxy, "static", world.auth, [("proxy_pass http://site;", f"root {folder};")])
+    cases.is_kept_out("a file without credentials", lambda: running.send("GET", "/page.html"), 401)
+    response = running.send("GET", "/page.html", world.ada.cookie)
+    cases.check("a file with a session", response[0] == 200 and response[2] == b"a page", response)
+    running.stop()
+
+
 def run(world, proxy):
     cases = Cases(proxy, world.site)
     running = Running(world, proxy, "main", world.auth)
-    for check in (check_sessions, check_cross_site, check_forged_identity, check_paths, check_streams, check_sign_in):
+    for check in (check_sessions, check_log, check_cross_site, check_forged_identity, check_paths, check_streams, check_sign_in):
         check(cases, running, world)
     running.stop()
 
@@ -440,6 +482,9 @@ def run(world, proxy):
         running = Running(world, proxy, "requirement", world.auth, [(old, "/forward-auth?verified_email")])
         check_requirement(cases, running, world)
         running.stop()
+
+    if proxy.name == "nginx":
+        check_static_site(cases, world, proxy)
     print(f"{proxy.name}: {cases.count} cases, {cases.failures} failed", flush=True)
     return cases.failures
 
@@ -453,7 +498,7 @@ def main():
             proxies = [kind(programs) for kind in (Nginx, Traefik, Caddy, Envoy)]
             failures = sum(run(world, proxy) for proxy in proxies if not wanted or proxy.name.lower() in wanted)
             logs = "".join(path.read_text(errors="replace") for path in world.folder.glob("auth*/output"))
-            if world.ada.token in logs or "panic" in logs:
+            if "panic" in logs or any(session.token in logs for session in (world.ada, world.bob, world.nobody)):
                 sys.exit(f"error: poem-hanko logged a token or a panic: {logs}")
         finally:
             world.stop()

@@ -125,7 +125,7 @@ class Site:
             def serve(self):
                 length = self.read_body()
                 site.requests.append(self.path)
-                if self.headers.get("Upgrade", "").lower() == "websocket":
+                if "Upgrade" in self.headers:
                     self.upgrade()
                 elif self.path.startswith("/site/"):
                     self.reply(site.PAGE, "text/html")
@@ -145,10 +145,10 @@ class Site:
                 return total
 
             def upgrade(self):
-                """Opens a WebSocket (RFC 6455) and sends back every byte."""
-                key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+                """Opens a WebSocket (RFC 6455), or switches to any other protocol, and sends back every byte."""
+                key = self.headers.get("Sec-WebSocket-Key", "") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
                 self.send_response(101)
-                self.send_header("Upgrade", "websocket")
+                self.send_header("Upgrade", self.headers["Upgrade"])
                 self.send_header("Connection", "Upgrade")
                 self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key.encode()).digest()).decode())
                 self.end_headers()
