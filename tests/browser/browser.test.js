@@ -301,7 +301,8 @@ test("the operations of the application come first", async () => {
   await page.goto(`${api}/docs`);
   await page.locator(".opblock").first().waitFor();
   const ids = await page.locator(".opblock .opblock-summary-operation-id").allInnerTexts();
-  assert.deepEqual(ids.slice(0, 3), ["getGreeting", "getProtectedGreeting", "getMe"], ids.join(", "));
+  const places = ["getGreeting", "getMe", "receiveHankoWebhook", "getLiveness"].map((id) => ids.indexOf(id));
+  assert.ok(places.every((place, index) => place > (places[index - 1] ?? -1)), ids.join(", "));
   page.assertFaultless();
   await page.context().close();
 });
