@@ -107,7 +107,16 @@ fn requires_only_session(operation: &MetaOperation) -> bool {
     let is_optional = operation.security.iter().any(HashMap::is_empty);
     let needs_more = operation.params.iter().any(|parameter| parameter.required)
         || operation.request.as_ref().is_some_and(|body| body.required);
-    has_scheme && !is_optional && !needs_more
+    let guards = [
+        ProblemType::INSUFFICIENT_PERMISSION,
+        ProblemType::SIGN_IN_TOO_OLD,
+    ];
+    let is_guarded = operation.responses.responses.iter().any(|response| {
+        guards
+            .iter()
+            .any(|problem_type| response.description.contains(problem_type.uri()))
+    });
+    has_scheme && !is_optional && !needs_more && !is_guarded
 }
 
 impl SignInDesk {

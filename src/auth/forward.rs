@@ -128,18 +128,19 @@ impl ForwardAuth {
 
     async fn decide(&self, request: &Request, original: &Original<'_>) -> Result<Session, Denial> {
         let query = match original.source {
+            // A proxy that tells the method and the URI by headers is configured with a path that ends in a slash, which would
+            // drop its requirements.
+            Source::Request if has_original(request.headers()) => {
+                return Err(malformed(
+                    request,
+                    "a request below forward-auth has headers of the original request",
+                ));
+            }
             Source::Request => Query::default(),
             Source::Forwarded | Source::Original => {
-                Query::parse(request.uri().query().unwrap_or("")).ok_or_else(|| {
-                    let hanko = request.data::<Hanko>();
-                    if let Some(hanko) = hanko {
-                        hanko.sampler().log(
-                            Line::ForwardAuthQuery,
-                            &"the query of forward-auth is malformed",
-                        );
-                    }
-                    Denial::MalformedQuery
-                })?
+                let query = request.uri().query().unwrap_or("");
+                Query::parse(query)
+                    .ok_or_else(|| malformed(request, "the query of forward-auth is malformed"))?
             }
         };
         let outcome = self.authenticate(request, original, &query).await;
@@ -246,6 +247,26 @@ impl ForwardAuth {
     }
 }
 
+/// Whether a proxy tells by a header what the original request was.
+fn has_original(headers: &HeaderMap) -> bool {
+    [
+        &FORWARDED_METHOD,
+        &FORWARDED_URI,
+        &ORIGINAL_METHOD,
+        &ORIGINAL_URI,
+    ]
+    .into_iter()
+    .any(|name| headers.contains_key(name))
+}
+
+/// Logs that a proxy is not configured as documented, without anything of the request.
+fn malformed(request: &Request, reason: &'static str) -> Denial {
+    if let Some(hanko) = request.data::<Hanko>() {
+        hanko.sampler().log(Line::ForwardAuthQuery, &reason);
+    }
+    Denial::MalformedQuery
+}
+
 impl Original<'_> {
     /// Whether a page of any site may have made the browser send this request.
     fn is_safe(&self, headers: &HeaderMap) -> bool {
@@ -308,7 +329,9 @@ impl Query {
                 Some(("claim", claim)) => {
                     let (name, value) = claim.split_once(':')?;
                     let name = percent_decode(name).filter(|name| !name.is_empty())?;
-                    parsed.claims.push((name, percent_decode(value)?));
+                    // An unset variable of the proxy would let in users for whom the claim is empty.
+                    let value = percent_decode(value).filter(|value| !value.is_empty())?;
+                    parsed.claims.push((name, value));
                 }
                 _ => return None,
             }

@@ -8,8 +8,7 @@ use serde_json::{Number, Value};
 use super::challenge::Challenge;
 use crate::{hanko::Session, problem::ProblemType};
 
-/// Numbers below this have one representation as an IEEE 754 double, so two of them are equal only if their texts are
-/// (RFC 8259 section 6).
+/// Integers below this have an IEEE 754 double of their own (RFC 8259 section 6).
 const FIRST_INEXACT_NUMBER: f64 = 9_007_199_254_740_992.0;
 
 /// What a [`Guard`](super::Guard) requires of a session.
@@ -114,10 +113,14 @@ impl Requirement {
     /// [`ProblemType::SIGN_IN_TOO_OLD`] if another sign-in would help.
     ///
     /// # Panics
-    /// If the status of the type is not 402 to 499: only authentication itself, and what another sign-in would help, reject
-    /// with 401. In a constant, this is an error of the compiler.
+    /// If the status of the type is not 402 to 499, or if another sign-in would help: only authentication and guards on the
+    /// sign-in reject with 401. In a constant, this is an error of the compiler.
     #[must_use]
     pub const fn with_problem(mut self, problem_type: ProblemType) -> Self {
+        assert!(
+            !self.0.concerns_sign_in(),
+            "a guard on the sign-in rejects with 401"
+        );
         assert!(
             problem_type.status_code() >= 402 && problem_type.status_code() <= 499,
             "the problem type of a guard has a status from 402 to 499"
@@ -135,11 +138,16 @@ impl Requirement {
 
 impl ClaimRequirement {
     /// Requires the claim to be this string: the same characters, in the same case, with nothing around them.
+    ///
+    /// # Panics
+    /// If the string is empty: a JWT template makes an empty string of what a user does not have. In a constant, this is an
+    /// error of the compiler.
     pub const fn equals(self, value: &'static str) -> Requirement {
+        assert!(!value.is_empty(), "the string is empty");
         self.expecting(Expected::String(value))
     }
 
-    /// Requires the claim to be this number. Numbers compare by value: 3, 3.0 and 3e0 are equal.
+    /// Requires the claim to be this number. Numbers compare by value, as IEEE 754 doubles: 3, 3.0 and 3e0 are equal.
     ///
     /// # Panics
     /// If a number of this size cannot be compared exactly: its magnitude is 2^53 or more, or it is not finite. In a constant,
@@ -345,6 +353,24 @@ impl<'a> Rule<'a> {
         })
     }
 
+    /// Whether it consists of anything that another sign-in would help.
+    const fn concerns_sign_in(&self) -> bool {
+        match self.test {
+            Test::SignedInWithin { .. } | Test::SignedInWith { .. } => true,
+            Test::All(rules) | Test::Any(rules) => {
+                let mut index = 0;
+                while index < rules.len() {
+                    if rules[index].concerns_sign_in() {
+                        return true;
+                    }
+                    index += 1;
+                }
+                false
+            }
+            _ => false,
+        }
+    }
+
     /// Whether no session meets the rule without a confirmation by Hanko.
     pub(super) fn is_always_live(&self) -> bool {
         match self.test {
@@ -399,8 +425,13 @@ impl<'a> Rule<'a> {
     fn evaluate_any(&self, rules: &[Rule<'_>], session: &Session, is_live: bool) -> Outcome {
         let mut reported: Option<Unmet> = None;
         let mut is_met_if_live = false;
+        let mut max_ages = Vec::new();
         for rule in rules {
-            match rule.evaluate(session, is_live) {
+            let outcome = rule.evaluate(session, is_live);
+            if let Outcome::Unmet(unmet) = &outcome {
+                max_ages.extend(unmet.max_age());
+            }
+            match outcome {
                 Outcome::Met => return Outcome::Met,
                 Outcome::IfLive => is_met_if_live = true,
                 // The client can do something about a sign-in, so that one is reported.
@@ -417,10 +448,19 @@ impl<'a> Rule<'a> {
         if is_met_if_live {
             return Outcome::IfLive;
         }
-        Outcome::Unmet(match reported {
+        let mut unmet = match reported {
             Some(reported) => self.unmet_like(reported),
             None => self.unmet(),
-        })
+        };
+        match &mut unmet.challenge {
+            // They are one way of several.
+            Some(Challenge::InsufficientScope { scope, .. }) => *scope = None,
+            Some(Challenge::InsufficientUserAuthentication { max_age, .. }) => {
+                *max_age = max_ages.into_iter().max();
+            }
+            _ => {}
+        }
+        Outcome::Unmet(unmet)
     }
 
     /// Returns the rejection by a rule that consists of no others.
@@ -508,12 +548,18 @@ impl<'a> Rule<'a> {
 
     /// Returns the problem types as which a request may be rejected.
     pub(crate) fn problem_types(&self) -> Vec<ProblemType> {
-        if let Some(problem_type) = self.problem_type {
-            return vec![problem_type];
-        }
-        match self.test {
-            Test::All(rules) | Test::Any(rules) => {
-                rules.iter().flat_map(Self::problem_types).collect()
+        let own = match self.test {
+            Test::All(rules) => rules.iter().flat_map(Self::problem_types).collect(),
+            Test::Any(rules) => {
+                let of_each: Vec<_> = rules.iter().map(Self::problem_types).collect();
+                if of_each.iter().any(Vec::is_empty) {
+                    // Hanko decides, and what it rejects has no session.
+                    vec![]
+                } else if of_each.contains(&vec![ProblemType::SIGN_IN_TOO_OLD]) {
+                    vec![ProblemType::SIGN_IN_TOO_OLD]
+                } else {
+                    of_each.concat()
+                }
             }
             Test::Live => vec![],
             Test::SignedInWithin { .. } | Test::SignedInWith { .. } => {
@@ -522,6 +568,10 @@ impl<'a> Rule<'a> {
             Test::VerifiedEmail | Test::Claim { .. } | Test::Custom { .. } => {
                 vec![ProblemType::INSUFFICIENT_PERMISSION]
             }
+        };
+        match self.problem_type {
+            Some(problem_type) if !own.is_empty() => vec![problem_type],
+            _ => own,
         }
     }
 
@@ -537,6 +587,13 @@ impl<'a> Rule<'a> {
 impl Unmet {
     fn asks_for_sign_in(&self) -> bool {
         self.problem_type == ProblemType::SIGN_IN_TOO_OLD
+    }
+
+    fn max_age(&self) -> Option<u64> {
+        match self.challenge {
+            Some(Challenge::InsufficientUserAuthentication { max_age, .. }) => max_age,
+            _ => None,
+        }
     }
 }
 
@@ -653,11 +710,18 @@ impl Display for Expected<'_> {
 }
 
 fn join(formatter: &mut fmt::Formatter<'_>, rules: &[Rule<'_>], word: &str) -> fmt::Result {
+    let rules: Vec<&Rule<'_>> = rules.iter().filter(|rule| !rule.is_empty()).collect();
     for (index, rule) in rules.iter().enumerate() {
         if index > 0 {
             formatter.write_str(word)?;
         }
-        write!(formatter, "{rule}")?;
+        let is_nested = rules.len() > 1
+            && matches!(rule.test, Test::All(parts) | Test::Any(parts) if parts.len() > 1);
+        if is_nested {
+            write!(formatter, "({rule})")?;
+        } else {
+            write!(formatter, "{rule}")?;
+        }
     }
     Ok(())
 }

@@ -85,7 +85,29 @@ fn document_requirement(operation: &mut MetaOperation, requirement: &Requirement
     }));
     for problem_type in requirement.rule().problem_types() {
         problem_type.remember();
-        document(&mut operation.responses.responses, problem_type);
+        let responses = &mut operation.responses.responses;
+        // A response of the handler's own may have the same status.
+        let status = Some(problem_type.status().as_u16());
+        if let Some(response) = responses.iter_mut().find(|known| known.status == status)
+            && !is_problem(response)
+        {
+            response.content.push(problem_content());
+        }
+        document(responses, problem_type);
+    }
+}
+
+fn is_problem(response: &MetaResponse) -> bool {
+    response
+        .content
+        .iter()
+        .any(|content| content.content_type == CONTENT_TYPE_PROBLEM)
+}
+
+fn problem_content() -> MetaMediaType {
+    MetaMediaType {
+        content_type: CONTENT_TYPE_PROBLEM,
+        schema: Problem::schema_ref(),
     }
 }
 
@@ -138,11 +160,7 @@ fn document(responses: &mut Vec<MetaResponse>, problem_type: ProblemType) {
         responses.push(added);
         return;
     };
-    let is_problem = response
-        .content
-        .iter()
-        .any(|content| content.content_type == CONTENT_TYPE_PROBLEM);
-    if is_problem {
+    if is_problem(response) {
         response.description = add_problem_type(
             add_text(response.description, added.description),
             problem_type,
@@ -219,10 +237,7 @@ fn response_of(problem_type: ProblemType) -> MetaResponse {
         description: add_problem_type(description, problem_type),
         status: Some(problem_type.status().as_u16()),
         status_range: None,
-        content: vec![MetaMediaType {
-            content_type: CONTENT_TYPE_PROBLEM,
-            schema: Problem::schema_ref(),
-        }],
+        content: vec![problem_content()],
         headers,
     }
 }

@@ -139,6 +139,11 @@ impl Form {
             Err(error) => return Err(format!("This is not JSON: {error}.")),
         };
         for name in claims.keys() {
+            if name == "cnf" {
+                return Err(
+                    "`cnf` binds a token to a key, and such tokens are rejected.".to_owned(),
+                );
+            }
             if Person::RESERVED_CLAIMS.contains(&name.as_str()) {
                 return Err(format!(
                     "`{name}` cannot be a custom claim: Hanko sets it, and ignores it in a JWT template."

@@ -5,7 +5,7 @@ use poem_hanko::{
     AnyOf, App, Document, Fresh, Guard, HankoAuth, JsonBody, Live, ProblemType, Requirement,
     VerifiedEmail, WithProblems,
 };
-use poem_openapi::{Object, OpenApi, OpenApiService, payload::Json};
+use poem_openapi::{ApiResponse, Object, OpenApi, OpenApiService, payload::Json};
 use serde_json::{Value, json};
 
 use super::{Scene, ada, get, seen};
@@ -25,6 +25,13 @@ impl Guard for Paying {
 #[derive(Object)]
 struct Note {
     text: String,
+}
+
+#[derive(ApiResponse)]
+enum Own {
+    /// Not today.
+    #[oai(status = 403)]
+    Forbidden,
 }
 
 struct Api;
@@ -52,8 +59,36 @@ impl Api {
 
     /// Export
     #[oai(path = "/export", method = "get", operation_id = "export")]
-    async fn export(&self, _auth: HankoAuth<AnyOf<(Paying, Live)>>) -> JsonBody<u8> {
+    async fn export(&self, _auth: HankoAuth<(Paying, Live)>) -> JsonBody<u8> {
         JsonBody(1)
+    }
+
+    /// Nested
+    #[allow(clippy::type_complexity, reason = "it nests")]
+    #[oai(path = "/nested", method = "get", operation_id = "nested")]
+    async fn nested(
+        &self,
+        _auth: HankoAuth<(AnyOf<(Paying, VerifiedEmail)>, (), Fresh<60>)>,
+    ) -> JsonBody<u8> {
+        JsonBody(1)
+    }
+
+    /// Sign in again
+    #[oai(path = "/again", method = "get", operation_id = "again")]
+    async fn again(&self, _auth: HankoAuth<AnyOf<(VerifiedEmail, Fresh<60>)>>) -> JsonBody<u8> {
+        JsonBody(1)
+    }
+
+    /// Let Hanko decide
+    #[oai(path = "/live", method = "get", operation_id = "live")]
+    async fn live(&self, _auth: HankoAuth<AnyOf<(Paying, Live)>>) -> JsonBody<u8> {
+        JsonBody(1)
+    }
+
+    /// With a response of its own
+    #[oai(path = "/own", method = "get", operation_id = "own")]
+    async fn own(&self, _auth: HankoAuth<VerifiedEmail>) -> Own {
+        Own::Forbidden
     }
 
     /// Without a guard
@@ -111,7 +146,7 @@ async fn guarded_operations_state_what_they_require() {
     );
     assert_eq!(
         operation("/export", "get")["description"],
-        "Requires the claim `plan` to be `pro`, or that Hanko confirms the session now."
+        "Requires the claim `plan` to be `pro`, and that Hanko confirms the session now."
     );
     assert_eq!(operation("/plain", "get")["description"], Value::Null);
     assert_eq!(examples("/read", "get", "403"), ["insufficient-permission"]);
@@ -124,6 +159,18 @@ async fn guarded_operations_state_what_they_require() {
         ["invalid-token", "missing-credentials", "sign-in-too-old"]
     );
     assert_eq!(examples("/export", "get", "402"), ["document-upgrade"]);
+    assert_eq!(
+        operation("/nested", "get")["description"],
+        "Requires (the claim `plan` to be `pro`, or a verified e-mail address), and a sign-in within the last 60 seconds."
+    );
+    // Only what can occur.
+    assert!(examples("/again", "get", "401").contains(&"sign-in-too-old".to_owned()));
+    assert!(examples("/again", "get", "403").is_empty());
+    assert!(examples("/live", "get", "402").is_empty());
+    // Beside a response of the handler's own.
+    assert_eq!(examples("/own", "get", "403"), ["insufficient-permission"]);
+    let own = &operation("/own", "get")["responses"]["403"]["description"];
+    assert!(own.as_str().unwrap().starts_with("Not today."));
     assert!(examples("/plain", "get", "403").is_empty());
     let forbidden = &operation("/write", "post")["responses"]["403"];
     assert!(forbidden["headers"]["WWW-Authenticate"].is_object());

@@ -473,6 +473,80 @@ async fn fresh_sign_in_grows_old() {
 }
 
 #[tokio::test]
+async fn challenge_of_any_names_no_single_way() {
+    let (local_hanko, builder) = local_hanko(&ManualClock::new(START)).await;
+    let hanko = builder.build().unwrap();
+    hanko.wait_for_key_set_fetches(1).await;
+    let old = ada()
+        .unverified_email("a@b.c")
+        .signed_in_ago(Duration::from_hours(1));
+    let token = local_hanko.sign_in(&old).token;
+    let challenge = async |[way, ..]: [BoxEndpoint<'static>; 3]| {
+        let client = TestClient::new(way.data(hanko.clone()));
+        get(&client, "/", &token).await.challenge.unwrap()
+    };
+    let scopes = challenge(ways::<AnyOf<(Writer, VerifiedEmail)>>()).await;
+    assert!(!scopes.contains(" scope="), "{scopes}");
+    let ages = challenge(ways::<AnyOf<(Fresh<60>, Fresh<300>)>>()).await;
+    assert!(ages.ends_with(r#", max_age="300""#), "{ages}");
+}
+
+#[tokio::test]
+async fn numbers_compare_by_value_however_they_are_written() {
+    let (local_hanko, builder) = local_hanko(&ManualClock::new(START)).await;
+    let hanko = builder.build().unwrap();
+    hanko.wait_for_key_set_fetches(1).await;
+    let [way, ..] = ways::<Level>();
+    let client = TestClient::new(way.data(hanko.clone()));
+    let claims = serde_json::to_string(&local_hanko.claims_of(&ada())).unwrap();
+    let header = format!(r#"{{"alg":"RS256","kid":"{}"}}"#, local_hanko.kid());
+    for (number, status) in [
+        ("3", 200),
+        ("3.0", 200),
+        ("3e0", 200),
+        ("30e-1", 200),
+        ("3.0000001", 403),
+        ("-3", 403),
+        ("18446744073709551619", 403),
+        ("9007199254740993", 403),
+        // No number that a double holds, and two claims of one name: no such token is accepted.
+        ("1e400", 401),
+        ("2,\"level\":3", 401),
+    ] {
+        let payload = claims.replacen('{', &format!(r#"{{"level":{number},"#), 1);
+        let token = local_hanko.sign_raw(header.as_bytes(), payload.as_bytes());
+        assert_eq!(get(&client, "/", &token).await.status, status, "{number}");
+    }
+}
+
+#[tokio::test]
+async fn unusual_issue_dates_are_no_fresh_sign_in() {
+    let (local_hanko, builder) = local_hanko(&ManualClock::new(START)).await;
+    let hanko = builder.build().unwrap();
+    hanko.wait_for_key_set_fetches(1).await;
+    let [way, ..] = ways::<Fresh<300>>();
+    let client = TestClient::new(way.data(hanko.clone()));
+    let now = START.as_secs_f64();
+    for (iat, status) in [
+        (json!(now - 299.5), 200),
+        (json!(now - 300.5), 401),
+        // Within the leeway.
+        (json!(now + 10.0), 200),
+        (json!(now + 60.0), 401),
+        (json!(null), 401),
+        (json!(now.to_string()), 401),
+    ] {
+        let mut claims = local_hanko.claims_of(&ada());
+        claims.insert("iat".to_owned(), iat.clone());
+        let token = local_hanko.sign_claims(&claims);
+        assert_eq!(get(&client, "/", &token).await.status, status, "{iat}");
+        claims.remove("iat");
+        let token = local_hanko.sign_claims(&claims);
+        assert_eq!(get(&client, "/", &token).await.status, 401, "no iat");
+    }
+}
+
+#[tokio::test]
 async fn unauthenticated_session_meets_no_guard() {
     guards! {
         Anybody = Requirement::that("nothing", |_| true);
