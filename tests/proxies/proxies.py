@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 
-from world import WEBSOCKET_KEY, Hanko, SignInPage, Site, accepts, free_port, wait_until
+from world import WEBSOCKET_KEY, Hanko, Recorder, SignInPage, Site, accepts, free_port, wait_until
 
 DEPLOY = pathlib.Path(__file__).resolve().parents[2] / "deploy"
 EVIL = "https://evil.example"
@@ -444,6 +444,14 @@ def check_without_keys(cases, running, world):
     cases.is_kept_out("no credentials without keys", lambda: running.send("GET", "/page"), 401)
 
 
+def check_what_is_sent(cases, running, recorder):
+    for name, body in (("a body", b"x" * 900_000), ("a chunked body", [b"x" * 900_000])):
+        recorder.requests.clear()
+        cases.passes(f"{name} to a recorder", lambda: running.send("POST", "/upload", body=body))
+        sent = [(fields.get("content-length", "0"), fields.get("transfer-encoding")) for fields in recorder.requests]
+        cases.check(f"{name} is not sent to poem-hanko", sent == [("0", None)], sent)
+
+
 def check_requirement(cases, running, world):
     cases.passes("a verified e-mail address", lambda: running.send("GET", "/page?x", world.ada.bearer))
     cases.is_kept_out("an unverified e-mail address", lambda: running.send("GET", "/page?x", world.bob.bearer), 403)
@@ -471,6 +479,11 @@ def run(world, proxy):
 
     running = Running(world, proxy, "without-keys", world.without_keys)
     check_without_keys(cases, running, world)
+    running.stop()
+
+    recorder = Recorder()
+    running = Running(world, proxy, "recorder", recorder.port)
+    check_what_is_sent(cases, running, recorder)
     running.stop()
 
     running = Running(world, proxy, "without-auth", free_port())

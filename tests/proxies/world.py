@@ -161,6 +161,23 @@ class Site:
         self.port = Server(Echo).port
 
 
+class Recorder:
+    """Takes the place of poem-hanko, lets everything through and records the fields that a proxy sends."""
+
+    def __init__(self):
+        self.requests = []
+        recorder = self
+
+        class Allow(Handler):
+            def allow(self):
+                recorder.requests.append({name.lower(): value for name, value in self.headers.items()})
+                self.reply(b"", "text/plain")
+
+            do_GET = do_POST = allow
+
+        self.port = Server(Allow).port
+
+
 class SignInPage:
     """Signs a user in as a page with Hanko's frontend SDK does: the cookie is set by a script, for the whole host."""
 
