@@ -162,11 +162,11 @@ impl Program {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut log = Vec::new();
         let mut address = None;
-        // The limits are logged after the address.
-        while !log
-            .iter()
-            .any(|line: &String| line.contains("limits of this process"))
-        {
+        let has_limits = |log: &[String]| {
+            log.iter()
+                .any(|line| line.contains("limits of this process"))
+        };
+        while address.is_none() || !has_limits(&log) {
             let line = lines.next().expect("it goes on").unwrap();
             let found = line.split("address=").nth(1);
             let found = found.and_then(|rest| rest.split(' ').next());
