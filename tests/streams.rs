@@ -83,7 +83,8 @@ fn start_server(hanko_url: &str) -> (Process, String) {
     let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
     let url = log.by_ref().find_map(|line| {
         let line = line.unwrap();
-        let (_, rest) = line.split_once("listening address=")?;
+        let (_, fields) = line.split_once(r#"event="listening""#)?;
+        let (_, rest) = fields.split_once(" address=")?;
         let address = rest.split(' ').next()?;
         Some(format!("http://{address}"))
     });
