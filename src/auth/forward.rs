@@ -88,6 +88,7 @@ impl From<Rejection> for Denial {
 
 impl ForwardAuth {
     /// `path` begins with a slash and does not end in one.
+    #[cfg(feature = "server")]
     pub(crate) fn new(path: String, sign_in_url: Option<Url>) -> Self {
         Self { path, sign_in_url }
     }
