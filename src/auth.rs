@@ -13,6 +13,7 @@ mod requirement;
 pub use challenge::Challenge;
 #[cfg(feature = "server")]
 pub(crate) use credentials::comes_from_trusted_page;
+pub(crate) use credentials::is_safe;
 pub use extractor::{
     BEARER_SCHEME, COOKIE_SCHEME, HankoAuth, OptionalHankoAuth, Require, Required, authenticate,
     require,

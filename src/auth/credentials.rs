@@ -19,8 +19,7 @@ impl<'a> Credentials<'a> {
         hanko: &Hanko,
     ) -> Result<Option<Self>, Rejection> {
         // A page of any site can open a WebSocket, with a GET that is not subject to CORS.
-        let is_safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
-            && !headers.contains_key(UPGRADE);
+        let is_safe = is_safe(method) && !headers.contains_key(UPGRADE);
         let is_trusted = || comes_from_trusted_page(headers, hanko);
         Self::select(headers, hanko, is_safe, is_trusted)
     }
@@ -47,6 +46,11 @@ impl<'a> Credentials<'a> {
     pub(super) fn token(&self) -> &'a [u8] {
         self.0
     }
+}
+
+/// Whether a page of any site may send a cookie with this method. TRACE, which HTTP calls safe, is not among them.
+pub(crate) fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
 /// Returns the token of an `Authorization: Bearer` header (RFC 6750 section 2.1). Other schemes are ignored.

@@ -1,5 +1,6 @@
 //! Forward-auth: a proxy asks before it passes a request on whether the request has a session.
 
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use poem::{
     Request, Response,
     http::{
@@ -11,7 +12,7 @@ use url::Url;
 
 use super::{
     challenge::Challenge,
-    credentials::{self, Credentials},
+    credentials::{self, Credentials, is_safe},
     extractor,
     rejection::Rejection,
     requirement::{Outcome, Rule, Unmet},
@@ -48,7 +49,7 @@ pub(crate) struct ForwardAuth {
 
 /// The request that the proxy asks about.
 struct Original<'a> {
-    /// `None` if it is not known to be exactly one known method.
+    /// `None` unless it is exactly one method.
     method: Option<Method>,
     uri: Option<&'a str>,
     source: Source,
@@ -194,21 +195,16 @@ impl ForwardAuth {
         } else {
             (Source::Forwarded, single(headers, &FORWARDED_URI))
         };
-        let named: Vec<&HeaderName> = [&FORWARDED_METHOD, &ORIGINAL_METHOD]
+        let methods: Option<Vec<Method>> = [&FORWARDED_METHOD, &ORIGINAL_METHOD]
             .into_iter()
             .filter(|name| is_present(name))
+            .map(|name| single(headers, name)?.parse().ok())
             .collect();
-        let methods: Vec<Option<Method>> = named
-            .iter()
-            .map(|name| known_method(single(headers, name)))
-            .collect();
-        let method = match &methods[..] {
-            [method] => method.clone(),
-            // The safer of two: one that is not known, or the one that changes something.
-            [Some(first), Some(second)] if is_safe(first) => Some(second.clone()),
-            [Some(first), Some(_)] => Some(first.clone()),
-            _ => None,
-        };
+        // Of two methods, one that changes something.
+        let method = methods.and_then(|methods| {
+            let unsafe_first = |first, second| if is_safe(&first) { second } else { first };
+            methods.into_iter().reduce(unsafe_first)
+        });
         Original {
             method,
             uri,
@@ -283,11 +279,8 @@ impl Original<'_> {
             // Envoy and Gateway API forward neither unless told to, so their absence says nothing there.
             return self.source != Source::Request;
         }
-        let is_own = Self::site(headers).is_some_and(|site| {
-            let mut origins = headers.get_all(ORIGIN).iter();
-            let origin = origins.next();
-            origin.is_some_and(|origin| origin == site.as_str()) && origins.next().is_none()
-        });
+        let is_own =
+            Self::site(headers).is_some_and(|site| single(headers, &ORIGIN) == Some(&*site));
         is_own || credentials::comes_from_trusted_page(headers, hanko)
     }
 
@@ -362,19 +355,17 @@ impl Query {
     }
 }
 
+/// Decodes text in which each `%` begins an encoded byte; the library would leave others as they are.
 fn percent_decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let mut digit = || char::from(rest.next()?).to_digit(16);
-        let value = digit()? * 16 + digit()?;
-        bytes.push(u8::try_from(value).ok()?);
+    let is_hex = |digits: &str| {
+        let digits = digits.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !text.split('%').skip(1).all(is_hex) {
+        return None;
     }
-    String::from_utf8(bytes).ok()
+    let decoded = percent_decode_str(text).decode_utf8().ok()?;
+    Some(decoded.into_owned())
 }
 
 /// Returns the value of a header that occurs once, as text.
@@ -385,26 +376,6 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
         return None;
     }
     value.to_str().ok()
-}
-
-fn known_method(name: Option<&str>) -> Option<Method> {
-    [
-        Method::GET,
-        Method::HEAD,
-        Method::OPTIONS,
-        Method::POST,
-        Method::PUT,
-        Method::PATCH,
-        Method::DELETE,
-        Method::TRACE,
-        Method::CONNECT,
-    ]
-    .into_iter()
-    .find(|method| Some(method.as_str()) == name)
-}
-
-fn is_safe(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
 /// Returns the response to a rejection. Proxies understand 401 and 403 only; nginx turns anything else into 500.
@@ -439,17 +410,6 @@ fn identity(session: &Session) -> Response {
 
 /// Percent-encodes `%` and everything but visible ASCII.
 fn encode_address(email: &EmailClaim) -> String {
-    email
-        .address
-        .bytes()
-        .flat_map(|byte| {
-            let encoded = if byte.is_ascii_graphic() && byte != b'%' {
-                format!("{}", char::from(byte))
-            } else {
-                format!("%{byte:02X}")
-            };
-            encoded.into_bytes()
-        })
-        .map(char::from)
-        .collect()
+    const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
+    utf8_percent_encode(&email.address, ENCODED).to_string()
 }

@@ -611,9 +611,10 @@ impl Expected<'_> {
             (Self::String(expected), Value::String(claim)) => claim == expected,
             (Self::Number(expected), Value::Number(claim)) => equals_number(expected, claim),
             (Self::Boolean(expected), Value::Bool(claim)) => *claim == expected,
-            (Self::Strings(quantity, expected), Value::Array(claim)) => strings(claim)
-                .is_some_and(|claim| quantity.holds(expected, |value| claim.contains(&value))),
-            (Self::Scopes(quantity, expected), Value::Array(claim)) => strings(claim)
+            (
+                Self::Strings(quantity, expected) | Self::Scopes(quantity, expected),
+                Value::Array(claim),
+            ) => strings(claim)
                 .is_some_and(|claim| quantity.holds(expected, |value| claim.contains(&value))),
             (Self::Scopes(quantity, expected), Value::String(claim)) => quantity
                 .holds(expected, |value| {

@@ -15,6 +15,7 @@ use crate::{
     auth::{
         BEARER_SCHEME, COOKIE_SCHEME, Requirement,
         documented::{self, Requirements},
+        is_safe,
     },
     interned::intern,
     problem::{CONTENT_TYPE_PROBLEM, Problem, ProblemType},
@@ -113,10 +114,6 @@ fn problem_content() -> MetaMediaType {
 
 fn problems_of(operation: &MetaOperation) -> Vec<ProblemType> {
     let mut problems = Vec::new();
-    let is_safe = matches!(
-        operation.method,
-        Method::GET | Method::HEAD | Method::OPTIONS
-    );
     let is_ours = |scheme: &&str| *scheme == BEARER_SCHEME || *scheme == COOKIE_SCHEME;
     if operation
         .security
@@ -131,7 +128,7 @@ fn problems_of(operation: &MetaOperation) -> Vec<ProblemType> {
             ProblemType::AUTHENTICATION_UNAVAILABLE,
             ProblemType::INTERNAL_ERROR,
         ]);
-        if !is_safe {
+        if !is_safe(&operation.method) {
             problems.push(ProblemType::CROSS_SITE_REQUEST);
         }
     }

@@ -1,5 +1,18 @@
 //! Guards: what a handler requires beyond a session.
 
+/// Declares guards of these requirements.
+macro_rules! guards {
+    ($($name:ident = $requirement:expr;)*) => {
+        $(
+            struct $name;
+
+            impl Guard for $name {
+                const REQUIRES: Requirement = $requirement;
+            }
+        )*
+    };
+}
+
 mod claims;
 mod document;
 mod table;

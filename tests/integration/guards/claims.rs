@@ -19,18 +19,6 @@ static WORLD: LazyLock<(Runtime, Scene)> = LazyLock::new(|| {
     (runtime, scene)
 });
 
-macro_rules! guards {
-    ($($name:ident = $requirement:expr;)*) => {
-        $(
-            struct $name;
-
-            impl Guard for $name {
-                const REQUIRES: Requirement = $requirement;
-            }
-        )*
-    };
-}
-
 guards! {
     IsAdmin = Requirement::claim("role").equals("admin");
     IsThree = Requirement::claim("role").equals_number(3.0);

@@ -16,18 +16,6 @@ use crate::support::{START, hanko_builder};
 
 const UPGRADE: ProblemType = ProblemType::new("/problems/upgrade", 402, "Another plan is needed");
 
-macro_rules! guards {
-    ($($name:ident = $requirement:expr;)*) => {
-        $(
-            struct $name;
-
-            impl Guard for $name {
-                const REQUIRES: Requirement = $requirement;
-            }
-        )*
-    };
-}
-
 guards! {
     Admin = Requirement::claim("role").equals("admin");
     Level = Requirement::claim("level").equals_number(3.0);
