@@ -203,18 +203,23 @@ pub(super) fn log(request: &Request, rejection: &Rejection) {
     static MISCONFIGURED: LazyLock<Sampler> =
         LazyLock::new(|| Sampler::new(Arc::new(SystemClock::new())));
     let sampler = request.data::<Hanko>().map(Hanko::sampler);
-    let line = match rejection {
-        Rejection::NotConfigured | Rejection::BodyReadBeforeGuard { .. } => Line::Misconfigured,
-        _ => Line::RejectedRequest,
-    };
+    let sampler = sampler.unwrap_or(&MISCONFIGURED);
+    let is_misconfigured = matches!(
+        rejection,
+        Rejection::NotConfigured | Rejection::BodyReadBeforeGuard { .. }
+    );
     if let Some(record) = AuthRecord::of(request) {
-        record.reject(rejection);
-        if line == Line::RejectedRequest {
+        record.reject(rejection.reason(), rejection);
+        if !is_misconfigured {
             // The access log has the reason.
             return;
         }
     }
-    sampler.unwrap_or(&MISCONFIGURED).log(line, rejection);
+    if is_misconfigured {
+        sampler.log(Line::Misconfigured, rejection);
+    } else {
+        sampler.log_as(Line::RejectedRequest, &rejection.reason(), rejection);
+    }
 }
 
 fn identified(request: &Request) -> Option<&Identified> {

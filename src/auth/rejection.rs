@@ -1,7 +1,5 @@
 //! Why a request is rejected, and the response to it.
 
-use std::time::Duration;
-
 use poem::{
     Response,
     error::ResponseError,
@@ -12,6 +10,7 @@ use super::{challenge::Challenge, requirement::Unmet};
 use crate::{
     hanko::AuthenticateError,
     jose::TokenError,
+    metrics::Authentication,
     problem::{Problem, ProblemType, Unavailable},
 };
 
@@ -34,12 +33,10 @@ pub enum Rejection {
     /// The session has ended, though its token has not expired.
     #[error("the session has ended")]
     SessionEnded,
-    /// It is unknown at the moment whether the token is valid.
-    #[error("sessions cannot be verified now")]
-    Unavailable {
-        /// After this time it may be worth trying again.
-        retry_after: Duration,
-    },
+    /// It is not known now whether the token is valid, or whether its session is active: the keys, Hanko or the revocation
+    /// store are unavailable. The message may name hosts, so it is for the log only.
+    #[error("sessions cannot be verified now: {0}")]
+    Unavailable(AuthenticateError),
     /// The session does not meet a guard.
     #[error("requires {0}")]
     GuardNotMet(Box<Unmet>),
@@ -58,15 +55,34 @@ pub enum Rejection {
 
 impl From<AuthenticateError> for Rejection {
     fn from(error: AuthenticateError) -> Self {
-        match (error.retry_after(), error) {
-            (Some(retry_after), _) => Self::Unavailable { retry_after },
-            (None, AuthenticateError::Token(error)) => Self::InvalidToken(error),
-            (None, _) => Self::SessionEnded,
+        match error {
+            AuthenticateError::Token(error) => Self::InvalidToken(error),
+            AuthenticateError::SessionEnded => Self::SessionEnded,
+            AuthenticateError::KeySet(_)
+            | AuthenticateError::Validation(_)
+            | AuthenticateError::RevocationsUnknown => Self::Unavailable(error),
         }
     }
 }
 
 impl Rejection {
+    /// Returns the name of the reason for the log: one of a fixed set, which later rewording never changes. Where the reason
+    /// is counted, it is the label of the counter.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::MissingCredentials => ProblemType::MISSING_CREDENTIALS.slug(),
+            Self::AmbiguousCredentials => Authentication::Ambiguous.name(),
+            Self::CrossSiteRequest => Authentication::CrossSite.name(),
+            Self::InvalidToken(error) => AuthenticateError::Token(*error).counted_as().name(),
+            Self::SessionEnded => Authentication::SessionEnded.name(),
+            Self::Unavailable(error) => error.counted_as().name(),
+            Self::GuardNotMet(unmet) => unmet.problem_type().slug(),
+            Self::NotConfigured | Self::BodyReadBeforeGuard { .. } => {
+                ProblemType::INTERNAL_ERROR.slug()
+            }
+        }
+    }
+
     pub(super) fn to_response(&self) -> Response {
         let (problem, challenge) = match self {
             Self::MissingCredentials => (
@@ -90,8 +106,8 @@ impl Rejection {
                 Problem::from(unmet.problem_type()).with_detail(format!("Requires {unmet}.")),
                 unmet.challenge().cloned(),
             ),
-            Self::Unavailable { retry_after } => {
-                return Unavailable::from(*retry_after).into_response();
+            Self::Unavailable(error) => {
+                return Unavailable::from(error.retry_after().unwrap_or_default()).into_response();
             }
             Self::NotConfigured | Self::BodyReadBeforeGuard { .. } => {
                 (ProblemType::INTERNAL_ERROR.into(), None)

@@ -272,8 +272,8 @@ impl Hanko {
     }
 
     /// Counts and logs a webhook whose body cannot be read.
-    pub(crate) fn reject_webhook_body(&self, reason: &'static str) {
-        self.0.webhooks.reject(reason);
+    pub(crate) fn reject_webhook_body(&self, reason: &'static str, detail: &'static str) {
+        self.0.webhooks.reject(reason, detail);
     }
 
     /// Logs how many webhooks are lost if the process ends now; nothing if none is. Call it when no more requests are

@@ -1,11 +1,9 @@
-use std::collections::HashMap;
-use std::time::Duration;
+use std::{collections::HashMap, fmt::Display, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use poem::EndpointExt;
 use poem::{
-    Body, Endpoint, Request, RequestBody, RouteMethod,
+    Body, Endpoint, EndpointExt, Request, RequestBody, RouteMethod,
     http::{Method, header},
     web::Data,
 };
@@ -17,7 +15,7 @@ use poem_openapi::{
 
 use super::{Tag, WEBHOOK_PATH};
 use crate::{
-    auth::Rejection,
+    auth::{AuthRecord, Rejection},
     edge::{RequestLimits, client_address},
     hanko::{Hanko, Receipt, WebhookError},
     openapi::responses_of,
@@ -140,9 +138,17 @@ impl<'a> ApiExtractor<'a> for SignedBody {
     ) -> poem::Result<Self> {
         let outcome = Self::from_parts(request, body).await;
         if let (Err(problem_type), Some(hanko)) = (&outcome, request.data::<Hanko>()) {
-            hanko.reject_webhook_body(problem_type.title());
+            hanko.reject_webhook_body(problem_type.slug(), problem_type.title());
+            note(request, problem_type.slug(), &problem_type.title());
         }
         outcome.map_err(problem)
+    }
+}
+
+/// Notes for the access log why the webhook was rejected.
+fn note(request: &Request, reason: &'static str, detail: &dyn Display) {
+    if let Some(record) = AuthRecord::of(request) {
+        record.reject(reason, detail);
     }
 }
 
@@ -166,12 +172,10 @@ struct WebhookRejection(WebhookError);
 
 impl From<WebhookRejection> for poem::Error {
     fn from(WebhookRejection(error): WebhookRejection) -> Self {
-        if let Some(retry_after) = error.retry_after() {
-            return Rejection::Unavailable { retry_after }.into();
-        }
         match error {
             WebhookError::Token(error) => Rejection::InvalidToken(error).into(),
-            _ => problem(ProblemType::BAD_REQUEST),
+            WebhookError::KeySet(error) => Rejection::Unavailable(error.into()).into(),
+            WebhookError::Malformed => problem(ProblemType::BAD_REQUEST),
         }
     }
 }
@@ -217,7 +221,10 @@ impl WebhooksApi {
         match hanko.receive_webhook_bytes(body.0, client).await {
             Ok(Receipt::Verified(_)) => Ok(Received::Applied),
             Ok(Receipt::Held) => Ok(Received::Held),
-            Err(error) => Err(WebhookRejection(error)),
+            Err(error) => {
+                note(request, error.reason(), &error);
+                Err(WebhookRejection(error))
+            }
         }
     }
 }
