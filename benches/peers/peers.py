@@ -15,6 +15,7 @@ sys.path.insert(0, str(HERE.parent))
 
 import chart  # noqa: E402
 from machine import (  # noqa: E402
+    CONNECTIONS,
     POEM_HANKO,
     ROOT,
     TARGET,
@@ -27,11 +28,11 @@ from machine import (  # noqa: E402
     is_busy,
     main,
     progress,
+    request_rate,
     table,
     two_cores,
 )
 
-CONNECTIONS = 32
 TOKENS = 2000
 BUN = HERE / "javascript/node_modules/.bin/bun"
 
@@ -57,25 +58,8 @@ MANY = ("/protected", TOKENS)
 
 
 def measure(server, scenario, hanko, core, seconds):
-    """Requests a second that were answered well, and the share of its core that the server was busy."""
     path, tokens = scenario
-    busy, start = server.cpu_seconds(), time.monotonic()
-    run = subprocess.run(
-        ["taskset", "-c", str(core), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "5s"]
-        + ["-s", HERE / "requests.lua", server.url + path, "--", hanko.tokens, str(tokens)],
-        capture_output=True,
-        text=True,
-        timeout=seconds + 30,
-    )
-    busy = (server.cpu_seconds() - busy) / (time.monotonic() - start)
-    server.check()
-    result = re.search(r"^RESULT (\d+) (\d+) (\d+)$", run.stdout, re.MULTILINE)
-    if run.returncode != 0 or not result:
-        raise Failed(f"wrk: {run.stdout}{run.stderr}")
-    requests, microseconds, errors = map(int, result.groups())
-    if errors or not requests:
-        raise Failed(f"{server.name}: {errors} of {requests} requests to {path} were not answered with success")
-    return requests / microseconds * 1e6, busy
+    return request_rate(server, path, hanko, tokens, "bearer", core, seconds)
 
 
 def verifications(core):

@@ -7,6 +7,9 @@ use std::{env, error::Error, fs, path::PathBuf, sync::Arc, thread};
 
 use poem_hanko::testing::{LocalHanko, Person};
 
+/// The `iss` of the tokens, which some peers require.
+const ISSUER: &str = "https://hanko.example";
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args().skip(1);
@@ -15,7 +18,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: bench-hanko FOLDER TOKENS".into());
     };
     let folder = PathBuf::from(folder);
-    let hanko = Arc::new(LocalHanko::builder().rsa_4096().start().await?);
+    let hanko = Arc::new(LocalHanko::builder().rsa_4096().issuer(ISSUER).start().await?);
     fs::write(folder.join("tokens"), sign(&hanko, tokens.parse()?)?)?;
     // Last, and at once: whoever finds it finds everything.
     let url = folder.join("hanko-url");
