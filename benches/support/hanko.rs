@@ -18,7 +18,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: bench-hanko FOLDER TOKENS".into());
     };
     let folder = PathBuf::from(folder);
-    let hanko = Arc::new(LocalHanko::builder().rsa_4096().issuer(ISSUER).start().await?);
+    let hanko = Arc::new(
+        LocalHanko::builder()
+            .rsa_4096()
+            .issuer(ISSUER)
+            .start()
+            .await?,
+    );
     fs::write(folder.join("tokens"), sign(&hanko, tokens.parse()?)?)?;
     // Last, and at once: whoever finds it finds everything.
     let url = folder.join("hanko-url");

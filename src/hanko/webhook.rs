@@ -285,8 +285,7 @@ impl Webhooks {
     /// Counts and logs a webhook that was not accepted for a reason that is one of a fixed set.
     pub(super) fn reject(&self, reason: &'static str, detail: &'static str) {
         self.counts.add(Counter::Rejected);
-        self.sampler
-            .log_as(Line::RejectedWebhook, &reason, &detail);
+        self.sampler.log_as(Line::RejectedWebhook, &reason, &detail);
     }
 
     fn reject_for(&self, error: &WebhookError) {
