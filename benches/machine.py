@@ -129,7 +129,7 @@ class Server(Process):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         super().__init__(name, command, cores, {**environment, "PORT": str(self.port)})
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             self.check()
             try:
@@ -139,7 +139,7 @@ class Server(Process):
                 pass
             if time.monotonic() > deadline:
                 self.end()
-                raise Failed(f"{name} does not answer within 10 s")
+                raise Failed(f"{name} does not answer within 60 s")
             time.sleep(0.02)
 
 
