@@ -1,6 +1,6 @@
 //! Why a request is rejected, and the response to it.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use poem::{
     Response,
@@ -15,25 +15,55 @@ use crate::{
     problem::{Problem, ProblemType, Unavailable},
 };
 
+/// Which credential of a request was examined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Credential {
+    /// The token of an `Authorization: Bearer` header.
+    Bearer,
+    /// The session cookie.
+    Cookie {
+        /// The name of the cookie.
+        name: String,
+    },
+}
+
+impl fmt::Display for Credential {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bearer => formatter.write_str("Bearer token"),
+            Self::Cookie { name } => write!(formatter, "cookie `{name}`"),
+        }
+    }
+}
+
 /// Why a request was rejected. As an error of a handler it becomes a problem response.
+///
+/// Its text is that of the challenge.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejection {
     /// A session is required and no credential was sent.
     #[error("no credentials were sent")]
-    MissingCredentials,
+    MissingCredentials {
+        /// The name of the session cookie.
+        cookie_name: String,
+    },
     /// Several `Authorization` headers, or several cookies of the session's name.
     #[error("several credentials were sent")]
-    AmbiguousCredentials,
+    AmbiguousCredentials(Credential),
     /// A page that is not trusted sent the cookie with an unsafe method.
     #[error("a session cookie was sent with a cross-site request")]
-    CrossSiteRequest,
+    CrossSiteRequest {
+        /// The name of the session cookie.
+        cookie_name: String,
+    },
     /// The token is not valid.
-    #[error(transparent)]
-    InvalidToken(#[from] TokenError),
+    #[error("{0}")]
+    InvalidToken(TokenError, Credential),
     /// The session has ended, though its token has not expired.
     #[error("the session has ended")]
-    SessionEnded,
+    SessionEnded(Credential),
     /// It is unknown at the moment whether the token is valid.
     #[error("sessions cannot be verified now")]
     Unavailable {
@@ -42,7 +72,7 @@ pub enum Rejection {
     },
     /// The session does not meet a guard.
     #[error("requires {0}")]
-    GuardNotMet(Box<Unmet>),
+    GuardNotMet(Box<Unmet>, Credential),
     /// A guarded handler declares its body before the guard.
     #[error(
         "{operation} reads the body before it checks the guard: declare the guard before the body"
@@ -56,48 +86,76 @@ pub enum Rejection {
     NotConfigured,
 }
 
-impl From<AuthenticateError> for Rejection {
-    fn from(error: AuthenticateError) -> Self {
+impl Rejection {
+    /// Returns why a request is rejected whose `credential` was not authenticated.
+    pub fn new(error: AuthenticateError, credential: Credential) -> Self {
         match (error.retry_after(), error) {
             (Some(retry_after), _) => Self::Unavailable { retry_after },
-            (None, AuthenticateError::Token(error)) => Self::InvalidToken(error),
-            (None, _) => Self::SessionEnded,
+            (None, AuthenticateError::Token(error)) => Self::InvalidToken(error, credential),
+            (None, _) => Self::SessionEnded(credential),
         }
     }
-}
 
-impl Rejection {
+    /// Returns what the challenge says, and which credential was examined. Returns `None` if the request is not at fault.
+    pub(crate) fn detail(&self) -> Option<String> {
+        match self {
+            Self::MissingCredentials { cookie_name } => Some(format!(
+                "No credentials were sent, neither a Bearer token nor the cookie `{cookie_name}`."
+            )),
+            Self::AmbiguousCredentials(Credential::Bearer) => Some(
+                "Several credentials were sent: there is more than one `Authorization` header."
+                    .to_owned(),
+            ),
+            Self::AmbiguousCredentials(credential @ Credential::Cookie { .. }) => Some(format!(
+                "Several credentials were sent: there is more than one {credential}."
+            )),
+            Self::CrossSiteRequest { cookie_name } => Some(format!(
+                "The cookie `{cookie_name}` is accepted with this request only from a trusted origin."
+            )),
+            Self::InvalidToken(_, credential)
+            | Self::SessionEnded(credential)
+            | Self::GuardNotMet(_, credential) => {
+                let reason = capitalized(&self.to_string());
+                Some(format!("{reason}. The {credential} was examined."))
+            }
+            Self::Unavailable { .. } | Self::BodyReadBeforeGuard { .. } | Self::NotConfigured => {
+                None
+            }
+        }
+    }
+
     pub(super) fn to_response(&self) -> Response {
-        let (problem, challenge) = match self {
-            Self::MissingCredentials => (
-                ProblemType::MISSING_CREDENTIALS.into(),
+        let (problem_type, challenge) = match self {
+            Self::MissingCredentials { .. } => (
+                ProblemType::MISSING_CREDENTIALS,
                 Some(Challenge::Bearer),
             ),
-            Self::InvalidToken(error) => (
-                ProblemType::INVALID_TOKEN.into(),
+            Self::InvalidToken(error, _) => (
+                ProblemType::INVALID_TOKEN,
                 Some(Challenge::InvalidToken(*error)),
             ),
-            Self::SessionEnded => (
-                ProblemType::INVALID_TOKEN.into(),
+            Self::SessionEnded(_) => (
+                ProblemType::INVALID_TOKEN,
                 Some(Challenge::SessionEnded),
             ),
-            Self::AmbiguousCredentials => (
-                ProblemType::AMBIGUOUS_CREDENTIALS.into(),
+            Self::AmbiguousCredentials(_) => (
+                ProblemType::AMBIGUOUS_CREDENTIALS,
                 Some(Challenge::InvalidRequest),
             ),
-            Self::CrossSiteRequest => (ProblemType::CROSS_SITE_REQUEST.into(), None),
-            Self::GuardNotMet(unmet) => (
-                Problem::from(unmet.problem_type()).with_detail(format!("Requires {unmet}.")),
-                unmet.challenge().cloned(),
-            ),
+            Self::CrossSiteRequest { .. } => (ProblemType::CROSS_SITE_REQUEST, None),
+            Self::GuardNotMet(unmet, _) => (unmet.problem_type(), unmet.challenge().cloned()),
             Self::Unavailable { retry_after } => {
                 return Unavailable::from(*retry_after).into_response();
             }
             Self::NotConfigured | Self::BodyReadBeforeGuard { .. } => {
-                (ProblemType::INTERNAL_ERROR.into(), None)
+                (ProblemType::INTERNAL_ERROR, None)
             }
         };
-        let mut response = Problem::into_response(problem);
+        let mut problem = Problem::from(problem_type);
+        if let Some(detail) = self.detail() {
+            problem = problem.with_detail(detail);
+        }
+        let mut response = problem.into_response();
         if let Some(challenge) = challenge {
             response
                 .headers_mut()
@@ -105,6 +163,13 @@ impl Rejection {
         }
         response
     }
+}
+
+/// Returns the text with its first letter in upper case.
+fn capitalized(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+    first.into_iter().chain(letters).collect()
 }
 
 impl ResponseError for Rejection {
