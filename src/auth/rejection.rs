@@ -126,18 +126,14 @@ impl Rejection {
 
     pub(super) fn to_response(&self) -> Response {
         let (problem_type, challenge) = match self {
-            Self::MissingCredentials { .. } => (
-                ProblemType::MISSING_CREDENTIALS,
-                Some(Challenge::Bearer),
-            ),
+            Self::MissingCredentials { .. } => {
+                (ProblemType::MISSING_CREDENTIALS, Some(Challenge::Bearer))
+            }
             Self::InvalidToken(error, _) => (
                 ProblemType::INVALID_TOKEN,
                 Some(Challenge::InvalidToken(*error)),
             ),
-            Self::SessionEnded(_) => (
-                ProblemType::INVALID_TOKEN,
-                Some(Challenge::SessionEnded),
-            ),
+            Self::SessionEnded(_) => (ProblemType::INVALID_TOKEN, Some(Challenge::SessionEnded)),
             Self::AmbiguousCredentials(_) => (
                 ProblemType::AMBIGUOUS_CREDENTIALS,
                 Some(Challenge::InvalidRequest),
@@ -179,5 +175,33 @@ impl ResponseError for Rejection {
 
     fn as_response(&self) -> Response {
         self.to_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn detail_begins_with_what_the_challenge_says() {
+        let cookie = || Credential::Cookie {
+            name: "sid".to_owned(),
+        };
+        for rejection in [
+            Rejection::AmbiguousCredentials(Credential::Bearer),
+            Rejection::AmbiguousCredentials(cookie()),
+            Rejection::InvalidToken(TokenError::Expired, Credential::Bearer),
+            Rejection::InvalidToken(TokenError::MissingClaim("sub"), cookie()),
+            Rejection::SessionEnded(cookie()),
+        ] {
+            let response = rejection.to_response();
+            let challenge = response.headers()[WWW_AUTHENTICATE].to_str().unwrap_or("");
+            let (_, description) = challenge
+                .split_once("error_description=\"")
+                .expect("a description");
+            let description = capitalized(description.trim_end_matches('"'));
+            let detail = rejection.detail().expect("a detail");
+            assert!(detail.starts_with(&description), "{detail}: {challenge}");
+        }
     }
 }

@@ -202,13 +202,20 @@ fn used_headers(document: &mut Value) -> Value {
     for operation in operations_mut(document) {
         for response in objects_mut(&mut operation["responses"]) {
             for header in objects_mut(&mut response["headers"]) {
-                references.extend(header.get("$ref").and_then(Value::as_str).map(ToOwned::to_owned));
+                references.extend(
+                    header
+                        .get("$ref")
+                        .and_then(Value::as_str)
+                        .map(ToOwned::to_owned),
+                );
             }
         }
     }
     let is_used = |header: &headers::ResponseHeader| {
         let reference = header.reference();
-        reference["$ref"].as_str().is_some_and(|reference| references.contains(reference))
+        reference["$ref"]
+            .as_str()
+            .is_some_and(|reference| references.contains(reference))
     };
     headers::ALL
         .iter()
@@ -225,7 +232,9 @@ fn example_details(cookie_name: &str) -> [(ProblemType, String); 4] {
     [
         (
             ProblemType::MISSING_CREDENTIALS,
-            detail(&Rejection::MissingCredentials { cookie_name: name() }),
+            detail(&Rejection::MissingCredentials {
+                cookie_name: name(),
+            }),
         ),
         (
             ProblemType::INVALID_TOKEN,
@@ -237,7 +246,9 @@ fn example_details(cookie_name: &str) -> [(ProblemType, String); 4] {
         ),
         (
             ProblemType::CROSS_SITE_REQUEST,
-            detail(&Rejection::CrossSiteRequest { cookie_name: name() }),
+            detail(&Rejection::CrossSiteRequest {
+                cookie_name: name(),
+            }),
         ),
     ]
 }
@@ -269,7 +280,9 @@ fn tidy_response(response: &mut Map<String, Value>) {
             continue;
         };
         members.retain(|key, value| key != "deprecated" || *value == json!(true));
-        let known = headers::ALL.iter().find(|known| known.describes(name, members));
+        let known = headers::ALL
+            .iter()
+            .find(|known| known.describes(name, members));
         if let Some(known) = known {
             *header = known.reference();
         }

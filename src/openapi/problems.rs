@@ -5,9 +5,7 @@ use std::{collections::HashMap, fmt, marker::PhantomData};
 use poem::{endpoint::BoxEndpoint, http::Method};
 use poem_openapi::{
     ApiResponse, OpenApi,
-    registry::{
-        MetaApi, MetaMediaType, MetaOperation, MetaResponse, MetaResponses, Registry,
-    },
+    registry::{MetaApi, MetaMediaType, MetaOperation, MetaResponse, MetaResponses, Registry},
     types::Type,
 };
 

@@ -272,7 +272,7 @@ impl Example for Readiness {
 /// A problem (RFC 9457) that shows which component is unavailable.
 #[derive(Object)]
 struct ReadinessProblem {
-    /// A URI reference that identifies the kind of problem. See the README for the list.
+    /// A URI reference that identifies the kind of problem. `Problem` lists the known ones.
     #[oai(rename = "type")]
     kind: String,
     /// A short summary of the kind of problem.

@@ -168,7 +168,11 @@ impl From<WebhookRejection> for poem::Error {
     fn from(WebhookRejection(error): WebhookRejection) -> Self {
         if let Some(retry_after) = error.retry_after() {
             let detail = UNAVAILABLE;
-            return Unavailable { retry_after, detail }.into();
+            return Unavailable {
+                retry_after,
+                detail,
+            }
+            .into();
         }
         let detail = format!("The webhook is rejected: {error}.");
         let WebhookError::Token(error) = error else {
@@ -191,8 +195,14 @@ const UNAVAILABLE: &str = "The webhook can be neither verified nor held at the m
 impl ApiResponse for WebhookRejection {
     fn meta() -> MetaResponses {
         let described = [
-            (ProblemType::BAD_REQUEST, "The body is not that of a Hanko webhook."),
-            (ProblemType::INVALID_TOKEN, "The token of the webhook is not valid."),
+            (
+                ProblemType::BAD_REQUEST,
+                "The body is not that of a Hanko webhook.",
+            ),
+            (
+                ProblemType::INVALID_TOKEN,
+                "The token of the webhook is not valid.",
+            ),
             (ProblemType::AUTHENTICATION_UNAVAILABLE, UNAVAILABLE),
         ];
         let responses = described.into_iter().flat_map(|(problem_type, text)| {

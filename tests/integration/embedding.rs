@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use poem::{Endpoint, EndpointExt, IntoResponse, Request, Route, get, handler, http::StatusCode};
 use poem_hanko::{
-    Hanko, HankoAuth, ManualClock, OptionalHankoAuth, WithProblems, require,
-    testing::LocalHanko,
+    Hanko, HankoAuth, ManualClock, OptionalHankoAuth, WithProblems, require, testing::LocalHanko,
 };
 use poem_openapi::{OpenApi, OpenApiService, payload::PlainText};
 
