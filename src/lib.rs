@@ -41,7 +41,8 @@ pub mod testing;
 
 // Protect a route.
 pub use auth::{
-    BEARER_SCHEME, COOKIE_SCHEME, Challenge, HankoAuth, OptionalHankoAuth, Rejection, authenticate,
+    BEARER_SCHEME, COOKIE_SCHEME, Challenge, Credential, HankoAuth, OptionalHankoAuth, Rejection,
+    authenticate,
 };
 pub use hanko::{
     AuthenticateError, BuildError, ClaimError, DEFAULT_COOKIE_NAME, DEFAULT_LEEWAY,

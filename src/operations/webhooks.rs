@@ -15,11 +15,11 @@ use poem_openapi::{
 
 use super::{Tag, WEBHOOK_PATH};
 use crate::{
-    auth::{AuthRecord, Rejection},
+    auth::{AuthRecord, Challenge},
     edge::{RequestLimits, client_address},
     hanko::{Hanko, Receipt, WebhookError},
-    openapi::responses_of,
-    problem::{Problem, ProblemType},
+    openapi::{describe, responses_of},
+    problem::{Problem, ProblemType, Unavailable},
 };
 
 /// The operation `POST /webhooks/hanko`, which receives Hanko's webhooks, see
@@ -172,24 +172,54 @@ struct WebhookRejection(WebhookError);
 
 impl From<WebhookRejection> for poem::Error {
     fn from(WebhookRejection(error): WebhookRejection) -> Self {
-        match error {
-            WebhookError::Token(error) => Rejection::InvalidToken(error).into(),
-            WebhookError::KeySet(error) => Rejection::Unavailable(error.into()).into(),
-            WebhookError::Malformed => problem(ProblemType::BAD_REQUEST),
+        if let Some(retry_after) = error.retry_after() {
+            let detail = UNAVAILABLE;
+            return Unavailable {
+                retry_after,
+                detail,
+            }
+            .into();
         }
+        let detail = format!("The webhook is rejected: {error}.");
+        let WebhookError::Token(error) = error else {
+            let problem = Problem::from(ProblemType::BAD_REQUEST).with_detail(detail);
+            return problem.into();
+        };
+        let mut response = Problem::from(ProblemType::INVALID_TOKEN)
+            .with_detail(detail)
+            .into_response();
+        let challenge = Challenge::InvalidToken(error).header_value();
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, challenge);
+        Self::from_response(response)
     }
 }
 
+const UNAVAILABLE: &str = "The webhook can be neither verified nor held at the moment.";
+
 impl ApiResponse for WebhookRejection {
     fn meta() -> MetaResponses {
-        MetaResponses {
-            responses: responses_of(&[
+        let described = [
+            (
                 ProblemType::BAD_REQUEST,
+                "The body is not that of a Hanko webhook.",
+            ),
+            (
                 ProblemType::INVALID_TOKEN,
-                ProblemType::AUTHENTICATION_UNAVAILABLE,
-                ProblemType::HANDLER_TIMEOUT,
-                ProblemType::OVERLOADED,
-            ]),
+                "The token of the webhook is not valid.",
+            ),
+            (ProblemType::AUTHENTICATION_UNAVAILABLE, UNAVAILABLE),
+        ];
+        let responses = described.into_iter().flat_map(|(problem_type, text)| {
+            let mut responses = responses_of(&[problem_type]);
+            for response in &mut responses {
+                response.description = describe(text, &[problem_type]);
+            }
+            responses
+        });
+        MetaResponses {
+            responses: responses.collect(),
         }
     }
 
