@@ -282,7 +282,7 @@ async fn authenticate_for(
 /// Returns the credentials of a request, and counts those that are rejected.
 fn credentials<'a>(
     request: &'a Request,
-    hanko: &Hanko,
+    hanko: &'a Hanko,
 ) -> Result<Option<Credentials<'a>>, Rejection> {
     Credentials::from_request(request.method(), request.headers(), hanko)
         .inspect_err(|rejection| count_rejected_credentials(hanko, rejection))

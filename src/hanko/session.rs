@@ -28,22 +28,20 @@ pub struct Session(Arc<Authenticated>);
 /// A verified token with its claims, and what verified it.
 pub(super) struct Authenticated {
     verified: Verified<SessionClaims>,
-    token: Box<str>,
     /// Weak, since the token cache of that [`Hanko`](super::Hanko) holds this.
     hanko: Weak<Inner>,
 }
 
 impl Authenticated {
-    pub(super) fn new(verified: Verified<SessionClaims>, token: &str, hanko: &Arc<Inner>) -> Self {
+    pub(super) fn new(verified: Verified<SessionClaims>, hanko: &Arc<Inner>) -> Self {
         Self {
             verified,
-            token: token.into(),
             hanko: Arc::downgrade(hanko),
         }
     }
 
     pub(super) fn token(&self) -> &str {
-        &self.token
+        self.verified.text()
     }
 }
 
@@ -71,7 +69,7 @@ impl Session {
     }
 
     pub(super) fn token(&self) -> &str {
-        &self.0.token
+        self.0.token()
     }
 
     pub(super) fn hanko(&self) -> Option<Arc<Inner>> {
