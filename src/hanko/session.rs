@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     fmt,
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::{
     authenticate::Inner,
     claim_reader::{self, ClaimError},
-    claims::{EmailClaim, SessionClaims},
+    claims::{EmailClaim, SessionClaims, custom_claims},
     id::{SessionId, UserId},
     streams::{self, EndReason},
 };
@@ -28,6 +28,8 @@ pub struct Session(Arc<Authenticated>);
 /// A verified token with its claims, and what verified it.
 pub(super) struct Authenticated {
     verified: Verified<SessionClaims>,
+    /// Decoded when they are first read: most applications never do, and a cached token would occupy twice the memory.
+    custom: OnceLock<Box<Map<String, Value>>>,
     /// Weak, since the token cache of that [`Hanko`](super::Hanko) holds this.
     hanko: Weak<Inner>,
 }
@@ -36,6 +38,7 @@ impl Authenticated {
     pub(super) fn new(verified: Verified<SessionClaims>, hanko: &Arc<Inner>) -> Self {
         Self {
             verified,
+            custom: OnceLock::new(),
             hanko: Arc::downgrade(hanko),
         }
     }
@@ -125,7 +128,8 @@ impl Session {
 
     /// Returns the claims that the operator's JWT template adds.
     pub fn custom_claims(&self) -> &Map<String, Value> {
-        &self.session_claims().custom
+        let decode = || Box::new(custom_claims(self.all_claims()));
+        self.0.custom.get_or_init(decode)
     }
 
     /// Reads all claims of the token into a type of yours: the registered ones, Hanko's and those of the JWT template.
