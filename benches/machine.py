@@ -162,6 +162,7 @@ class Hanko:
             self.__exit__()
             raise
         self.url = (folder / "hanko-url").read_text()
+        self.webhook = (folder / "webhook").read_text()
         with self.tokens.open() as lines:
             self.token = lines.readline().strip()
 

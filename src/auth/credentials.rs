@@ -40,28 +40,28 @@ impl<'a> Credentials<'a> {
         headers: &'a HeaderMap,
         hanko: &'a Hanko,
     ) -> Result<Option<Self>, Rejection> {
-        // A page of any site can open a WebSocket, with a GET that is not subject to CORS.
-        let is_safe = is_safe(method) && !headers.contains_key(UPGRADE);
-        let is_trusted = || comes_from_trusted_page(headers, hanko);
-        Self::select(headers, hanko, is_safe, is_trusted)
+        Self::select(headers, hanko, || {
+            // A page of any site can open a WebSocket, with a GET that is not subject to CORS.
+            let is_safe = is_safe(method) && !headers.contains_key(UPGRADE);
+            is_safe || comes_from_trusted_page(headers, hanko)
+        })
     }
 
-    /// The same for a request that is said to be safe or not. `is_trusted` decides about the page that sent an unsafe one.
+    /// The same for a request that may have been made by a page that acts for the user or not, as `may_use_cookie` tells.
     pub(super) fn select(
         headers: &'a HeaderMap,
         hanko: &'a Hanko,
-        is_safe: bool,
-        is_trusted: impl FnOnce() -> bool,
+        may_use_cookie: impl FnOnce() -> bool,
     ) -> Result<Option<Self>, Rejection> {
         if let Some(token) = bearer_token(headers)? {
             let source = Source::Bearer;
             return Ok(Some(Self { token, source }));
         }
-        let cookie_name = hanko.cookie_name();
-        let Some(token) = cookie(headers, cookie_name)? else {
+        let Some(token) = cookie(headers, hanko)? else {
             return Ok(None);
         };
-        if !is_safe && !is_trusted() {
+        let cookie_name = hanko.cookie_name();
+        if !may_use_cookie() {
             return Err(Rejection::CrossSiteRequest {
                 cookie_name: cookie_name.to_owned(),
             });
@@ -110,20 +110,13 @@ fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Returns the value of the cookie called `name` (RFC 6265 section 4.2.1) in all `Cookie` headers: HTTP/2 may split the
-/// header (RFC 9113 section 8.2.3).
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, Rejection> {
+/// Returns the value of the session cookie in all `Cookie` headers: HTTP/2 may split the header (RFC 9113 section 8.2.3).
+fn cookie<'a>(headers: &'a HeaderMap, hanko: &'a Hanko) -> Result<Option<&'a [u8]>, Rejection> {
     let values = headers
         .get_all(COOKIE)
         .iter()
-        .flat_map(|header| header.as_bytes().split(|byte| *byte == b';'))
-        .filter_map(|pair| {
-            let pair = pair.trim_ascii();
-            let equals = pair.iter().position(|byte| *byte == b'=')?;
-            let (cookie_name, value) = (&pair[..equals], &pair[equals + 1..]);
-            (cookie_name.trim_ascii() == name.as_bytes()).then(|| value.trim_ascii())
-        });
-    let Some(value) = single(values, Source::Cookie(name))? else {
+        .flat_map(|header| hanko.cookie_values(header.as_bytes()));
+    let Some(value) = single(values, Source::Cookie(hanko.cookie_name()))? else {
         return Ok(None);
     };
     // Some frontends delete a cookie by setting it to nothing.

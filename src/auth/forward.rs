@@ -159,8 +159,8 @@ impl ForwardAuth {
     ) -> Result<Session, Rejection> {
         let hanko: &Hanko = request.data().ok_or(Rejection::NotConfigured)?;
         let headers = request.headers();
-        let credentials = Credentials::select(headers, hanko, original.is_safe(headers), || {
-            original.comes_from_trusted_page(headers, hanko)
+        let credentials = Credentials::select(headers, hanko, || {
+            original.is_safe(headers) || original.comes_from_trusted_page(headers, hanko)
         })
         .inspect_err(|rejection| extractor::count_rejected_credentials(hanko, rejection))?;
         let Some(credentials) = credentials else {
