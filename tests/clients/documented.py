@@ -4,7 +4,8 @@ A block whose first line is a comment with a path is a file; a block of `sh` is 
 others. The last block of a section must print the id of a user, and with a bad token the status and title of the problem; the
 section without a program must only succeed.
 
-Usage: documented.py PAGE [SECTION], with the URL of the service in API. SECTION is a part of a title, to run only that.
+Usage: documented.py FOLDER [SECTION], with the URL of the service in API. The folder is for the empty folders; SECTION is a
+part of a title, to run only that.
 """
 
 import os
@@ -12,11 +13,11 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+PAGE = Path(__file__).parents[2] / "docs/clients.md"
 # The service of the suite does not listen on the port of the page.
 PRINTED = "http://localhost:8000"
 API = os.environ["API"]
@@ -61,22 +62,26 @@ def shell(folder: Path, commands: str, log: Path) -> str:
     return done.stdout
 
 
-def run(section: Section, prepare: str) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "me"
-        folder.mkdir()
-        log = Path(name) / "log"
-        os.environ["TOKEN"] = shell(folder, prepare + 'printf %s "$TOKEN"', log)
-        for language, block in section.blocks:
-            if language == "sh":
-                printed, last = shell(folder, block, log), block
-            else:
-                write(folder, block)
-        if any(language != "sh" for language, _ in section.blocks):
-            expect(printed, USER_ID.search(printed), section)
-            os.environ["TOKEN"] = "not.a.token"
-            printed = shell(folder, last, log)
-            expect(printed, REFUSED in printed, section)
+def run(section: Section, prepare: str, work: Path) -> None:
+    # The same folder in each run, so that what Cargo has built there before is found again.
+    folder = work / re.sub(r"\W+", "-", section.title).strip("-").lower()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    log = folder.with_suffix(".log")
+    log.unlink(missing_ok=True)
+    os.environ["TOKEN"] = shell(folder, prepare + 'printf %s "$TOKEN"', log)
+    for language, block in section.blocks:
+        if language == "sh":
+            printed, last = shell(folder, block, log), block
+        else:
+            write(folder, block)
+    if any(language != "sh" for language, _ in section.blocks):
+        expect(printed, USER_ID.search(printed), section)
+        os.environ["TOKEN"] = "not.a.token"
+        printed = shell(folder, last, log)
+        expect(printed, REFUSED in printed, section)
+    # It takes much room, and the next run begins with an empty folder.
+    shutil.rmtree(folder)
 
 
 def expect(printed: str, is_right: object, section: Section) -> None:
@@ -85,8 +90,8 @@ def expect(printed: str, is_right: object, section: Section) -> None:
 
 
 def main() -> None:
-    page, wanted = Path(sys.argv[1]).read_text(), "".join(sys.argv[2:3])
-    preparation, *others = sections(page)
+    work, wanted = Path(sys.argv[1]), "".join(sys.argv[2:3])
+    preparation, *others = sections(PAGE.read_text())
     prepare = "".join(block for _, block in preparation.blocks)
     ran = 0
     for section in others:
@@ -94,10 +99,10 @@ def main() -> None:
             continue
         lacking = [tool for tool, start in NEEDED.items() if section.title.startswith(start) and not shutil.which(tool)]
         if lacking:
-            print(f"docs/clients.md, {section.title}: skipped, because there is no {' and no '.join(lacking)}")
+            print(f"skipped  docs/clients.md, {section.title}, because there is no {' and no '.join(lacking)}")
             continue
         started = time.monotonic()
-        run(section, prepare)
+        run(section, prepare, work)
         print(f"{time.monotonic() - started:4.0f} s  docs/clients.md, {section.title}", flush=True)
         ran += 1
     assert ran > 0, "no section was run"
