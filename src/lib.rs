@@ -94,12 +94,17 @@ pub use clock::{Clock, ManualClock, Sleep, SystemClock};
 #[cfg(feature = "server")]
 pub use server::{Server, StartError};
 
-/// Compiles the code blocks of the README.
+/// Compiles the code blocks of the pages.
 #[cfg(all(doctest, feature = "server", feature = "testing"))]
-#[doc = include_str!("../README.md")]
-struct Readme;
-
-/// Compiles the code blocks of docs/guards.md.
-#[cfg(all(doctest, feature = "server"))]
-#[doc = include_str!("../docs/guards.md")]
-struct GuardsPage;
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/embedding.md")]
+    struct Embedding;
+    #[doc = include_str!("../docs/guards.md")]
+    struct Guards;
+    #[doc = include_str!("../docs/hanko.md")]
+    struct OwnHanko;
+    #[doc = include_str!("../docs/testing.md")]
+    struct Testing;
+}

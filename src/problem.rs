@@ -56,7 +56,7 @@ macro_rules! problem_types {
         impl ProblemType {
             $($(#[$doc])* pub const $name: Self = Self::new($uri, $status, $title).with_detail($detail);)*
 
-            /// The types of this crate, in the order of the README.
+            /// The types of this crate, in the order of docs/embedding.md.
             pub const ALL: &[Self] = &[$(Self::$name),*];
         }
     };
