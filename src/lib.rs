@@ -1,4 +1,5 @@
 #![doc = include_str!("crate.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "server")]
 mod app;
