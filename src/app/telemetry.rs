@@ -63,6 +63,18 @@ pub enum InstallLogError {
 /// Log output never blocks: if nobody reads standard error, lines are dropped, and their count is logged when there is room
 /// again.
 ///
+/// ```no_run
+/// use poem_hanko::{Config, HankoChoice, flush_log, install_log};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = Config::from_lookup(|name| std::env::var(name).ok(), HankoChoice::Configured)?;
+/// install_log(&config.telemetry)?;
+/// tracing::info!(event = "started", "the program has started");
+/// flush_log();
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// [`InstallLogError`]
 pub fn install_log(config: &TelemetryConfig) -> Result<(), InstallLogError> {

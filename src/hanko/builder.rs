@@ -36,6 +36,23 @@ pub const DEFAULT_LEEWAY: Duration = Duration::from_secs(30);
 pub const DEFAULT_TOKEN_CACHE_CAPACITY: usize = 10_000;
 
 /// Configures and builds a [`Hanko`].
+///
+/// ```
+/// use poem_hanko::{Hanko, HankoUrl, SessionMode};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let url: HankoUrl = "https://hanko.example.com".parse()?;
+/// let hanko = Hanko::builder(url)
+///     .audiences(["acme-api".to_owned()])
+///     .issuer("https://hanko.example.com")
+///     .trusted_origins(["https://app.example.com".to_owned()])
+///     .session_mode(SessionMode::Stateful)
+///     .build()?;
+/// # assert_eq!(hanko.cookie_name(), "hanko");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 #[must_use]
 pub struct HankoBuilder {

@@ -40,6 +40,17 @@ pub enum DocumentFormat {
 /// `default` nor an error without a body (progenitor needs one error type per operation). `tests/clients/run` tests that.
 /// There is one exception: errors are `application/problem+json`, as they are sent, although progenitor supports
 /// `application/json` only, so that one must be replaced by the other before it generates.
+///
+/// ```
+/// use poem_hanko::{App, DocumentFormat, MeApi};
+///
+/// let app = App::new(MeApi, "hello", "1.0");
+/// let document = app.document("https://api.example.com", "hanko")?;
+/// assert_eq!(document.as_json()["servers"][0]["url"], "https://api.example.com");
+/// std::fs::write("openapi.yaml", document.to_text(DocumentFormat::Yaml))?;
+/// # std::fs::remove_file("openapi.yaml")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Document(Value);
 
