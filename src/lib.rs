@@ -1,4 +1,14 @@
 #![doc = include_str!("crate.md")]
+#![cfg_attr(
+    not(feature = "server"),
+    doc = "
+[`App`]: #features
+[`App::bind`]: #features
+[`App::on_event`]: #features
+[`Config`]: #features
+[`Server::run`]: #features
+"
+)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "server")]

@@ -24,7 +24,7 @@ use crate::{
 /// left as they are, so wrapped APIs can be combined in any order.
 ///
 /// Poem documents only what a handler's return type names, which does not include the errors of an extractor. With this
-/// wrapper, handlers still return `JsonBody<T>`. [`App`](crate::App) wraps its API by itself.
+/// wrapper, handlers still return `JsonBody<T>`. `App` wraps its API by itself.
 ///
 /// ```
 /// use poem::Route;
