@@ -44,6 +44,8 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 PROGRAM = TARGET / "debug/poem-hanko"
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
 PAGES = [README, CONTRIBUTING, *sorted(ROOT.glob("docs/*.md"))]
+# These have nothing to run. Their links lead somewhere too.
+WITHOUT_BLOCKS = [ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]
 # tests/clients/run runs this page.
 RUN_ELSEWHERE = {ROOT / "docs/clients.md": "tests/clients/run"}
 README_LINES = 150
@@ -291,7 +293,7 @@ class Runner:
         commands = f"{shlex.quote(str(PROGRAM))} check || test $? = 1\n"
         nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
         printed = self.shell(commands, folder, nowhere)
-        if "unknown" in printed or "nothing reads" in printed:
+        if "is no variable of this program" in printed:
             raise Wrong(f"the program does not know a variable:\n{printed}")
 
     def new_crate(self, dependencies: str, program: str, name: str) -> Path:
@@ -360,6 +362,19 @@ def wrong_links(page: Path) -> list[str]:
     return wrong
 
 
+def pages_without_a_link() -> list[str]:
+    """Pages that nobody finds who begins with README."""
+    found, next_pages = {README}, [README]
+    while next_pages:
+        page = next_pages.pop()
+        for link in links_of(page):
+            target = (page.parent / link.partition("#")[0]).resolve()
+            if target.suffix == ".md" and target.exists() and target not in found:
+                found.add(target)
+                next_pages.append(target)
+    return [f"no link leads to {page.relative_to(ROOT)}" for page in PAGES + WITHOUT_BLOCKS if page not in found]
+
+
 def wrong_paths(page: Path) -> list[str]:
     """Paths of this repository that are named, and do not exist."""
     text = without_blocks(page.read_text())
@@ -407,14 +422,14 @@ def checks_of(page: Path) -> list[str]:
         lines = len(page.read_text().splitlines())
         if lines > README_LINES:
             wrong.append(f"it has {lines} lines, which is more than {README_LINES}")
-        wrong += readme_in_the_package()
+        wrong += readme_in_the_package() + pages_without_a_link()
     return wrong
 
 
 def main() -> None:
     work = Path(sys.argv[1]).resolve()
     work.mkdir(parents=True, exist_ok=True)
-    pages = [ROOT / name for name in sys.argv[2:]] or PAGES
+    pages = [ROOT / name for name in sys.argv[2:]] or PAGES + WITHOUT_BLOCKS
     shutil.rmtree(work / "folders", ignore_errors=True)
     checkout = work / "checkout"
     copy_of_the_checkout(checkout)
