@@ -270,6 +270,14 @@ impl App {
 
     /// Names variables of the application's own. Of any other that begins with `HANKO_`, `JWKS_` or `JWT_`, or that resembles
     /// one of the crate's, the program warns that nothing reads it.
+    ///
+    /// ```
+    /// use poem_hanko::App;
+    ///
+    /// fn with_partner(app: App) -> App {
+    ///     app.variables(["HANKO_PARTNER_URL"])
+    /// }
+    /// ```
     pub fn variables(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.variables.extend(names.into_iter().map(Into::into));
         self
@@ -277,6 +285,20 @@ impl App {
 
     /// Serves a plain Poem endpoint at a path beside the API, for all methods that it knows: Server-Sent Events, a WebSocket,
     /// a page. It is not in the document.
+    ///
+    /// ```
+    /// use poem::{get, handler};
+    /// use poem_hanko::App;
+    ///
+    /// #[handler]
+    /// fn robots() -> &'static str {
+    ///     "User-agent: *\nDisallow: /\n"
+    /// }
+    ///
+    /// fn with_robots(app: App) -> App {
+    ///     app.at("/robots.txt", get(robots))
+    /// }
+    /// ```
     pub fn at<E>(mut self, path: impl Into<String>, endpoint: E) -> Self
     where
         E: IntoEndpoint<Endpoint: 'static>,
@@ -495,6 +517,15 @@ impl App {
 
     /// Returns the document, for clients that reach the app at `public_url` and whose session cookie is called `cookie_name`.
     ///
+    /// ```
+    /// use poem_hanko::{App, DocumentFormat, MeApi};
+    ///
+    /// let app = App::new(MeApi, "hello", "1.0");
+    /// let document = app.document("https://api.example.com", "hanko")?;
+    /// println!("{}", document.to_text(DocumentFormat::Yaml));
+    /// # Ok::<(), poem_hanko::Conflict>(())
+    /// ```
+    ///
     /// # Errors
     /// A [`Conflict`] in the API.
     pub fn document(&self, public_url: &str, cookie_name: &str) -> Result<Document, Conflict> {
@@ -527,6 +558,18 @@ impl App {
     /// Makes the API and listens as configured. Hanko need not be reachable.
     ///
     /// For a program with a command line of its own; [`run`](Self::run) does it by itself.
+    ///
+    /// ```no_run
+    /// use poem_hanko::{App, Config, HankoChoice, MeApi};
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let config = Config::from_lookup(|name| std::env::var(name).ok(), HankoChoice::Configured)?;
+    /// let server = App::new(MeApi, "hello", "1.0").bind(config).await?;
+    /// server.run(std::future::pending()).await;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`StartError`]

@@ -147,6 +147,21 @@ impl HankoBuilder {
     /// that is delivered again.
     ///
     /// Another call adds another listener. Each has its own queue and receives every event.
+    ///
+    /// ```
+    /// use poem_hanko::{Event, EventKind, HankoBuilder};
+    ///
+    /// async fn forget(event: Event) -> std::io::Result<()> {
+    ///     if *event.kind() == EventKind::UserDelete {
+    ///         println!("delete what belongs to {:?}", event.subject_id());
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// fn with_events(builder: HankoBuilder) -> HankoBuilder {
+    ///     builder.on_event(forget)
+    /// }
+    /// ```
     pub fn on_event<F, Fut, E>(mut self, listener: F) -> Self
     where
         F: Fn(Event) -> Fut + Send + Sync + 'static,

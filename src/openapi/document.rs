@@ -59,6 +59,18 @@ impl Document {
     /// the session cookie, an example of each problem and each header, and the header `X-Request-Id`. Operations without a
     /// tag get that of the title, and tags without an operation are left out.
     ///
+    /// ```
+    /// use poem::{EndpointExt, Route};
+    /// use poem_hanko::{Document, Edge, Hanko, MeApi, WithProblems};
+    /// use poem_openapi::OpenApiService;
+    ///
+    /// fn app(hanko: &Hanko) -> impl poem::Endpoint {
+    ///     let service = OpenApiService::new(WithProblems(MeApi), "hello", "1.0");
+    ///     let pages = Document::new(&service, hanko).pages();
+    ///     Route::new().nest("/", service).with(pages).with(Edge::new(hanko))
+    /// }
+    /// ```
+    ///
     /// # Panics
     /// If Poem writes something other than JSON, which it does not.
     pub fn new<A: OpenApi>(service: &OpenApiService<A, ()>, hanko: &Hanko) -> Self {

@@ -67,6 +67,19 @@ pub struct TestHanko {
 }
 
 /// Configures and starts a [`TestHanko`].
+///
+/// ```
+/// use poem_hanko::{SessionMode, testing::TestHanko};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let hanko = TestHanko::builder()
+///     .local_hanko(|builder| builder.session_limit(1))
+///     .hanko(|builder| builder.session_mode(SessionMode::Stateless))
+///     .start()
+///     .await;
+/// # }
+/// ```
 #[must_use]
 pub struct TestHankoBuilder {
     start: Duration,

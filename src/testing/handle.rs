@@ -395,6 +395,23 @@ impl LocalHanko {
     }
 
     /// Fails in this way from now on. Requests in progress are not affected, except those that [hang](Fault::Hangs).
+    ///
+    /// ```
+    /// use poem_hanko::{
+    ///     Hanko,
+    ///     testing::{Fault, LocalHanko, Person},
+    /// };
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let local_hanko = LocalHanko::builder().start().await?;
+    /// let hanko = Hanko::builder(local_hanko.hanko_url()).build()?;
+    /// let ada = local_hanko.sign_in(&Person::default());
+    /// local_hanko.set_fault(Fault::Down);
+    /// assert!(hanko.authenticate(ada.token()).await.is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn set_fault(&self, fault: Fault) {
         self.state.fault.send_replace(fault);
     }
