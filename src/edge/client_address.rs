@@ -94,6 +94,12 @@ impl TrustedProxies {
         client
     }
 
+    /// Returns whether a request came from a trusted proxy.
+    pub(super) fn sent(&self, request: &Request) -> bool {
+        let peer = request.remote_addr().as_socket_addr();
+        peer.is_some_and(|peer| self.contains(peer.ip()))
+    }
+
     /// Returns the client of a request, if its connection has an IP address.
     pub(super) fn client_of(&self, request: &Request) -> Option<IpAddr> {
         let peer = request.remote_addr().as_socket_addr()?.ip();
