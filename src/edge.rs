@@ -120,7 +120,7 @@ impl Edge {
         self
     }
 
-    /// Sets the proxies whose `X-Forwarded-For` is believed. Default: none.
+    /// Sets the proxies whose `X-Forwarded-For` and `traceparent` are believed. Default: none.
     #[must_use]
     pub fn trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
         self.trusted_proxies = proxies;

@@ -6,7 +6,8 @@ use std::{
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use clap::{CommandFactory, FromArgMatches, Subcommand, ValueEnum, error::ErrorKind};
@@ -361,11 +362,25 @@ fn dev_banner(server: &Server, example: Option<&ExampleRequest>) -> Option<Strin
     Some(banner)
 }
 
-/// Serves until a signal, and reports what the end of the process loses.
+/// Serves until a signal, and reports what the end of the process loses. The last spans are exported in what is left of
+/// `SHUTDOWN_GRACE`.
 async fn run_server(server: Server) {
     let hanko = server.hanko().clone();
-    server.run(shutdown_signal(hanko.clone())).await;
+    let clock = Arc::clone(hanko.clock());
+    let config = &server.config().http;
+    let longest_shutdown = config.shutdown_delay.saturating_add(config.shutdown_grace);
+    let deadline = OnceLock::new();
+    let shutdown = async {
+        shutdown_signal(hanko.clone()).await;
+        deadline.get_or_init(|| clock.monotonic().saturating_add(longest_shutdown));
+    };
+    server.run(shutdown).await;
     hanko.report_lost();
+    let rest = deadline.get().map_or(Duration::ZERO, |deadline| {
+        deadline.saturating_sub(clock.monotonic())
+    });
+    // Elsewhere, so that a second signal still ends the process. It ends by itself in time.
+    let _ = tokio::task::spawn_blocking(move || telemetry::end_traces(rest)).await;
 }
 
 /// Completes at SIGTERM or Ctrl-C. From then on, a second one ends the process at once.
@@ -379,7 +394,7 @@ async fn shutdown_signal(hanko: Hanko) {
         let code = stop_signal().await;
         hanko.report_lost();
         // Waits a second at most if nobody reads the log.
-        telemetry::flush_log();
+        telemetry::flush_lines();
         std::process::exit(code);
     });
 }

@@ -186,12 +186,17 @@ pub(crate) fn dropped_log_lines() -> u64 {
 /// exported, at most another second. Call it before the process ends.
 pub fn flush_log() {
     end_traces(FLUSH_TIMEOUT);
+    flush_lines();
+}
+
+/// Waits until the lines of the log have been written, at most a second.
+pub(super) fn flush_lines() {
     if let Some(writer) = WRITER.get() {
         writer.flush(FLUSH_TIMEOUT);
     }
 }
 
-/// Exports the last spans, if any are exported, and waits for that, at most for `timeout`, or a second if that is more.
+/// Exports the last spans, and waits for that, at most for `timeout`, or a second if that is more.
 pub(super) fn end_traces(timeout: Duration) {
     #[cfg(feature = "otlp")]
     traces::end(timeout.max(FLUSH_TIMEOUT));
@@ -230,7 +235,7 @@ fn report_panic(info: &panic::PanicHookInfo<'_>) {
     });
     // The process ends without another chance to flush.
     if thread::current().name() == Some("main") {
-        flush_log();
+        flush_lines();
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use ipnet::IpNet;
 use poem::{Request, http::HeaderMap};
 
-/// The networks of the proxies whose `X-Forwarded-For` is believed.
+/// The networks of the proxies whose `X-Forwarded-For` and `traceparent` are believed.
 ///
 /// ```
 /// use poem_hanko::TrustedProxies;

@@ -7,7 +7,7 @@ use opentelemetry::{
     trace::{TraceContextExt, TraceId},
 };
 use poem::http::{StatusCode, Version};
-use tracing::{Instrument, Level, field::Empty, instrument::Instrumented};
+use tracing::{Instrument, field::Empty, instrument::Instrumented, level_filters::LevelFilter};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use url::Url;
 
@@ -20,9 +20,9 @@ use crate::metrics::{Authentication, Method};
 /// The `otel.status_code` of a span that failed.
 const ERROR: &str = "ERROR";
 
-/// Returns whether anybody takes the spans.
+/// Returns whether anybody may take the spans. Otherwise nothing need be known for them.
 pub(crate) fn is_on() -> bool {
-    tracing::span_enabled!(target: TARGET, Level::TRACE)
+    LevelFilter::current() == LevelFilter::TRACE
 }
 
 /// The span of a request, until the head of its response is complete.

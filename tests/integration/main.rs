@@ -33,4 +33,6 @@ mod revocations;
 mod routes;
 mod sessions;
 mod testing;
+#[cfg(feature = "otlp")]
+mod traces;
 mod webhooks;
