@@ -20,7 +20,7 @@ use opentelemetry_sdk::{
     error::{OTelSdkError, OTelSdkResult},
     trace::{SdkTracer, SdkTracerProvider, SpanData},
 };
-use tokio::runtime::{self, Runtime};
+use tokio::runtime;
 use tracing::{Metadata, level_filters::LevelFilter};
 use tracing_subscriber::{Layer, filter::FilterFn, registry::LookupSpan};
 use url::Url;
@@ -69,7 +69,8 @@ pub(super) fn start(service: Option<Service<'_>>) -> Result<Option<SdkTracer>, I
         .with_http()
         .with_http_client(client)
         .build()
-        .map_err(|error| failed(&error))?;
+        // Its message has the endpoint, which may have a password.
+        .map_err(|_| failed(&"the exporter cannot be built"))?;
     let provider = SdkTracerProvider::builder()
         .with_resource(resource(service))
         .with_batch_exporter(Reporting::new(exporter))
@@ -169,20 +170,20 @@ impl opentelemetry_sdk::trace::SpanExporter for Reporting {
     }
 }
 
-/// Sends requests to the collector, from the thread that exports, on a runtime of its own: those of the service never wait
-/// for it.
+/// Sends requests to the collector, from the thread that exports, each on a runtime of its own: those of the service never
+/// wait for it.
 struct Client {
     client: reqwest::Client,
-    runtime: Runtime,
     timeout: Duration,
     clock: SystemClock,
 }
 
 impl Client {
     fn new(endpoint: &str) -> Result<Self, HttpError> {
-        let url: Url = endpoint
-            .parse()
-            .map_err(|error| format!("the endpoint is not a URL: {error}"))?;
+        let url = Url::parse(endpoint)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https"))
+            .ok_or("it is not an http or https URL such as http://localhost:4318")?;
         let builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             // Between two exports nobody would notice that a connection has been closed.
@@ -203,9 +204,6 @@ impl Client {
             .and_then(|text| text.parse().ok());
         Ok(Self {
             client: builder.build()?,
-            runtime: runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?,
             timeout: milliseconds.map_or(OTEL_EXPORTER_OTLP_TIMEOUT_DEFAULT, Duration::from_millis),
             clock: SystemClock::new(),
         })
@@ -249,6 +247,11 @@ impl HttpClient for Client {
         'client: 'future,
         Self: 'future,
     {
-        Box::pin(async move { self.runtime.block_on(self.send(request)) })
+        Box::pin(async move {
+            let runtime = runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(self.send(request))
+        })
     }
 }

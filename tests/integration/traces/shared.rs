@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -135,10 +134,10 @@ impl Scene {
     }
 }
 
-/// Lets a future belong to a span of this name, as a request of the application would.
+/// Lets a future belong to a span of this name, as a request of the application would. The span ends with it.
 macro_rules! caller {
     ($name:literal, $future:expr) => {
-        pin!($future.instrument(tracing::info_span!($name)))
+        Box::pin($future.instrument(tracing::info_span!($name)))
     };
 }
 
