@@ -374,7 +374,8 @@ async fn run_server(server: Server) {
         shutdown_signal(hanko.clone()).await;
         deadline.get_or_init(|| clock.monotonic().saturating_add(longest_shutdown));
     };
-    server.run(shutdown).await;
+    // Boxed, so that the futures of the commands stay small.
+    Box::pin(server.run(shutdown)).await;
     hanko.report_lost();
     let rest = deadline.get().map_or(Duration::ZERO, |deadline| {
         deadline.saturating_sub(clock.monotonic())

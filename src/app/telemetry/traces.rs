@@ -64,7 +64,7 @@ pub(super) fn start(service: Option<Service<'_>>) -> Result<Option<SdkTracer>, I
         return Ok(None);
     };
     let failed = |error: &dyn fmt::Display| InstallLogError::Traces(error.to_string());
-    let client = Client::new(&endpoint).map_err(|error| failed(&error))?;
+    let client = CollectorClient::new(&endpoint).map_err(|error| failed(&error))?;
     let exporter = SpanExporter::builder()
         .with_http()
         .with_http_client(client)
@@ -172,13 +172,13 @@ impl opentelemetry_sdk::trace::SpanExporter for Reporting {
 
 /// Sends requests to the collector, from the thread that exports, each on a runtime of its own: those of the service never
 /// wait for it.
-struct Client {
-    client: reqwest::Client,
+struct CollectorClient {
+    http: reqwest::Client,
     timeout: Duration,
     clock: SystemClock,
 }
 
-impl Client {
+impl CollectorClient {
     fn new(endpoint: &str) -> Result<Self, HttpError> {
         let url = Url::parse(endpoint)
             .ok()
@@ -203,7 +203,7 @@ impl Client {
             .or_else(|| variable(OTEL_EXPORTER_OTLP_TIMEOUT))
             .and_then(|text| text.parse().ok());
         Ok(Self {
-            client: builder.build()?,
+            http: builder.build()?,
             timeout: milliseconds.map_or(OTEL_EXPORTER_OTLP_TIMEOUT_DEFAULT, Duration::from_millis),
             clock: SystemClock::new(),
         })
@@ -211,7 +211,7 @@ impl Client {
 
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let mut response = tokio::select! {
-            response = self.client.execute(request.try_into()?) => response.map_err(reqwest::Error::without_url)?,
+            response = self.http.execute(request.try_into()?) => response.map_err(reqwest::Error::without_url)?,
             () = self.clock.sleep(self.timeout) => return Err("the collector did not respond in time".into()),
         };
         let mut head = Response::new(Bytes::new());
@@ -231,13 +231,15 @@ impl Client {
     }
 }
 
-impl fmt::Debug for Client {
+impl fmt::Debug for CollectorClient {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Client").finish_non_exhaustive()
+        formatter
+            .debug_struct("CollectorClient")
+            .finish_non_exhaustive()
     }
 }
 
-impl HttpClient for Client {
+impl HttpClient for CollectorClient {
     // As the macro `async_trait` writes it, with which the trait is declared.
     fn send_bytes<'client, 'future>(
         &'client self,

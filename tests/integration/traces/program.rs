@@ -103,7 +103,9 @@ impl Received {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits = |byte: &u8| [byte >> 4, byte & 15];
+    let letter = |digit| char::from_digit(u32::from(digit), 16).expect("a digit");
+    bytes.iter().flat_map(digits).map(letter).collect()
 }
 
 fn attributes(attributes: &[KeyValue]) -> Vec<(String, String)> {
@@ -281,7 +283,7 @@ impl Program {
         })
         .await;
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
-        clock.monotonic() - began_at
+        clock.monotonic().saturating_sub(began_at)
     }
 }
 
