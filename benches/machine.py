@@ -3,6 +3,7 @@
 import os
 import pathlib
 import platform
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 EXAMPLE = TARGET / "debug" / "examples" / "bench-hanko"
 LOAD = TARGET / "release" / "load"
 POEM_HANKO = TARGET / "release" / "poem-hanko"
+# So many connections wrk keeps busy.
+CONNECTIONS = 32
 
 
 class Failed(Exception):
@@ -126,7 +129,7 @@ class Server(Process):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         super().__init__(name, command, cores, {**environment, "PORT": str(self.port)})
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             self.check()
             try:
@@ -136,12 +139,15 @@ class Server(Process):
                 pass
             if time.monotonic() > deadline:
                 self.end()
-                raise Failed(f"{name} does not answer within 10 s")
+                raise Failed(f"{name} does not answer within 60 s")
             time.sleep(0.02)
 
 
 class Hanko:
     """A local Hanko with RSA 4096, and so many session tokens of it in a file."""
+
+    # That of support/hanko.rs.
+    issuer = "https://hanko.example"
 
     def __init__(self, tokens, cores):
         self.folder = tempfile.TemporaryDirectory(prefix="poem-hanko-bench-")
@@ -156,6 +162,7 @@ class Hanko:
             self.__exit__()
             raise
         self.url = (folder / "hanko-url").read_text()
+        self.webhook = (folder / "webhook").read_text()
         with self.tokens.open() as lines:
             self.token = lines.readline().strip()
 
@@ -193,6 +200,28 @@ def check_answers(server, token):
         got = status(server.url + path, headers)
         if got != expected:
             raise Failed(f"{server.name} answers {got}, not {expected}, to {path} with {list(headers) or 'nothing'}")
+
+
+def request_rate(server, path, hanko, tokens, credential, core, seconds):
+    """Requests a second that got a 2xx response, and the share of its core that the server was busy. `tokens` session tokens are sent in
+    turn; see support/requests.lua for `credential`."""
+    busy, start = server.cpu_seconds(), time.monotonic()
+    run = subprocess.run(
+        ["taskset", "-c", str(core), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "5s"]
+        + ["-s", ROOT / "benches/support/requests.lua", server.url + path, "--", hanko.tokens, str(tokens), credential],
+        capture_output=True,
+        text=True,
+        timeout=seconds + 30,
+    )
+    busy = (server.cpu_seconds() - busy) / (time.monotonic() - start)
+    server.check()
+    result = re.search(r"^RESULT (\d+) (\d+) (\d+)$", run.stdout, re.MULTILINE)
+    if run.returncode != 0 or not result:
+        raise Failed(f"wrk: {run.stdout}{run.stderr}")
+    requests, microseconds, errors = map(int, result.groups())
+    if errors or not requests:
+        raise Failed(f"{server.name}: {errors} of {requests} requests to {path} did not succeed")
+    return requests / microseconds * 1e6, busy
 
 
 def main(program):

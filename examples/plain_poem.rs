@@ -10,13 +10,11 @@
 use std::{env, error::Error, net::Ipv4Addr};
 
 use poem::{EndpointExt, Request, Route, Server, get, handler, listener::TcpListener};
-use poem_hanko::{Edge, Hanko, HankoUrl, Rejection, authenticate, webhook_endpoint};
+use poem_hanko::{Edge, Hanko, HankoUrl, require, webhook_endpoint};
 
 #[handler]
 async fn hello(request: &Request) -> poem::Result<String> {
-    let session = authenticate(request)
-        .await?
-        .ok_or(Rejection::MissingCredentials)?;
+    let session = require::<()>(request).await?;
     Ok(format!("Hello, {}!", session.user_id()))
 }
 

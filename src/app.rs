@@ -25,7 +25,10 @@ pub use config::{
 };
 use futures_util::future::BoxFuture;
 use poem::{Endpoint, EndpointExt, IntoEndpoint, IntoResponse};
-use poem_openapi::{LicenseObject, OpenApi, OpenApiService, ServerObject, registry::MetaApi};
+use poem_openapi::{
+    ContactObject, ExternalDocumentObject, LicenseObject, OpenApi, OpenApiService, ServerObject,
+    registry::MetaApi,
+};
 pub(crate) use telemetry::dropped_log_lines;
 pub use telemetry::{InstallLogError, flush_log, install_log, log_subscriber};
 #[cfg(feature = "testing")]
@@ -86,6 +89,8 @@ pub struct App {
     version: String,
     description: Option<String>,
     license: Option<(String, String)>,
+    contact: Option<(String, String)>,
+    external_docs: Option<(String, String)>,
     api: ApiType,
     make_routes: MakeRoutes,
     has_webhooks: bool,
@@ -172,6 +177,8 @@ impl App {
             version: version.into(),
             description: None,
             license: None,
+            contact: None,
+            external_docs: None,
             api,
             make_routes,
             has_webhooks: true,
@@ -198,6 +205,18 @@ impl App {
     /// Names the licence of the API in the document, with the URL of its text.
     pub fn license(mut self, name: impl Into<String>, url: impl Into<String>) -> Self {
         self.license = Some((name.into(), url.into()));
+        self
+    }
+
+    /// Names in the document whom to ask about the API. `address` is a URL, or an e-mail address.
+    pub fn contact(mut self, name: impl Into<String>, address: impl Into<String>) -> Self {
+        self.contact = Some((name.into(), address.into()));
+        self
+    }
+
+    /// Refers in the document to documentation that is elsewhere: `externalDocs`.
+    pub fn external_docs(mut self, description: impl Into<String>, url: impl Into<String>) -> Self {
+        self.external_docs = Some((description.into(), url.into()));
         self
     }
 
@@ -389,6 +408,18 @@ impl App {
         }
         if let Some((name, url)) = &self.license {
             service = service.license(LicenseObject::new(name).url(url));
+        }
+        if let Some((name, address)) = &self.contact {
+            let contact = ContactObject::new().name(name);
+            service = service.contact(if address.contains("://") {
+                contact.url(address)
+            } else {
+                contact.email(address)
+            });
+        }
+        if let Some((description, url)) = &self.external_docs {
+            let docs = ExternalDocumentObject::new(url).description(description);
+            service = service.external_document(docs);
         }
         let base = service.server(ServerObject::new(public_url)).spec();
         let value = merge(&base, &self.apis())?;

@@ -20,5 +20,5 @@ pub use extractor::{
 };
 pub use guard::{AnyOf, Fresh, Guard, Live, Passkey, SecondFactor, StrongSignIn, VerifiedEmail};
 pub(crate) use record::AuthRecord;
-pub use rejection::Rejection;
+pub use rejection::{Credential, Rejection};
 pub use requirement::{ClaimRequirement, Requirement, ScopeRequirement, Unmet};

@@ -70,11 +70,11 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 ///
 /// ```no_run
 /// use poem::{EndpointExt, Route, Server, get, handler, listener::TcpListener};
-/// use poem_hanko::{Edge, Hanko, HankoUrl, Rejection, authenticate, webhook_endpoint};
+/// use poem_hanko::{Edge, Hanko, HankoUrl, require, webhook_endpoint};
 ///
 /// #[handler]
 /// async fn hello(request: &poem::Request) -> poem::Result<String> {
-///     let session = authenticate(request).await?.ok_or(Rejection::MissingCredentials)?;
+///     let session = require::<()>(request).await?;
 ///     Ok(format!("Hello, {}!", session.user_id()))
 /// }
 ///

@@ -4,6 +4,7 @@ mod authenticate;
 mod builder;
 mod claim_reader;
 mod claims;
+mod cookie_name;
 mod error;
 mod http_client;
 mod id;

@@ -13,7 +13,7 @@ mod tests;
 mod verifier;
 
 pub use claims::NumericDate;
-pub(crate) use claims::{Claims, ClaimsRules, RegisteredClaims};
+pub(crate) use claims::{Claims, ClaimsRules, REGISTERED_CLAIMS, RegisteredClaims};
 pub use error::TokenError;
 pub(crate) use json::parse_object;
 pub(crate) use key_set::{KeySet, KeySetDocument, KeyThumbprint, SkippedKey};

@@ -305,11 +305,12 @@ impl RemoteKeySet {
         self.shared.fetches_ended.clone()
     }
 
-    /// Whether this key is among those that may be used now.
-    pub(crate) fn holds(&self, thumbprint: KeyThumbprint) -> bool {
+    /// Whether this key is among those that may be used at `now`, by the monotonic clock.
+    pub(crate) fn holds(&self, thumbprint: KeyThumbprint, now: Duration) -> bool {
         let held = self.shared.held.load();
-        held.as_ref()
-            .is_some_and(|held| self.shared.is_usable(held) && held.key_set.contains(thumbprint))
+        held.as_ref().is_some_and(|held| {
+            self.shared.is_usable(held, now) && held.key_set.contains(thumbprint)
+        })
     }
 
     /// How things stand.
@@ -364,15 +365,15 @@ impl Shared {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_usable(&self, held: &HeldKeySet) -> bool {
-        held.age(self.clock.monotonic()) <= self.policy.max_stale
+    fn is_usable(&self, held: &HeldKeySet, now: Duration) -> bool {
+        held.age(now) <= self.policy.max_stale
     }
 
     /// The held keys, unless they are too old. Takes no lock.
     fn usable(&self) -> Option<Arc<KeySet>> {
         let held = self.held.load();
         held.as_ref()
-            .filter(|held| self.is_usable(held))
+            .filter(|held| self.is_usable(held, self.clock.monotonic()))
             .map(|held| Arc::clone(&held.key_set))
     }
 

@@ -41,7 +41,8 @@ pub mod testing;
 
 // Protect a route.
 pub use auth::{
-    BEARER_SCHEME, COOKIE_SCHEME, Challenge, HankoAuth, OptionalHankoAuth, Rejection, authenticate,
+    BEARER_SCHEME, COOKIE_SCHEME, Challenge, Credential, HankoAuth, OptionalHankoAuth, Rejection,
+    authenticate,
 };
 pub use hanko::{
     AuthenticateError, BuildError, ClaimError, DEFAULT_COOKIE_NAME, DEFAULT_LEEWAY,
@@ -93,12 +94,17 @@ pub use clock::{Clock, ManualClock, Sleep, SystemClock};
 #[cfg(feature = "server")]
 pub use server::{Server, StartError};
 
-/// Compiles the code blocks of the README.
+/// Compiles the code blocks of the pages.
 #[cfg(all(doctest, feature = "server", feature = "testing"))]
-#[doc = include_str!("../README.md")]
-struct Readme;
-
-/// Compiles the code blocks of docs/guards.md.
-#[cfg(all(doctest, feature = "server"))]
-#[doc = include_str!("../docs/guards.md")]
-struct GuardsPage;
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/embedding.md")]
+    struct Embedding;
+    #[doc = include_str!("../docs/guards.md")]
+    struct Guards;
+    #[doc = include_str!("../docs/hanko.md")]
+    struct OwnHanko;
+    #[doc = include_str!("../docs/testing.md")]
+    struct Testing;
+}

@@ -3,6 +3,7 @@
 mod apis;
 mod conflict;
 mod document;
+mod headers;
 mod json_body;
 mod problems;
 #[cfg(feature = "swagger-ui")]

@@ -56,7 +56,7 @@ macro_rules! problem_types {
         impl ProblemType {
             $($(#[$doc])* pub const $name: Self = Self::new($uri, $status, $title).with_detail($detail);)*
 
-            /// The types of this crate, in the order of the README.
+            /// The types of this crate, in the order of docs/embedding.md.
             pub const ALL: &[Self] = &[$(Self::$name),*];
         }
     };
@@ -66,8 +66,8 @@ problem_types! {
     /// 401: no credential was sent.
     MISSING_CREDENTIALS = 401 "/problems/missing-credentials", "Missing credentials",
         "Send a Hanko session token, as a Bearer token or in the session cookie.";
-    /// 401: the session token is not valid.
-    INVALID_TOKEN = 401 "/problems/invalid-token", "Invalid session token", "The session token is not valid.";
+    /// 401: the token of the request is not valid.
+    INVALID_TOKEN = 401 "/problems/invalid-token", "Invalid token", "The token is not valid.";
     /// 400: several credentials were sent where one is allowed.
     AMBIGUOUS_CREDENTIALS = 400 "/problems/ambiguous-credentials", "Ambiguous credentials",
         "Several credentials were sent, and which one is meant cannot be known.";

@@ -68,13 +68,13 @@ impl Line {
         }
     }
 
-    fn log(self, reason: &dyn Display) {
+    fn log(self, summary: &dyn Display, reason: &dyn Display) {
         match self {
             Self::RejectedRequest => {
-                tracing::info!(event = "request_rejected", %reason, "rejected a request");
+                tracing::info!(event = "request_rejected", reason = %summary, detail = %reason, "rejected a request");
             }
             Self::RejectedWebhook => {
-                tracing::warn!(event = "webhook_rejected", %reason, "rejected a webhook");
+                tracing::warn!(event = "webhook_rejected", reason = %summary, detail = %reason, "rejected a webhook");
             }
             Self::HeldWebhook => {
                 tracing::warn!(event = "webhook_held", %reason, "holding a webhook that cannot be verified yet");
@@ -214,10 +214,10 @@ impl Sampler {
         self.log_as(line, reason, reason);
     }
 
-    /// The same, counted by `summary`. For a reason that varies, for example with an address: a client that causes it
-    /// could fill the log otherwise.
+    /// The same, counted by `summary`, a name that is one of a fixed set. A client that causes a reason that varies, for
+    /// example with an address, could fill the log otherwise.
     pub(crate) fn log_as(&self, line: Line, summary: &dyn Display, reason: &dyn Display) {
-        self.sample(line, summary, || line.log(reason));
+        self.sample(line, summary, || line.log(summary, reason));
     }
 
     /// Calls `log` if the line is not one too many, otherwise counts it.

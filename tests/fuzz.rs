@@ -398,9 +398,9 @@ proptest! {
             Err(rejection) => prop_assert!(
                 matches!(
                     rejection,
-                    Rejection::InvalidToken(_)
-                        | Rejection::AmbiguousCredentials
-                        | Rejection::CrossSiteRequest
+                    Rejection::InvalidToken(..)
+                        | Rejection::AmbiguousCredentials(_)
+                        | Rejection::CrossSiteRequest { .. }
                 ),
                 "{rejection}"
             ),

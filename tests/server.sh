@@ -1,6 +1,12 @@
-# To be sourced: starts `poem-hanko dev` on a free port for a suite, and ends it with the suite.
+# To be sourced: builds the program, starts `poem-hanko dev` on a free port for a suite, and ends it with the suite.
 # Sets API (its URL), HANKO (that of its local Hanko), TOKEN (a session token), COOKIE (that of another session, as a
 # `Cookie` header has it), UNVERIFIED (the token of a user whose e-mail address is not verified).
+
+# Builds target/debug/poem-hanko. With all features and beside an example, so that cargo compiles the same as for its own tests
+# and builds no dependency twice.
+build_program() {
+  cargo build --locked --quiet --all-features --bin poem-hanko --example limits
+}
 
 # start_server BINARY FOLDER [PORT]: FOLDER is made, and is where the server runs and its output is kept.
 start_server() {

@@ -1,11 +1,15 @@
 //! A local Hanko for the benchmarks: signs with RSA 4096, as Hanko does, and stays until it is ended.
 //!
-//! `bench-hanko FOLDER TOKENS` writes that many session tokens, one a line, to `FOLDER/tokens`, and then its URL to
-//! `FOLDER/hanko-url`.
+//! `bench-hanko FOLDER TOKENS` writes that many session tokens, one a line, to `FOLDER/tokens`, the body of a webhook to
+//! `FOLDER/webhook`, and then its URL to `FOLDER/hanko-url`.
 
 use std::{env, error::Error, fs, path::PathBuf, sync::Arc, thread};
 
 use poem_hanko::testing::{LocalHanko, Person};
+use serde_json::Value;
+
+/// The `iss` of the tokens, which some peers require.
+const ISSUER: &str = "https://hanko.example";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -15,8 +19,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: bench-hanko FOLDER TOKENS".into());
     };
     let folder = PathBuf::from(folder);
-    let hanko = Arc::new(LocalHanko::builder().rsa_4096().start().await?);
+    let hanko = Arc::new(
+        LocalHanko::builder()
+            .rsa_4096()
+            .issuer(ISSUER)
+            .start()
+            .await?,
+    );
     fs::write(folder.join("tokens"), sign(&hanko, tokens.parse()?)?)?;
+    let webhook = hanko.webhook_body("user.update", &Value::Null);
+    fs::write(folder.join("webhook"), webhook.to_string())?;
     // Last, and at once: whoever finds it finds everything.
     let url = folder.join("hanko-url");
     fs::write(url.with_extension("new"), hanko.url())?;

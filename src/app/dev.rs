@@ -181,13 +181,19 @@ async fn sign_in_page(request: &Request, desk: Data<&SignInDesk>) -> Response {
 /// Ends the session at the local Hanko, which tells the API by webhook, as Hanko would. The cookie stays, so that it can
 /// be seen that the token is rejected.
 #[handler]
-async fn end_session(request: &Request, body: Body, desk: Data<&SignInDesk>) -> Result<Response> {
+async fn end_session(
+    request: &Request,
+    body: Body,
+    hanko: Data<&Hanko>,
+    desk: Data<&SignInDesk>,
+) -> Result<Response> {
     let session = match authenticate(request).await {
         Ok(Some(session)) => session,
         Ok(None) => {
             let notice = "No session was ended, because nobody is signed in.";
-            let error = Rejection::MissingCredentials.into();
-            return desk.failed(request, error, notice).await;
+            let cookie_name = hanko.cookie_name().to_owned();
+            let rejection = Rejection::MissingCredentials { cookie_name };
+            return desk.failed(request, rejection.into(), notice).await;
         }
         Err(rejection) => {
             let notice = format!("No session was ended: {rejection}.");
@@ -226,9 +232,9 @@ async fn sign_in(
     desk: Data<&SignInDesk>,
 ) -> Result<Response> {
     if !comes_from_trusted_page(request.headers(), &hanko) {
-        let rejection = Rejection::CrossSiteRequest;
         let notice = "Nobody was signed in: the form was sent from another site.";
-        return desk.failed(request, rejection.into(), notice).await;
+        let error = Problem::from(ProblemType::CROSS_SITE_REQUEST).with_detail(notice);
+        return desk.failed(request, error.into(), notice).await;
     }
     let body = match body.into_bytes_limit(MAX_FORM_BYTES).await {
         Ok(body) => body,

@@ -5,46 +5,78 @@ use poem::http::{
     header::{AUTHORIZATION, COOKIE, ORIGIN, UPGRADE},
 };
 
-use super::rejection::Rejection;
+use super::rejection::{Credential, Rejection};
 use crate::hanko::Hanko;
 
 /// A session token as it was sent, not verified.
-pub(super) struct Credentials<'a>(&'a [u8]);
+pub(super) struct Credentials<'a> {
+    token: &'a [u8],
+    source: Source<'a>,
+}
+
+/// Where a token was found.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Bearer,
+    /// The cookie of this name.
+    Cookie(&'a str),
+}
+
+impl Source<'_> {
+    fn credential(self) -> Credential {
+        match self {
+            Self::Bearer => Credential::Bearer,
+            Self::Cookie(name) => Credential::Cookie {
+                name: name.to_owned(),
+            },
+        }
+    }
+}
 
 impl<'a> Credentials<'a> {
     /// Extracts the token of a Bearer header if there is one, otherwise that of the cookie. Returns `None` if there is neither.
     pub(super) fn from_request(
         method: &Method,
         headers: &'a HeaderMap,
-        hanko: &Hanko,
+        hanko: &'a Hanko,
     ) -> Result<Option<Self>, Rejection> {
-        // A page of any site can open a WebSocket, with a GET that is not subject to CORS.
-        let is_safe = is_safe(method) && !headers.contains_key(UPGRADE);
-        let is_trusted = || comes_from_trusted_page(headers, hanko);
-        Self::select(headers, hanko, is_safe, is_trusted)
+        Self::select(headers, hanko, || {
+            // A page of any site can open a WebSocket, with a GET that is not subject to CORS.
+            let is_safe = is_safe(method) && !headers.contains_key(UPGRADE);
+            is_safe || comes_from_trusted_page(headers, hanko)
+        })
     }
 
-    /// The same for a request that is said to be safe or not. `is_trusted` decides about the page that sent an unsafe one.
+    /// The same for a request that may have been made by a page that acts for the user or not, as `may_use_cookie` tells.
     pub(super) fn select(
         headers: &'a HeaderMap,
-        hanko: &Hanko,
-        is_safe: bool,
-        is_trusted: impl FnOnce() -> bool,
+        hanko: &'a Hanko,
+        may_use_cookie: impl FnOnce() -> bool,
     ) -> Result<Option<Self>, Rejection> {
         if let Some(token) = bearer_token(headers)? {
-            return Ok(Some(Self(token)));
+            let source = Source::Bearer;
+            return Ok(Some(Self { token, source }));
         }
-        let Some(token) = cookie(headers, hanko.cookie_name())? else {
+        let Some(token) = cookie(headers, hanko)? else {
             return Ok(None);
         };
-        if !is_safe && !is_trusted() {
-            return Err(Rejection::CrossSiteRequest);
+        let cookie_name = hanko.cookie_name();
+        if !may_use_cookie() {
+            return Err(Rejection::CrossSiteRequest {
+                cookie_name: cookie_name.to_owned(),
+            });
         }
-        Ok(Some(Self(token)))
+        let source = Source::Cookie(cookie_name);
+        Ok(Some(Self { token, source }))
     }
 
     pub(super) fn token(&self) -> &'a [u8] {
-        self.0
+        self.token
+    }
+
+    /// Returns which credential of the request it is.
+    pub(super) fn credential(&self) -> Credential {
+        self.source.credential()
     }
 }
 
@@ -55,7 +87,7 @@ pub(crate) fn is_safe(method: &Method) -> bool {
 
 /// Returns the token of an `Authorization: Bearer` header (RFC 6750 section 2.1). Other schemes are ignored.
 fn bearer_token(headers: &HeaderMap) -> Result<Option<&[u8]>, Rejection> {
-    let Some(value) = single(headers.get_all(AUTHORIZATION).iter())? else {
+    let Some(value) = single(headers.get_all(AUTHORIZATION).iter(), Source::Bearer)? else {
         return Ok(None);
     };
     // HTTP/1 parsers remove white space around a value, HTTP/2 does not (RFC 9110 section 5.5).
@@ -78,20 +110,13 @@ fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Returns the value of the cookie called `name` (RFC 6265 section 4.2.1) in all `Cookie` headers: HTTP/2 may split the
-/// header (RFC 9113 section 8.2.3).
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, Rejection> {
+/// Returns the value of the session cookie in all `Cookie` headers: HTTP/2 may split the header (RFC 9113 section 8.2.3).
+fn cookie<'a>(headers: &'a HeaderMap, hanko: &'a Hanko) -> Result<Option<&'a [u8]>, Rejection> {
     let values = headers
         .get_all(COOKIE)
         .iter()
-        .flat_map(|header| header.as_bytes().split(|byte| *byte == b';'))
-        .filter_map(|pair| {
-            let pair = pair.trim_ascii();
-            let equals = pair.iter().position(|byte| *byte == b'=')?;
-            let (cookie_name, value) = (&pair[..equals], &pair[equals + 1..]);
-            (cookie_name.trim_ascii() == name.as_bytes()).then(|| value.trim_ascii())
-        });
-    let Some(value) = single(values)? else {
+        .flat_map(|header| hanko.cookie_values(header.as_bytes()));
+    let Some(value) = single(values, Source::Cookie(hanko.cookie_name()))? else {
         return Ok(None);
     };
     // Some frontends delete a cookie by setting it to nothing.
@@ -105,10 +130,13 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, Re
 }
 
 /// Returns the only item, or rejects several: it is unknown which one is meant.
-fn single<T>(mut items: impl Iterator<Item = T>) -> Result<Option<T>, Rejection> {
+fn single<T>(
+    mut items: impl Iterator<Item = T>,
+    source: Source<'_>,
+) -> Result<Option<T>, Rejection> {
     let first = items.next();
     if items.next().is_some() {
-        return Err(Rejection::AmbiguousCredentials);
+        return Err(Rejection::AmbiguousCredentials(source.credential()));
     }
     Ok(first)
 }

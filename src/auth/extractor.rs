@@ -203,33 +203,49 @@ pub(super) fn log(request: &Request, rejection: &Rejection) {
     static MISCONFIGURED: LazyLock<Sampler> =
         LazyLock::new(|| Sampler::new(Arc::new(SystemClock::new())));
     let sampler = request.data::<Hanko>().map(Hanko::sampler);
-    let line = match rejection {
-        Rejection::NotConfigured | Rejection::BodyReadBeforeGuard { .. } => Line::Misconfigured,
-        _ => Line::RejectedRequest,
-    };
+    let sampler = sampler.unwrap_or(&MISCONFIGURED);
+    let is_misconfigured = matches!(
+        rejection,
+        Rejection::NotConfigured | Rejection::BodyReadBeforeGuard { .. }
+    );
     if let Some(record) = AuthRecord::of(request) {
-        record.reject(rejection);
-        if line == Line::RejectedRequest {
+        record.reject(rejection.reason(), rejection);
+        if !is_misconfigured {
             // The access log has the reason.
             return;
         }
     }
-    sampler.unwrap_or(&MISCONFIGURED).log(line, rejection);
+    if is_misconfigured {
+        sampler.log(Line::Misconfigured, rejection);
+    } else {
+        sampler.log_as(Line::RejectedRequest, &rejection.reason(), rejection);
+    }
 }
 
 fn identified(request: &Request) -> Option<&Identified> {
     AuthRecord::of(request).map(AuthRecord::identified)
 }
 
-/// Authenticates a token, and notes whose it is.
+/// Authenticates credentials, and notes whose they are.
 pub(super) async fn verify(
     request: &Request,
     hanko: &Hanko,
-    token: &[u8],
+    credentials: &Credentials<'_>,
 ) -> Result<Session, Rejection> {
-    let outcome = hanko.authenticate_noting(token, identified(request)).await;
+    let identified = identified(request);
+    let outcome = hanko
+        .authenticate_noting(credentials.token(), identified)
+        .await;
     hanko.counts().authenticated(counted_as(&outcome));
-    Ok(outcome?)
+    outcome.map_err(|error| Rejection::new(error, credentials.credential()))
+}
+
+/// Returns the rejection of a request without credentials, and counts it.
+pub(super) fn missing_credentials(hanko: &Hanko) -> Rejection {
+    hanko.counts().authenticated(Authentication::Missing);
+    Rejection::MissingCredentials {
+        cookie_name: hanko.cookie_name().to_owned(),
+    }
 }
 
 async fn try_authenticate(request: &Request) -> Result<Option<Session>, Rejection> {
@@ -238,23 +254,24 @@ async fn try_authenticate(request: &Request) -> Result<Option<Session>, Rejectio
         hanko.counts().authenticated(Authentication::Anonymous);
         return Ok(None);
     };
-    Ok(Some(verify(request, hanko, credentials.token()).await?))
+    Ok(Some(verify(request, hanko, &credentials).await?))
 }
 
 async fn try_require(request: &Request, rule: &Rule<'_>) -> Result<Session, Rejection> {
     let hanko: &Hanko = request.data().ok_or(Rejection::NotConfigured)?;
     let Some(credentials) = credentials(request, hanko)? else {
-        hanko.counts().authenticated(Authentication::Missing);
-        return Err(Rejection::MissingCredentials);
+        return Err(missing_credentials(hanko));
     };
     let outcome = authenticate_for(hanko, credentials.token(), rule, identified(request)).await;
     hanko.counts().authenticated(counted_as(&outcome));
-    let (session, unmet) = outcome?;
+    let rejected = |error| Rejection::new(error, credentials.credential());
+    let (session, unmet) = outcome.map_err(rejected)?;
     match unmet {
         None => Ok(session),
         Some(unmet) => {
             hanko.counts().guard_rejected(unmet.guard());
-            Err(Rejection::GuardNotMet(Box::new(unmet)))
+            let credential = credentials.credential();
+            Err(Rejection::GuardNotMet(Box::new(unmet), credential))
         }
     }
 }
@@ -282,7 +299,7 @@ async fn authenticate_for(
 /// Returns the credentials of a request, and counts those that are rejected.
 fn credentials<'a>(
     request: &'a Request,
-    hanko: &Hanko,
+    hanko: &'a Hanko,
 ) -> Result<Option<Credentials<'a>>, Rejection> {
     Credentials::from_request(request.method(), request.headers(), hanko)
         .inspect_err(|rejection| count_rejected_credentials(hanko, rejection))
@@ -290,7 +307,7 @@ fn credentials<'a>(
 
 pub(super) fn count_rejected_credentials(hanko: &Hanko, rejection: &Rejection) {
     hanko.counts().authenticated(match rejection {
-        Rejection::CrossSiteRequest => Authentication::CrossSite,
+        Rejection::CrossSiteRequest { .. } => Authentication::CrossSite,
         _ => Authentication::Ambiguous,
     });
 }
@@ -381,7 +398,10 @@ fn register_schemes(registry: &mut Registry) {
         BEARER_SCHEME,
         MetaSecurityScheme {
             ty: "http",
-            description: Some("A Hanko session token in the `Authorization` header."),
+            description: Some(
+                "A Hanko session token in the `Authorization` header. An application gets it from Hanko's frontend SDK, by \
+                 `hanko.getSessionToken()`; in development, the command `dev` prints one.",
+            ),
             name: None,
             key_in: None,
             scheme: Some("bearer"),

@@ -19,7 +19,6 @@ use super::{
 };
 use crate::{
     hanko::{EmailClaim, Hanko, Session},
-    metrics::Authentication,
     problem::{Problem, ProblemType},
     sampling::Line,
 };
@@ -160,19 +159,18 @@ impl ForwardAuth {
     ) -> Result<Session, Rejection> {
         let hanko: &Hanko = request.data().ok_or(Rejection::NotConfigured)?;
         let headers = request.headers();
-        let credentials = Credentials::select(headers, hanko, original.is_safe(headers), || {
-            original.comes_from_trusted_page(headers, hanko)
+        let credentials = Credentials::select(headers, hanko, || {
+            original.is_safe(headers) || original.comes_from_trusted_page(headers, hanko)
         })
         .inspect_err(|rejection| extractor::count_rejected_credentials(hanko, rejection))?;
         let Some(credentials) = credentials else {
-            hanko.counts().authenticated(Authentication::Missing);
-            return Err(Rejection::MissingCredentials);
+            return Err(extractor::missing_credentials(hanko));
         };
-        let session = extractor::verify(request, hanko, credentials.token()).await?;
+        let session = extractor::verify(request, hanko, &credentials).await?;
         query
             .check(&session)
             .inspect_err(|unmet| hanko.counts().guard_rejected(unmet.guard()))
-            .map_err(Rejection::GuardNotMet)?;
+            .map_err(|unmet| Rejection::GuardNotMet(unmet, credentials.credential()))?;
         Ok(session)
     }
 
@@ -229,7 +227,7 @@ impl ForwardAuth {
             url.query_pairs_mut().append_pair("redirect_to", &back);
         }
         let challenge = match rejection {
-            Rejection::GuardNotMet(unmet) => unmet.challenge(),
+            Rejection::GuardNotMet(unmet, _) => unmet.challenge(),
             _ => None,
         };
         if let Some(Challenge::InsufficientUserAuthentication {
@@ -388,8 +386,9 @@ fn only_401_and_403(rejection: &Rejection) -> Response {
         )
     {
         let known = ProblemType::AMBIGUOUS_CREDENTIALS;
+        let detail = rejection.detail();
         response = Problem::new(StatusCode::FORBIDDEN, known.uri(), known.title())
-            .with_detail(known.default_detail())
+            .with_detail(detail.unwrap_or_else(|| known.default_detail().to_owned()))
             .into_response();
     }
     response

@@ -1,17 +1,28 @@
 //! What the authentication of a request has found.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    fmt::Display,
+    sync::{Arc, OnceLock},
+};
 
 use poem::Request;
 
-use super::rejection::Rejection;
 use crate::hanko::Identified;
+
+/// Why a request was rejected.
+#[derive(Debug)]
+pub(crate) struct Reason {
+    /// One of a fixed set.
+    pub(crate) name: &'static str,
+    /// A sentence without anything that the client has sent.
+    pub(crate) detail: String,
+}
 
 /// Kept in the data of a request by whoever logs it, and filled in by its authentication.
 #[derive(Debug, Default)]
 pub(crate) struct AuthRecord {
     identified: Identified,
-    rejection: OnceLock<Rejection>,
+    reason: OnceLock<Reason>,
 }
 
 impl AuthRecord {
@@ -23,7 +34,7 @@ impl AuthRecord {
     }
 
     /// Returns the record in the data of a request.
-    pub(super) fn of(request: &Request) -> Option<&Self> {
+    pub(crate) fn of(request: &Request) -> Option<&Self> {
         request.data::<Arc<Self>>().map(|record| &**record)
     }
 
@@ -33,11 +44,15 @@ impl AuthRecord {
     }
 
     /// Returns why the request was first rejected.
-    pub(crate) fn rejection(&self) -> Option<&Rejection> {
-        self.rejection.get()
+    pub(crate) fn reason(&self) -> Option<&Reason> {
+        self.reason.get()
     }
 
-    pub(super) fn reject(&self, rejection: &Rejection) {
-        self.rejection.get_or_init(|| rejection.clone());
+    /// Notes why the request was rejected, unless it was rejected before.
+    pub(crate) fn reject(&self, name: &'static str, detail: &dyn Display) {
+        self.reason.get_or_init(|| Reason {
+            name,
+            detail: detail.to_string(),
+        });
     }
 }

@@ -1,6 +1,6 @@
 //! Why a request is rejected, and the response to it.
 
-use std::time::Duration;
+use std::fmt;
 
 use poem::{
     Response,
@@ -12,37 +12,66 @@ use super::{challenge::Challenge, requirement::Unmet};
 use crate::{
     hanko::AuthenticateError,
     jose::TokenError,
+    metrics::Authentication,
     problem::{Problem, ProblemType, Unavailable},
 };
 
+/// Which credential of a request was examined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Credential {
+    /// The token of an `Authorization: Bearer` header.
+    Bearer,
+    /// The session cookie.
+    Cookie {
+        /// The name of the cookie.
+        name: String,
+    },
+}
+
+impl fmt::Display for Credential {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bearer => formatter.write_str("Bearer token"),
+            Self::Cookie { name } => write!(formatter, "cookie `{name}`"),
+        }
+    }
+}
+
 /// Why a request was rejected. As an error of a handler it becomes a problem response.
+///
+/// Its text is that of the challenge.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejection {
     /// A session is required and no credential was sent.
     #[error("no credentials were sent")]
-    MissingCredentials,
+    MissingCredentials {
+        /// The name of the session cookie.
+        cookie_name: String,
+    },
     /// Several `Authorization` headers, or several cookies of the session's name.
     #[error("several credentials were sent")]
-    AmbiguousCredentials,
+    AmbiguousCredentials(Credential),
     /// A page that is not trusted sent the cookie with an unsafe method.
     #[error("a session cookie was sent with a cross-site request")]
-    CrossSiteRequest,
+    CrossSiteRequest {
+        /// The name of the session cookie.
+        cookie_name: String,
+    },
     /// The token is not valid.
-    #[error(transparent)]
-    InvalidToken(#[from] TokenError),
+    #[error("{0}")]
+    InvalidToken(TokenError, Credential),
     /// The session has ended, though its token has not expired.
     #[error("the session has ended")]
-    SessionEnded,
-    /// It is unknown at the moment whether the token is valid.
-    #[error("sessions cannot be verified now")]
-    Unavailable {
-        /// After this time it may be worth trying again.
-        retry_after: Duration,
-    },
+    SessionEnded(Credential),
+    /// It is not known now whether the token is valid, or whether its session is active: the keys, Hanko or the revocation
+    /// store are unavailable. The message may name hosts, so it is for the log only.
+    #[error("sessions cannot be verified now: {0}")]
+    Unavailable(AuthenticateError),
     /// The session does not meet a guard.
     #[error("requires {0}")]
-    GuardNotMet(Box<Unmet>),
+    GuardNotMet(Box<Unmet>, Credential),
     /// A guarded handler declares its body before the guard.
     #[error(
         "{operation} reads the body before it checks the guard: declare the guard before the body"
@@ -56,48 +85,89 @@ pub enum Rejection {
     NotConfigured,
 }
 
-impl From<AuthenticateError> for Rejection {
-    fn from(error: AuthenticateError) -> Self {
-        match (error.retry_after(), error) {
-            (Some(retry_after), _) => Self::Unavailable { retry_after },
-            (None, AuthenticateError::Token(error)) => Self::InvalidToken(error),
-            (None, _) => Self::SessionEnded,
+impl Rejection {
+    /// Returns why a request is rejected whose `credential` was not authenticated.
+    pub fn new(error: AuthenticateError, credential: Credential) -> Self {
+        match error {
+            AuthenticateError::Token(error) => Self::InvalidToken(error, credential),
+            AuthenticateError::SessionEnded => Self::SessionEnded(credential),
+            AuthenticateError::KeySet(_)
+            | AuthenticateError::Validation(_)
+            | AuthenticateError::RevocationsUnknown => Self::Unavailable(error),
         }
     }
-}
 
-impl Rejection {
-    pub(super) fn to_response(&self) -> Response {
-        let (problem, challenge) = match self {
-            Self::MissingCredentials => (
-                ProblemType::MISSING_CREDENTIALS.into(),
-                Some(Challenge::Bearer),
+    /// Returns the name of the reason for the log: one of a fixed set, which later rewording never changes. Where the reason
+    /// is counted, it is the label of the counter.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::MissingCredentials { .. } => ProblemType::MISSING_CREDENTIALS.slug(),
+            Self::AmbiguousCredentials(_) => Authentication::Ambiguous.name(),
+            Self::CrossSiteRequest { .. } => Authentication::CrossSite.name(),
+            Self::InvalidToken(error, _) => AuthenticateError::Token(*error).counted_as().name(),
+            Self::SessionEnded(_) => Authentication::SessionEnded.name(),
+            Self::Unavailable(error) => error.counted_as().name(),
+            Self::GuardNotMet(unmet, _) => unmet.problem_type().slug(),
+            Self::NotConfigured | Self::BodyReadBeforeGuard { .. } => {
+                ProblemType::INTERNAL_ERROR.slug()
+            }
+        }
+    }
+
+    /// Returns what the challenge says, and which credential was examined. Returns `None` if the request is not at fault.
+    pub(crate) fn detail(&self) -> Option<String> {
+        match self {
+            Self::MissingCredentials { cookie_name } => Some(format!(
+                "No credentials were sent, neither a Bearer token nor the cookie `{cookie_name}`."
+            )),
+            Self::AmbiguousCredentials(Credential::Bearer) => Some(
+                "Several credentials were sent: there is more than one `Authorization` header."
+                    .to_owned(),
             ),
-            Self::InvalidToken(error) => (
-                ProblemType::INVALID_TOKEN.into(),
+            Self::AmbiguousCredentials(credential @ Credential::Cookie { .. }) => Some(format!(
+                "Several credentials were sent: there is more than one {credential}."
+            )),
+            Self::CrossSiteRequest { cookie_name } => Some(format!(
+                "The cookie `{cookie_name}` is accepted with this request only from a trusted origin."
+            )),
+            Self::InvalidToken(_, credential)
+            | Self::SessionEnded(credential)
+            | Self::GuardNotMet(_, credential) => {
+                let reason = capitalized(&self.to_string());
+                Some(format!("{reason}. The {credential} was examined."))
+            }
+            Self::Unavailable(_) | Self::BodyReadBeforeGuard { .. } | Self::NotConfigured => None,
+        }
+    }
+
+    pub(super) fn to_response(&self) -> Response {
+        let (problem_type, challenge) = match self {
+            Self::MissingCredentials { .. } => {
+                (ProblemType::MISSING_CREDENTIALS, Some(Challenge::Bearer))
+            }
+            Self::InvalidToken(error, _) => (
+                ProblemType::INVALID_TOKEN,
                 Some(Challenge::InvalidToken(*error)),
             ),
-            Self::SessionEnded => (
-                ProblemType::INVALID_TOKEN.into(),
-                Some(Challenge::SessionEnded),
-            ),
-            Self::AmbiguousCredentials => (
-                ProblemType::AMBIGUOUS_CREDENTIALS.into(),
+            Self::SessionEnded(_) => (ProblemType::INVALID_TOKEN, Some(Challenge::SessionEnded)),
+            Self::AmbiguousCredentials(_) => (
+                ProblemType::AMBIGUOUS_CREDENTIALS,
                 Some(Challenge::InvalidRequest),
             ),
-            Self::CrossSiteRequest => (ProblemType::CROSS_SITE_REQUEST.into(), None),
-            Self::GuardNotMet(unmet) => (
-                Problem::from(unmet.problem_type()).with_detail(format!("Requires {unmet}.")),
-                unmet.challenge().cloned(),
-            ),
-            Self::Unavailable { retry_after } => {
-                return Unavailable::from(*retry_after).into_response();
+            Self::CrossSiteRequest { .. } => (ProblemType::CROSS_SITE_REQUEST, None),
+            Self::GuardNotMet(unmet, _) => (unmet.problem_type(), unmet.challenge().cloned()),
+            Self::Unavailable(error) => {
+                return Unavailable::from(error.retry_after().unwrap_or_default()).into_response();
             }
             Self::NotConfigured | Self::BodyReadBeforeGuard { .. } => {
-                (ProblemType::INTERNAL_ERROR.into(), None)
+                (ProblemType::INTERNAL_ERROR, None)
             }
         };
-        let mut response = Problem::into_response(problem);
+        let mut problem = Problem::from(problem_type);
+        if let Some(detail) = self.detail() {
+            problem = problem.with_detail(detail);
+        }
+        let mut response = problem.into_response();
         if let Some(challenge) = challenge {
             response
                 .headers_mut()
@@ -107,6 +177,13 @@ impl Rejection {
     }
 }
 
+/// Returns the text with its first letter in upper case.
+fn capitalized(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+    first.into_iter().chain(letters).collect()
+}
+
 impl ResponseError for Rejection {
     fn status(&self) -> StatusCode {
         self.to_response().status()
@@ -114,5 +191,33 @@ impl ResponseError for Rejection {
 
     fn as_response(&self) -> Response {
         self.to_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn detail_begins_with_what_the_challenge_says() {
+        let cookie = || Credential::Cookie {
+            name: "sid".to_owned(),
+        };
+        for rejection in [
+            Rejection::AmbiguousCredentials(Credential::Bearer),
+            Rejection::AmbiguousCredentials(cookie()),
+            Rejection::InvalidToken(TokenError::Expired, Credential::Bearer),
+            Rejection::InvalidToken(TokenError::MissingClaim("sub"), cookie()),
+            Rejection::SessionEnded(cookie()),
+        ] {
+            let response = rejection.to_response();
+            let challenge = response.headers()[WWW_AUTHENTICATE].to_str().unwrap_or("");
+            let (_, description) = challenge
+                .split_once("error_description=\"")
+                .expect("a description");
+            let description = capitalized(description.trim_end_matches('"'));
+            let detail = rejection.detail().expect("a detail");
+            assert!(detail.starts_with(&description), "{detail}: {challenge}");
+        }
     }
 }

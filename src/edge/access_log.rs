@@ -12,8 +12,6 @@ use crate::{auth::AuthRecord, clock::Clock, metrics::Method, problem::ProblemTyp
 
 /// Stands for every path that nothing serves.
 const UNMATCHED: &str = "unmatched";
-/// The reason of a request that has no response.
-const CUT_OFF: &str = "the request was cut off before its response";
 
 /// A request whose response has not begun. It contains nothing else that the client has chosen: no path, no query, no header
 /// but the request id, which is well-formed.
@@ -55,15 +53,17 @@ impl AccessEntry {
 
     /// Writes the line, when the head of the response is complete. `limit` is what the request has run into.
     pub(crate) fn log(mut self, status: StatusCode, limit: Option<ProblemType>) {
-        let reason = match self.record.rejection() {
-            Some(rejection) => Some(rejection.to_string()),
-            None => limit.map(|problem_type| problem_type.title().to_owned()),
-        };
+        let limit = limit.map(|problem_type| (problem_type.slug(), problem_type.title()));
         self.is_logged = true;
-        self.write(Some(status.as_u16()), reason.as_deref());
+        self.write(Some(status.as_u16()), limit);
     }
 
-    fn write(&self, status: Option<u16>, reason: Option<&str>) {
+    /// Writes the line. `ended_by` is the name of what has ended the request and a sentence about it; why its authentication
+    /// rejected it goes before.
+    fn write(&self, status: Option<u16>, ended_by: Option<(&'static str, &str)>) {
+        let rejection = self.record.reason();
+        let reason = rejection.map(|reason| (reason.name, &*reason.detail));
+        let (reason, detail) = reason.or(ended_by).unzip();
         let duration = self.clock.monotonic().saturating_sub(self.began_at);
         let microseconds = u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
         let identified = self.record.identified();
@@ -78,6 +78,7 @@ impl AccessEntry {
             session_id = identified.session_id().map(tracing::field::display),
             user_id = identified.user_id().map(tracing::field::display),
             reason,
+            detail,
             "served a request"
         );
     }
@@ -86,7 +87,8 @@ impl AccessEntry {
 impl Drop for AccessEntry {
     fn drop(&mut self) {
         if !self.is_logged {
-            self.write(None, Some(CUT_OFF));
+            let detail = "the request was cut off before its response";
+            self.write(None, Some(("cut-off", detail)));
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Authenticates a session token: the order of the steps is here and nowhere else.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
 use super::{
     builder::HankoBuilder,
     claims::SessionClaims,
+    cookie_name::CookieName,
     error::AuthenticateError,
     identified::Identified,
     liveness::{Liveness, SessionPolicy, Status, ValidationError, ValidationStatus},
@@ -32,7 +33,6 @@ use crate::{
 use {
     super::webhook::WebhookCounts,
     crate::metrics::{FetchCounts, ValidationCounts},
-    std::time::Duration,
 };
 
 /// Authenticates the sessions of one Hanko API. A clone is cheap and shares the keys, the caches and the revocations.
@@ -61,11 +61,18 @@ pub(super) struct Inner {
     pub(super) streams: Arc<Streams>,
     pub(super) webhooks: Webhooks,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) cookie_name: String,
+    pub(super) cookie_name: CookieName,
     pub(super) trusted_origins: Vec<String>,
     pub(super) trusts_loopback_origins: bool,
     pub(super) sampler: Sampler,
     pub(super) counts: AuthenticationCounts,
+}
+
+/// A time by both clocks, read once for all checks that do not wait: reading a clock takes as long as finding a token.
+#[derive(Clone, Copy)]
+struct Moment {
+    unix: NumericDate,
+    monotonic: Duration,
 }
 
 impl fmt::Debug for Hanko {
@@ -106,8 +113,8 @@ impl Hanko {
         token: &[u8],
         identified: Option<&Identified>,
     ) -> Result<Session, AuthenticateError> {
-        let session = self.verify(token, identified).await?;
-        match self.0.liveness.recall(&session) {
+        let (session, now) = self.verify(token, identified).await?;
+        match self.0.liveness.recall(&session, now.monotonic) {
             Some(Status::Active) => Ok(session),
             Some(Status::Ended) => Err(AuthenticateError::SessionEnded),
             // Boxed, since few requests need it: the future of every other request carries no space for it.
@@ -140,26 +147,26 @@ impl Hanko {
         token: &[u8],
         identified: Option<&Identified>,
     ) -> Result<Session, AuthenticateError> {
-        let session = self.verify(token, identified).await?;
+        let (session, _now) = self.verify(token, identified).await?;
         let outcome = self.0.liveness.ask_now(&session).await;
         self.check_again(session, outcome)
     }
 
-    /// Verifies a token, or finds it in the cache, and rejects a revoked session.
+    /// Verifies a token, or finds it in the cache, and rejects a revoked session. Also returns when that was.
     async fn verify(
         &self,
         token: &[u8],
         identified: Option<&Identified>,
-    ) -> Result<Session, AuthenticateError> {
+    ) -> Result<(Session, Moment), AuthenticateError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::TooLarge.into());
         }
-        let session = match self.cached(token, identified)? {
-            Some(session) => session,
+        let found = match self.cached(token, identified)? {
+            Some(found) => found,
             None => Box::pin(self.verify_session_token(token, identified)).await?,
         };
-        self.reject_revoked(&session)?;
-        Ok(session)
+        self.reject_revoked(&found.0)?;
+        Ok(found)
     }
 
     /// Returns the session of a cached token, if it is still valid.
@@ -167,7 +174,7 @@ impl Hanko {
         &self,
         token: &[u8],
         identified: Option<&Identified>,
-    ) -> Result<Option<Session>, TokenError> {
+    ) -> Result<Option<(Session, Moment)>, TokenError> {
         let Some(cache) = &self.0.verified else {
             return Ok(None);
         };
@@ -175,7 +182,8 @@ impl Hanko {
             self.0.counts.looked_up(CacheLookup::Miss);
             return Ok(None);
         };
-        let holds = self.0.still_holds(session.verified());
+        let now = self.0.moment();
+        let holds = self.0.still_holds(session.verified(), now);
         let found = if matches!(holds, Ok(true)) {
             CacheLookup::Hit
         } else {
@@ -186,14 +194,14 @@ impl Hanko {
         if let (Some(identified), Ok(true) | Err(_)) = (identified, holds) {
             identified.note_session(&session);
         }
-        Ok(holds?.then_some(session))
+        Ok(holds?.then_some((session, now)))
     }
 
     async fn verify_session_token(
         &self,
         token: &[u8],
         identified: Option<&Identified>,
-    ) -> Result<Session, AuthenticateError> {
+    ) -> Result<(Session, Moment), AuthenticateError> {
         let inner = &self.0;
         let text = std::str::from_utf8(token).map_err(|_| TokenError::NotCompact)?;
         let unverified = UnverifiedToken::parse(text)?;
@@ -201,12 +209,13 @@ impl Hanko {
         if let Some(identified) = identified {
             identified.note_payload(&payload);
         }
-        let verified = payload.validate(&inner.session_rules, inner.now())?;
-        let session = Session::new(Arc::new(Authenticated::new(verified, text, inner)));
+        let now = inner.moment();
+        let verified = payload.validate(&inner.session_rules, now.unix)?;
+        let session = Session::new(Arc::new(Authenticated::new(verified, inner)));
         if let Some(cache) = &inner.verified {
             cache.insert(&session);
         }
-        Ok(session)
+        Ok((session, now))
     }
 
     /// Applies Hanko's response about a session. Whatever was checked before may have changed while it was awaited.
@@ -219,7 +228,7 @@ impl Hanko {
             Status::Active => {}
             Status::Ended => return Err(AuthenticateError::SessionEnded),
         }
-        if !self.0.still_holds(session.verified())? {
+        if !self.0.still_holds(session.verified(), self.0.moment())? {
             self.0.keys.current()?;
             return Err(TokenError::UnknownKey.into());
         }
@@ -272,8 +281,8 @@ impl Hanko {
     }
 
     /// Counts and logs a webhook whose body cannot be read.
-    pub(crate) fn reject_webhook_body(&self, reason: &'static str) {
-        self.0.webhooks.reject(reason);
+    pub(crate) fn reject_webhook_body(&self, reason: &'static str, detail: &'static str) {
+        self.0.webhooks.reject(reason, detail);
     }
 
     /// Logs how many webhooks are lost if the process ends now; nothing if none is. Call it when no more requests are
@@ -394,7 +403,12 @@ impl Hanko {
 
     /// Returns the name of the session cookie.
     pub fn cookie_name(&self) -> &str {
-        &self.0.cookie_name
+        self.0.cookie_name.as_str()
+    }
+
+    /// Returns the values of the session cookies in a `Cookie` header, with the quotes that they may have.
+    pub(crate) fn cookie_values<'a>(&'a self, header: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        self.0.cookie_name.values(header)
     }
 
     /// Returns the source of time.
@@ -433,7 +447,7 @@ impl Inner {
         {
             return Some(EndReason::Revoked);
         }
-        match self.still_holds(session.verified()) {
+        match self.still_holds(session.verified(), self.moment()) {
             Err(_) => return Some(EndReason::Expired),
             Ok(false) if self.keys.current().is_ok() => return Some(EndReason::KeyWithdrawn),
             Ok(false) => return Some(EndReason::Unverifiable),
@@ -448,25 +462,36 @@ impl Inner {
         NumericDate::from(self.clock.unix_time())
     }
 
+    fn moment(&self) -> Moment {
+        Moment {
+            unix: self.now(),
+            monotonic: self.clock.monotonic(),
+        }
+    }
+
     /// Returns whether the key that signed a verified token is still in the current set. Withdrawing a key also withdraws
     /// every token that it has signed.
     ///
     /// # Errors
     /// [`TokenError`] if the token has expired since.
-    fn still_holds(&self, verified: &Verified<SessionClaims>) -> Result<bool, TokenError> {
-        if !self.keys.holds(verified.signed_by()) {
+    fn still_holds(
+        &self,
+        verified: &Verified<SessionClaims>,
+        now: Moment,
+    ) -> Result<bool, TokenError> {
+        if !self.keys.holds(verified.signed_by(), now.monotonic) {
             return Ok(false);
         }
         verified
             .registered()
-            .check_times(self.now(), self.session_rules.leeway)?;
+            .check_times(now.unix, self.session_rules.leeway)?;
         Ok(true)
     }
 
-    async fn verify_signature(
+    async fn verify_signature<'a>(
         &self,
-        token: UnverifiedToken<'_>,
-    ) -> Result<Result<SignedPayload, TokenError>, KeySetError> {
+        token: UnverifiedToken<'a>,
+    ) -> Result<Result<SignedPayload<'a>, TokenError>, KeySetError> {
         let key_set = self.keys.with_key(token.kid()).await?;
         Ok(token.verify_signature(&key_set))
     }

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 
 use super::{
     authenticate::{Hanko, Inner},
+    cookie_name::CookieName,
     error::BuildError,
     http_client::http_client,
     liveness::{Liveness, SessionMode, SessionPolicy},
@@ -252,7 +253,7 @@ impl HankoBuilder {
             streams,
             webhooks,
             clock,
-            cookie_name: self.cookie_name,
+            cookie_name: CookieName::new(self.cookie_name),
             trusted_origins: self.trusted_origins,
             trusts_loopback_origins: self.trusts_loopback_origins,
             sampler,

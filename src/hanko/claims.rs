@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::id::{SessionId, UserId};
-use crate::jose::{Claims, RegisteredClaims, TokenError};
+use crate::jose::{Claims, REGISTERED_CLAIMS, RegisteredClaims, TokenError};
 
 /// The claim `email` of a session token.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -17,14 +17,26 @@ pub struct EmailClaim {
     pub is_verified: bool,
 }
 
-/// The claims of a session token, beside the registered ones.
+/// The claims of a session token that Hanko itself adds, beside the registered ones.
 #[derive(Clone, Debug)]
 pub(super) struct SessionClaims {
     pub(super) user_id: UserId,
     pub(super) session_id: SessionId,
     pub(super) email: Option<EmailClaim>,
     pub(super) username: Option<String>,
-    pub(super) custom: Map<String, Value>,
+}
+
+/// The private claims that [`SessionClaims`] has.
+const SESSION_CLAIMS: [&str; 3] = ["session_id", "email", "username"];
+
+/// Returns those of all claims of a session token that the JWT template adds.
+pub(super) fn custom_claims(mut all: Map<String, Value>) -> Map<String, Value> {
+    all.retain(|name, _| {
+        let name = name.as_str();
+        !REGISTERED_CLAIMS.contains(&name) && !SESSION_CLAIMS.contains(&name)
+    });
+    // Collected again, so that it has no space for the removed members: cached sessions live for hours.
+    all.into_iter().collect()
 }
 
 impl Claims for SessionClaims {
@@ -62,8 +74,6 @@ impl Claims for SessionClaims {
             session_id: session_id.ok_or(TokenError::MalformedClaim("session_id"))?,
             email,
             username,
-            // Collected again, so that it has no space for the removed members: cached sessions live for hours.
-            custom: private.into_iter().collect(),
         })
     }
 }

@@ -27,7 +27,7 @@ impl Identified {
     }
 
     /// Notes the ids in the payload of a token, as far as there are any.
-    pub(super) fn note_payload(&self, payload: &SignedPayload) {
+    pub(super) fn note_payload(&self, payload: &SignedPayload<'_>) {
         let Some(claims) = payload.claims() else {
             return;
         };

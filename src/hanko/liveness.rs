@@ -336,14 +336,13 @@ impl Liveness {
     }
 
     /// Decides from memory whether a session that is in use is active; `None` if its request has to wait for
-    /// [`wait`](Self::wait).
-    pub(super) fn recall(&self, session: &Session) -> Option<Status> {
+    /// [`wait`](Self::wait). `now` is the time of the monotonic clock.
+    pub(super) fn recall(&self, session: &Session, now: Duration) -> Option<Status> {
         let shared = &self.0;
         let mode = shared.policy.mode;
         if mode == SessionMode::Stateless && shared.store.is_empty() {
             return Some(Status::Active);
         }
-        let now = shared.clock.monotonic();
         let decision = shared.store.touch(session.id(), now).map_or_else(
             || Record::decide_without(mode),
             |record| record.decide(nanos(now)),

@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     fmt,
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::{
     authenticate::Inner,
     claim_reader::{self, ClaimError},
-    claims::{EmailClaim, SessionClaims},
+    claims::{EmailClaim, SessionClaims, custom_claims},
     id::{SessionId, UserId},
     streams::{self, EndReason},
 };
@@ -28,22 +28,23 @@ pub struct Session(Arc<Authenticated>);
 /// A verified token with its claims, and what verified it.
 pub(super) struct Authenticated {
     verified: Verified<SessionClaims>,
-    token: Box<str>,
+    /// Decoded when they are first read: most applications never do, and a cached token would occupy twice the memory.
+    custom: OnceLock<Box<Map<String, Value>>>,
     /// Weak, since the token cache of that [`Hanko`](super::Hanko) holds this.
     hanko: Weak<Inner>,
 }
 
 impl Authenticated {
-    pub(super) fn new(verified: Verified<SessionClaims>, token: &str, hanko: &Arc<Inner>) -> Self {
+    pub(super) fn new(verified: Verified<SessionClaims>, hanko: &Arc<Inner>) -> Self {
         Self {
             verified,
-            token: token.into(),
+            custom: OnceLock::new(),
             hanko: Arc::downgrade(hanko),
         }
     }
 
     pub(super) fn token(&self) -> &str {
-        &self.token
+        self.verified.text()
     }
 }
 
@@ -71,7 +72,7 @@ impl Session {
     }
 
     pub(super) fn token(&self) -> &str {
-        &self.0.token
+        self.0.token()
     }
 
     pub(super) fn hanko(&self) -> Option<Arc<Inner>> {
@@ -127,7 +128,8 @@ impl Session {
 
     /// Returns the claims that the operator's JWT template adds.
     pub fn custom_claims(&self) -> &Map<String, Value> {
-        &self.session_claims().custom
+        let decode = || Box::new(custom_claims(self.all_claims()));
+        self.0.custom.get_or_init(decode)
     }
 
     /// Reads all claims of the token into a type of yours: the registered ones, Hanko's and those of the JWT template.

@@ -25,13 +25,13 @@ use self::{
     event::{WebhookBody, WebhookClaims},
     held::{HeldWebhook, HeldWebhooks, Holding, MAX_HELD_BODY_BYTES},
 };
-use super::authenticate::Inner;
+use super::{authenticate::Inner, error::AuthenticateError};
 #[cfg(feature = "server")]
 use crate::metrics::WebhookOutcome;
 use crate::{
     jose::{ClaimsRules, NumericDate, TokenError, UnverifiedToken, Verified},
     keys::{FetchReason, KeySetError},
-    metrics::Counters,
+    metrics::{Authentication, Counters},
     sampling::{Line, Sampler},
 };
 
@@ -69,11 +69,12 @@ impl WebhookError {
         }
     }
 
-    /// What the log is sampled by. The message of a failed fetch varies with addresses and causes.
-    fn summary(&self) -> String {
+    /// Returns the name of the reason for the log: one of a fixed set, as for session tokens.
+    pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::Malformed | Self::Token(_) => self.to_string(),
-            Self::KeySet(error) => error.summary().to_owned(),
+            Self::Malformed => "malformed",
+            Self::Token(error) => AuthenticateError::Token(*error).counted_as().name(),
+            Self::KeySet(_) => Authentication::Keys.name(),
         }
     }
 }
@@ -282,15 +283,15 @@ impl Webhooks {
     }
 
     /// Counts and logs a webhook that was not accepted for a reason that is one of a fixed set.
-    pub(super) fn reject(&self, reason: &'static str) {
+    pub(super) fn reject(&self, reason: &'static str, detail: &'static str) {
         self.counts.add(Counter::Rejected);
-        self.sampler.log(Line::RejectedWebhook, &reason);
+        self.sampler.log_as(Line::RejectedWebhook, &reason, &detail);
     }
 
     fn reject_for(&self, error: &WebhookError) {
         self.counts.add(Counter::Rejected);
         self.sampler
-            .log_as(Line::RejectedWebhook, &error.summary(), error);
+            .log_as(Line::RejectedWebhook, &error.reason(), error);
     }
 
     fn drop_held(&self, count: usize) {

@@ -69,6 +69,9 @@ pub(crate) struct RegisteredClaims {
     pub(crate) issued_at: Option<NumericDate>,
 }
 
+/// The names of the registered claims that [`RegisteredClaims`] has.
+pub(crate) const REGISTERED_CLAIMS: [&str; 6] = ["iss", "sub", "aud", "exp", "nbf", "iat"];
+
 impl RegisteredClaims {
     /// Moves the registered claims out of a Claims Set.
     pub(super) fn take_from(claims: &mut Map<String, Value>) -> Result<Self, TokenError> {

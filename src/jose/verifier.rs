@@ -1,5 +1,7 @@
 //! The three stages of a token: well-formed, verified signature, validated claims.
 
+use std::fmt;
+
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
@@ -15,6 +17,7 @@ pub(crate) const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 /// A compact JWS (RFC 7515 section 7.1) with an acceptable JOSE Header. Nothing in it can be trusted yet.
 pub(crate) struct UnverifiedToken<'a> {
+    text: &'a str,
     kid: Option<String>,
     signing_input: &'a str,
     payload: Vec<u8>,
@@ -51,6 +54,7 @@ impl<'a> UnverifiedToken<'a> {
             return Err(TokenError::NotCompact);
         }
         Ok(Self {
+            text: token,
             kid: parse_header(&decode(header)?)?,
             signing_input: &token[..header.len() + 1 + payload.len()],
             payload: decode(payload)?,
@@ -81,7 +85,7 @@ impl<'a> UnverifiedToken<'a> {
     ///
     /// # Errors
     /// [`TokenError::UnknownKey`] or [`TokenError::InvalidSignature`].
-    pub(crate) fn verify_signature(self, keys: &KeySet) -> Result<SignedPayload, TokenError> {
+    pub(crate) fn verify_signature(self, keys: &KeySet) -> Result<SignedPayload<'a>, TokenError> {
         if !keys.has_candidate(self.kid()) {
             return Err(TokenError::UnknownKey);
         }
@@ -91,6 +95,7 @@ impl<'a> UnverifiedToken<'a> {
             .map(VerificationKey::thumbprint)
             .ok_or(TokenError::InvalidSignature)?;
         Ok(SignedPayload {
+            text: self.text,
             signed_by,
             payload: self.payload,
         })
@@ -98,12 +103,13 @@ impl<'a> UnverifiedToken<'a> {
 }
 
 /// A payload that a key of the set has signed. Its claims may have expired, or be meant for somebody else.
-pub(crate) struct SignedPayload {
+pub(crate) struct SignedPayload<'a> {
+    text: &'a str,
     signed_by: KeyThumbprint,
     payload: Vec<u8>,
 }
 
-impl SignedPayload {
+impl SignedPayload<'_> {
     /// Returns the Claims Set as it was signed, not validated; `None` if it is malformed.
     pub(crate) fn claims(&self) -> Option<Map<String, Value>> {
         json::parse_object(&self.payload)
@@ -120,6 +126,7 @@ impl SignedPayload {
     ) -> Result<Verified<C>, TokenError> {
         let (registered, claims) = read_claims(&self.payload, rules, now)?;
         Ok(Verified {
+            text: self.text.into(),
             signed_by: self.signed_by,
             registered,
             claims,
@@ -145,15 +152,32 @@ pub(crate) struct UnverifiedClaims<C> {
     pub(crate) claims: C,
 }
 
-/// The claims of a token with a verified signature. They were valid when they were validated.
-#[derive(Clone, Debug)]
+/// A token with a verified signature, and its claims. They were valid when they were validated.
 pub(crate) struct Verified<C> {
+    text: Box<str>,
     signed_by: KeyThumbprint,
     registered: RegisteredClaims,
     claims: C,
 }
 
+impl<C: fmt::Debug> fmt::Debug for Verified<C> {
+    /// Leaves the token out.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Verified")
+            .field("signed_by", &self.signed_by)
+            .field("registered", &self.registered)
+            .field("claims", &self.claims)
+            .finish_non_exhaustive()
+    }
+}
+
 impl<C> Verified<C> {
+    /// Returns the token that was verified, as it was sent.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Returns the key that signed the token.
     pub(crate) fn signed_by(&self) -> KeyThumbprint {
         self.signed_by

@@ -5,15 +5,23 @@ use std::{collections::HashSet, iter};
 use poem_openapi::{OpenApi, OpenApiService, types::ToJSON};
 use serde_json::{Map, Value, json};
 
-use super::problems::split_problem_types;
+use super::{
+    headers::{self, LINK, REQUEST_ID},
+    problems::split_problem_types,
+};
 use crate::{
-    auth::COOKIE_SCHEME,
+    auth::{COOKIE_SCHEME, Credential, Rejection},
     hanko::Hanko,
     problem::{CONTENT_TYPE_PROBLEM, Problem, ProblemType},
 };
 
-/// The name of the component for the header `X-Request-Id`.
-const REQUEST_ID_COMPONENT: &str = "RequestId";
+/// What the description says of a request header that every operation accepts. As a parameter, it would be an argument of
+/// each method of a generated client.
+const REQUEST_ID_TEXT: &str = "A request may carry an id of its own in the header `X-Request-Id`: 1 to 64 letters, digits, \
+    `-`, `_` or `.`. The response has the same one, and so has the log of the service.";
+
+/// Describes the tag of the operations that have none.
+const UNTAGGED_TEXT: &str = "Operations without a tag of their own.";
 
 /// The format of the document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +45,8 @@ pub struct Document(Value);
 
 impl Document {
     /// Creates the document of a Poem service whose sessions are those of `hanko`: in addition to Poem's own it has the name of
-    /// the session cookie, an example of each problem, and the header `X-Request-Id`.
+    /// the session cookie, an example of each problem and each header, and the header `X-Request-Id`. Operations without a
+    /// tag get that of the title, and tags without an operation are left out.
     ///
     /// # Panics
     /// If Poem writes something other than JSON, which it does not.
@@ -56,6 +65,9 @@ impl Document {
         {
             scheme["name"] = json!(cookie_name);
         }
+        describe_request_id(&mut document["info"]);
+        let title = document["info"]["title"].clone();
+        let details = example_details(cookie_name);
         let problem_types = ProblemType::known();
         let mut documented = HashSet::new();
         for operation in operations_mut(&mut document) {
@@ -63,20 +75,23 @@ impl Document {
             operation
                 .entry("security")
                 .or_insert_with(|| Value::Array(Vec::new()));
+            let is_secured = operation["security"] != json!([]);
+            let details = if is_secured { &details[..] } else { &[] };
+            let tags = operation.entry("tags").or_insert_with(|| json!([]));
+            if *tags == json!([]) {
+                *tags = json!([title]);
+            }
             for response in objects_mut(&mut operation["responses"]) {
-                documented.extend(add_examples(response, &problem_types));
+                documented.extend(add_examples(response, &problem_types, details));
                 tidy_response(response);
             }
         }
-        document["components"]["headers"] = json!({ REQUEST_ID_COMPONENT: {
-            "description": "Tells one request from another: the id that came with the request if it is 1 to 64 letters, \
-                digits, `-`, `_` or `.`, else a new one.",
-            "required": true,
-            "schema": { "type": "string" },
-            "example": "6f1a40f50d2b4d2c9c530e6f2f4354b2",
-        }});
+        if let Some(response) = document.pointer_mut("/paths/~1/get/responses/200/headers") {
+            response[LINK.name] = LINK.reference();
+        }
+        document["components"]["headers"] = used_headers(&mut document);
         tidy_schemas(&mut document["components"]["schemas"]);
-        sort_tags(&mut document);
+        list_tags(&mut document, &title);
         if let Some(member) = document.pointer_mut("/components/schemas/Problem/properties/type") {
             // Those of this crate, which any response may have, and those of this application.
             let listed: Vec<ProblemType> = problem_types
@@ -128,7 +143,7 @@ impl Document {
                 text
             }
             DocumentFormat::Yaml => {
-                serde_norway::to_string(&self.0).expect("JSON can be written as YAML")
+                serde_saphyr::to_string(&self.0).expect("JSON can be written as YAML")
             }
         }
     }
@@ -149,26 +164,93 @@ fn operations_mut(document: &mut Value) -> impl Iterator<Item = &mut Map<String,
         .filter_map(Value::as_object_mut)
 }
 
-/// Sorts the tags by their first operation, as Swagger UI shows them. Poem sorts them by name, which puts what the application
-/// offers between health checks and webhooks.
-fn sort_tags(document: &mut Value) {
+/// Says in the description of the API that a request may have an id.
+fn describe_request_id(info: &mut Value) {
+    let description = match info["description"].as_str() {
+        Some(text) if !text.is_empty() => format!("{text}\n\n{REQUEST_ID_TEXT}"),
+        _ => REQUEST_ID_TEXT.to_owned(),
+    };
+    info["description"] = json!(description);
+}
+
+/// Lists the tags that operations have, by their first operation, as Swagger UI shows them. Poem sorts them by name, which puts
+/// what the application offers between health checks and webhooks, and lists those that no operation has.
+fn list_tags(document: &mut Value, untagged: &Value) {
     let mut used: Vec<Value> = Vec::new();
     for operation in operations_mut(document) {
-        used.extend(
-            operation
-                .get("tags")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-                .cloned(),
-        );
+        for name in operation["tags"].as_array().into_iter().flatten() {
+            if !used.contains(name) {
+                used.push(name.clone());
+            }
+        }
     }
-    if let Some(tags) = document["tags"].as_array_mut() {
-        tags.sort_by_key(|tag| {
-            let position = used.iter().position(|name| *name == tag["name"]);
-            position.unwrap_or(usize::MAX)
-        });
+    let declared = document["tags"].as_array().cloned().unwrap_or_default();
+    let tags = used.into_iter().map(|name| {
+        let declared = declared.iter().find(|tag| tag["name"] == name);
+        match declared {
+            Some(tag) => tag.clone(),
+            None if name == *untagged => json!({ "name": name, "description": UNTAGGED_TEXT }),
+            None => json!({ "name": name }),
+        }
+    });
+    document["tags"] = tags.collect();
+}
+
+/// Returns the headers that a response refers to, as components.
+fn used_headers(document: &mut Value) -> Value {
+    let mut references: HashSet<String> = HashSet::new();
+    for operation in operations_mut(document) {
+        for response in objects_mut(&mut operation["responses"]) {
+            for header in objects_mut(&mut response["headers"]) {
+                references.extend(
+                    header
+                        .get("$ref")
+                        .and_then(Value::as_str)
+                        .map(ToOwned::to_owned),
+                );
+            }
+        }
     }
+    let is_used = |header: &headers::ResponseHeader| {
+        let reference = header.reference();
+        reference["$ref"]
+            .as_str()
+            .is_some_and(|reference| references.contains(reference))
+    };
+    headers::ALL
+        .iter()
+        .filter(|header| is_used(header))
+        .map(|header| (header.name, header.component()))
+        .collect()
+}
+
+/// Returns what `detail` says of rejected credentials, where the document has an example of it.
+fn example_details(cookie_name: &str) -> [(ProblemType, String); 4] {
+    let name = || cookie_name.to_owned();
+    let cookie = || Credential::Cookie { name: name() };
+    let detail = |rejection: &Rejection| rejection.detail().unwrap_or_default();
+    [
+        (
+            ProblemType::MISSING_CREDENTIALS,
+            detail(&Rejection::MissingCredentials {
+                cookie_name: name(),
+            }),
+        ),
+        (
+            ProblemType::INVALID_TOKEN,
+            detail(&Rejection::SessionEnded(cookie())),
+        ),
+        (
+            ProblemType::AMBIGUOUS_CREDENTIALS,
+            detail(&Rejection::AmbiguousCredentials(cookie())),
+        ),
+        (
+            ProblemType::CROSS_SITE_REQUEST,
+            detail(&Rejection::CrossSiteRequest {
+                cookie_name: name(),
+            }),
+        ),
+    ]
 }
 
 /// Lists the known problem types without making them a closed enum, which would break clients with each new type.
@@ -186,23 +268,33 @@ fn list_problem_types(member: &mut Value, problem_types: &[ProblemType]) {
     member["x-extensible-enum"] = problem_types.iter().map(|known| known.uri()).collect();
 }
 
-/// Declares the headers that every response has, and removes empty members that Poem writes.
+/// Declares the headers that every response has, refers to those that have a component, and removes empty members that Poem
+/// writes.
 fn tidy_response(response: &mut Map<String, Value>) {
     if response.get("content") == Some(&json!({})) {
         response.remove("content");
     }
     let headers = response.entry("headers").or_insert_with(|| json!({}));
-    for header in objects_mut(headers) {
-        header.retain(|key, value| key != "deprecated" || *value == json!(true));
+    for (name, header) in headers.as_object_mut().into_iter().flatten() {
+        let Some(members) = header.as_object_mut() else {
+            continue;
+        };
+        members.retain(|key, value| key != "deprecated" || *value == json!(true));
+        let known = headers::ALL
+            .iter()
+            .find(|known| known.describes(name, members));
+        if let Some(known) = known {
+            *header = known.reference();
+        }
     }
-    headers["X-Request-Id"] =
-        json!({ "$ref": format!("#/components/headers/{REQUEST_ID_COMPONENT}") });
+    headers[REQUEST_ID.name] = REQUEST_ID.reference();
 }
 
 /// Moves the list of problem types from the description of a response to its examples, and returns it.
 fn add_examples(
     response: &mut Map<String, Value>,
     problem_types: &[ProblemType],
+    details: &[(ProblemType, String)],
 ) -> Vec<ProblemType> {
     let Some(description) = response.get("description").and_then(Value::as_str) else {
         return Vec::new();
@@ -216,7 +308,11 @@ fn add_examples(
     let examples: Map<String, Value> = documented
         .iter()
         .map(|problem_type| {
-            let example = Problem::from(*problem_type).to_json();
+            let mut example = Problem::from(*problem_type);
+            if let Some((_, detail)) = details.iter().find(|(known, _)| known == problem_type) {
+                example = example.with_detail(detail);
+            }
+            let example = example.to_json();
             // Types of an application may end like ours.
             let is_ambiguous = problem_types
                 .iter()

@@ -5,12 +5,11 @@ use std::{collections::HashMap, fmt, marker::PhantomData};
 use poem::{endpoint::BoxEndpoint, http::Method};
 use poem_openapi::{
     ApiResponse, OpenApi,
-    registry::{
-        MetaApi, MetaHeader, MetaMediaType, MetaOperation, MetaResponse, MetaResponses, Registry,
-    },
+    registry::{MetaApi, MetaMediaType, MetaOperation, MetaResponse, MetaResponses, Registry},
     types::Type,
 };
 
+use super::headers::{CHALLENGE, RETRY_AFTER};
 use crate::{
     auth::{
         BEARER_SCHEME, COOKIE_SCHEME, Requirement,
@@ -126,14 +125,17 @@ fn problems_of(operation: &MetaOperation) -> Vec<ProblemType> {
             ProblemType::INVALID_TOKEN,
             ProblemType::AMBIGUOUS_CREDENTIALS,
             ProblemType::AUTHENTICATION_UNAVAILABLE,
-            ProblemType::INTERNAL_ERROR,
         ]);
         if !is_safe(&operation.method) {
             problems.push(ProblemType::CROSS_SITE_REQUEST);
         }
     }
-    // Of every operation: a handler that is late, or too many requests.
-    problems.extend([ProblemType::HANDLER_TIMEOUT, ProblemType::OVERLOADED]);
+    // Of every operation: a handler that fails or is late, or too many requests.
+    problems.extend([
+        ProblemType::INTERNAL_ERROR,
+        ProblemType::HANDLER_TIMEOUT,
+        ProblemType::OVERLOADED,
+    ]);
     if operation.request.is_some() {
         problems.extend([
             ProblemType::BAD_REQUEST,
@@ -147,7 +149,7 @@ fn problems_of(operation: &MetaOperation) -> Vec<ProblemType> {
     problems
 }
 
-/// Adds a problem type to the response of its status, unless something else is documented for that status.
+/// Adds a problem type to the response of its status, unless it is there, or something else is documented for that status.
 fn document(responses: &mut Vec<MetaResponse>, problem_type: ProblemType) {
     let added = response_of(problem_type);
     let Some(response) = responses
@@ -157,7 +159,8 @@ fn document(responses: &mut Vec<MetaResponse>, problem_type: ProblemType) {
         responses.push(added);
         return;
     };
-    if is_problem(response) {
+    let (_, listed) = split_problem_types(response.description);
+    if is_problem(response) && !listed.contains(&problem_type.uri()) {
         response.description = add_problem_type(
             add_text(response.description, added.description),
             problem_type,
@@ -184,31 +187,8 @@ pub(crate) fn responses_of(problem_types: &[ProblemType]) -> Vec<MetaResponse> {
 }
 
 fn response_of(problem_type: ProblemType) -> MetaResponse {
-    let header = |name: &str, required, description: &str, schema| MetaHeader {
-        name: name.to_owned(),
-        description: Some(description.to_owned()),
-        required,
-        deprecated: false,
-        schema,
-    };
-    // Not required anywhere, since a 400 or 403 may come without one, and some generators need one type for all responses.
-    let challenge = || {
-        vec![header(
-            "WWW-Authenticate",
-            false,
-            "The challenge (RFC 6750, RFC 9470): `Bearer`, with `error` and `error_description` where a credential was sent. \
-             Every 401 has one.",
-            String::schema_ref(),
-        )]
-    };
-    let retry_after = || {
-        vec![header(
-            "Retry-After",
-            true,
-            "Seconds to wait before another attempt.",
-            u32::schema_ref(),
-        )]
-    };
+    let challenge = || vec![CHALLENGE.meta()];
+    let retry_after = || vec![RETRY_AFTER.meta()];
     let (description, headers) = match problem_type {
         ProblemType::MISSING_CREDENTIALS | ProblemType::INVALID_TOKEN => (
             "No credential was sent, or the session token is not valid.",

@@ -24,7 +24,7 @@ use crate::{
         html::{STYLE, escape, fill},
     },
     hanko::DEFAULT_COOKIE_NAME,
-    openapi::{Document, DocumentFormat},
+    openapi::{Document, DocumentFormat, headers::ROOT_LINK},
     problem::allowing,
 };
 use session::SessionStatus;
@@ -122,7 +122,7 @@ impl Document {
                 .header(header::CONTENT_SECURITY_POLICY, ROOT_SECURITY_POLICY)
                 .body(root.clone())
         });
-        pages.with_root(get(root), ROOT_LINK)
+        pages.with_root(get(root), HeaderValue::from_static(ROOT_LINK))
     }
 
     /// Returns the name of the session cookie. The document lacks it if no operation is protected.
@@ -131,11 +131,6 @@ impl Document {
         scheme["name"].as_str().unwrap_or(DEFAULT_COOKIE_NAME)
     }
 }
-
-/// The documentation and the description of the service at `/` (RFC 8631).
-const ROOT_LINK: HeaderValue = HeaderValue::from_static(
-    r#"<docs>; rel="service-doc"; type="text/html", <openapi.json>; rel="service-desc"; type="application/json""#,
-);
 
 const ROOT_SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'; \

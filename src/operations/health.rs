@@ -41,18 +41,24 @@ const READINESS_RETRY: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy)]
 pub(crate) struct Draining;
 
+/// The status of a service that runs.
+#[derive(Clone, Copy, Enum)]
+#[oai(rename_all = "lowercase")]
+enum LivenessStatus {
+    Alive,
+}
+
 /// The service is alive.
 #[derive(Object)]
 #[oai(example)]
 struct Liveness {
-    /// Always `alive`.
-    status: String,
+    status: LivenessStatus,
 }
 
 impl Example for Liveness {
     fn example() -> Self {
         Self {
-            status: "alive".to_owned(),
+            status: LivenessStatus::Alive,
         }
     }
 }
@@ -219,12 +225,18 @@ fn summary(error: &ValidationError) -> &'static str {
     }
 }
 
+/// The status of a service that can verify sessions.
+#[derive(Clone, Copy, Enum)]
+#[oai(rename_all = "lowercase")]
+enum ReadinessStatus {
+    Ready,
+}
+
 /// The service can verify sessions.
 #[derive(Object)]
 #[oai(example)]
 struct Readiness {
-    /// Always `ready`.
-    status: String,
+    status: ReadinessStatus,
     /// How many keys sessions are being verified with.
     #[oai(validator(minimum(value = "1")))]
     keys: u32,
@@ -242,7 +254,7 @@ struct Readiness {
 impl Example for Readiness {
     fn example() -> Self {
         Self {
-            status: "ready".to_owned(),
+            status: ReadinessStatus::Ready,
             keys: 2,
             key_set_age_seconds: 12.5,
             key_set_is_stale: false,
@@ -260,7 +272,7 @@ impl Example for Readiness {
 /// A problem (RFC 9457) that shows which component is unavailable.
 #[derive(Object)]
 struct ReadinessProblem {
-    /// A URI reference that identifies the kind of problem. See the README for the list.
+    /// A URI reference that identifies the kind of problem. `Problem` lists the known ones.
     #[oai(rename = "type")]
     kind: String,
     /// A short summary of the kind of problem.
@@ -268,9 +280,9 @@ struct ReadinessProblem {
     /// The HTTP status code.
     #[oai(validator(minimum(value = "400"), maximum(value = "599")))]
     status: u16,
-    /// What is missing.
+    /// What is missing, or went wrong.
     detail: String,
-    /// Absent if the service is too busy to check them.
+    /// Absent if the service has failed, or is too busy to check them.
     #[oai(skip_serializing_if_is_none)]
     components: Option<Components>,
 }
@@ -298,14 +310,14 @@ impl From<NotReady> for poem::Error {
 
 impl ApiResponse for NotReady {
     fn meta() -> MetaResponses {
-        let problem_types = [
-            ProblemType::AUTHENTICATION_UNAVAILABLE,
-            ProblemType::HANDLER_TIMEOUT,
-            ProblemType::OVERLOADED,
-        ];
-        let mut responses = responses_of(&problem_types);
+        let unavailable = [ProblemType::AUTHENTICATION_UNAVAILABLE];
+        let mut responses = responses_of(&unavailable);
         for response in &mut responses {
-            response.description = describe("The service cannot verify sessions.", &problem_types);
+            response.description = describe("The service cannot verify sessions.", &unavailable);
+        }
+        responses.extend(responses_of(&[ProblemType::INTERNAL_ERROR]));
+        for response in &mut responses {
+            // progenitor needs one type for all errors of an operation.
             for content in &mut response.content {
                 content.schema = ReadinessProblem::schema_ref();
             }
@@ -367,7 +379,7 @@ impl HealthApi {
         let status = hanko.key_set_status();
         let error = status.last_error.as_ref().map(FetchError::summary);
         Ok(JsonBody(Readiness {
-            status: "ready".to_owned(),
+            status: ReadinessStatus::Ready,
             keys: u32::try_from(status.usable_keys).unwrap_or(u32::MAX),
             key_set_age_seconds: status.age.unwrap_or_default().as_secs_f64(),
             key_set_is_stale: status.is_stale,

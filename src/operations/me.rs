@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{
@@ -47,12 +47,14 @@ struct SessionView {
     issued_at: Option<DateTime<Utc>>,
     /// When the token expires.
     expires_at: DateTime<Utc>,
+    // A token has at most 16 KiB, so its claims have at most 12, and an entry takes at least three bytes (`"",`).
     /// Whom the token is meant for: by default the WebAuthn relying party id.
+    #[oai(validator(max_items = "4096"))]
     audience: Vec<String>,
     /// Who issued the token, if Hanko is configured to say so.
     issuer: Option<String>,
-    /// The claims that the JWT template of the Hanko project adds.
-    claims: HashMap<String, Value>,
+    /// The claims that the JWT template of the Hanko project adds, sorted by name.
+    claims: BTreeMap<String, Value>,
 }
 
 impl Example for SessionView {
@@ -71,7 +73,7 @@ impl Example for SessionView {
             expires_at: issued_at + chrono::Duration::hours(12),
             audience: vec!["localhost".to_owned()],
             issuer: None,
-            claims: HashMap::from([("plan".to_owned(), json!({ "name": "pro" }))]),
+            claims: BTreeMap::from([("plan".to_owned(), json!({ "name": "pro" }))]),
         }
     }
 }

@@ -1,11 +1,9 @@
-use std::collections::HashMap;
-use std::time::Duration;
+use std::{collections::HashMap, fmt::Display, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use poem::EndpointExt;
 use poem::{
-    Body, Endpoint, Request, RequestBody, RouteMethod,
+    Body, Endpoint, EndpointExt, Request, RequestBody, RouteMethod,
     http::{Method, header},
     web::Data,
 };
@@ -17,11 +15,11 @@ use poem_openapi::{
 
 use super::{Tag, WEBHOOK_PATH};
 use crate::{
-    auth::Rejection,
+    auth::{AuthRecord, Challenge},
     edge::{RequestLimits, client_address},
     hanko::{Hanko, Receipt, WebhookError},
-    openapi::responses_of,
-    problem::{Problem, ProblemType},
+    openapi::{describe, responses_of},
+    problem::{Problem, ProblemType, Unavailable},
 };
 
 /// The operation `POST /webhooks/hanko`, which receives Hanko's webhooks, see
@@ -140,9 +138,17 @@ impl<'a> ApiExtractor<'a> for SignedBody {
     ) -> poem::Result<Self> {
         let outcome = Self::from_parts(request, body).await;
         if let (Err(problem_type), Some(hanko)) = (&outcome, request.data::<Hanko>()) {
-            hanko.reject_webhook_body(problem_type.title());
+            hanko.reject_webhook_body(problem_type.slug(), problem_type.title());
+            note(request, problem_type.slug(), &problem_type.title());
         }
         outcome.map_err(problem)
+    }
+}
+
+/// Notes for the access log why the webhook was rejected.
+fn note(request: &Request, reason: &'static str, detail: &dyn Display) {
+    if let Some(record) = AuthRecord::of(request) {
+        record.reject(reason, detail);
     }
 }
 
@@ -167,25 +173,53 @@ struct WebhookRejection(WebhookError);
 impl From<WebhookRejection> for poem::Error {
     fn from(WebhookRejection(error): WebhookRejection) -> Self {
         if let Some(retry_after) = error.retry_after() {
-            return Rejection::Unavailable { retry_after }.into();
+            let detail = UNAVAILABLE;
+            return Unavailable {
+                retry_after,
+                detail,
+            }
+            .into();
         }
-        match error {
-            WebhookError::Token(error) => Rejection::InvalidToken(error).into(),
-            _ => problem(ProblemType::BAD_REQUEST),
-        }
+        let detail = format!("The webhook is rejected: {error}.");
+        let WebhookError::Token(error) = error else {
+            let problem = Problem::from(ProblemType::BAD_REQUEST).with_detail(detail);
+            return problem.into();
+        };
+        let mut response = Problem::from(ProblemType::INVALID_TOKEN)
+            .with_detail(detail)
+            .into_response();
+        let challenge = Challenge::InvalidToken(error).header_value();
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, challenge);
+        Self::from_response(response)
     }
 }
 
+const UNAVAILABLE: &str = "The webhook can be neither verified nor held at the moment.";
+
 impl ApiResponse for WebhookRejection {
     fn meta() -> MetaResponses {
-        MetaResponses {
-            responses: responses_of(&[
+        let described = [
+            (
                 ProblemType::BAD_REQUEST,
+                "The body is not that of a Hanko webhook.",
+            ),
+            (
                 ProblemType::INVALID_TOKEN,
-                ProblemType::AUTHENTICATION_UNAVAILABLE,
-                ProblemType::HANDLER_TIMEOUT,
-                ProblemType::OVERLOADED,
-            ]),
+                "The token of the webhook is not valid.",
+            ),
+            (ProblemType::AUTHENTICATION_UNAVAILABLE, UNAVAILABLE),
+        ];
+        let responses = described.into_iter().flat_map(|(problem_type, text)| {
+            let mut responses = responses_of(&[problem_type]);
+            for response in &mut responses {
+                response.description = describe(text, &[problem_type]);
+            }
+            responses
+        });
+        MetaResponses {
+            responses: responses.collect(),
         }
     }
 
@@ -217,7 +251,10 @@ impl WebhooksApi {
         match hanko.receive_webhook_bytes(body.0, client).await {
             Ok(Receipt::Verified(_)) => Ok(Received::Applied),
             Ok(Receipt::Held) => Ok(Received::Held),
-            Err(error) => Err(WebhookRejection(error)),
+            Err(error) => {
+                note(request, error.reason(), &error);
+                Err(WebhookRejection(error))
+            }
         }
     }
 }

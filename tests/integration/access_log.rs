@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use poem::{EndpointExt, Route, handler, http::StatusCode, test::TestClient};
 use poem_hanko::{
-    Edge, LogFormat, TelemetryConfig, TrustedProxies, log_subscriber,
-    testing::{LocalHanko, Person},
+    Edge, LogFormat, ManualClock, TelemetryConfig, TrustedProxies, log_subscriber,
+    testing::{Fault, LocalHanko, Person},
 };
 use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 use tracing::subscriber::DefaultGuard;
 
 use crate::support::{
-    App, Log, ada, hanko_builder, header, listen, local_hanko, send, start_with, within,
+    App, Log, START, ada, hanko_builder, header, listen, local_hanko, send, start_with, within,
 };
 
 /// Keeps this thread's log as JSON.
@@ -109,7 +109,8 @@ async fn rejected_user_is_named_if_the_signature_was_valid() {
     };
 
     let found = line(&log, app.get("/me")).await;
-    assert_eq!(found["reason"], "no credentials were sent");
+    assert_eq!(found["reason"], "missing-credentials");
+    assert_eq!(found["detail"], "no credentials were sent");
     assert_eq!(
         (&found["user_id"], &found["session_id"]),
         (&Value::Null, &Value::Null)
@@ -118,7 +119,7 @@ async fn rejected_user_is_named_if_the_signature_was_valid() {
     let mut forged = session.token.clone();
     forged.replace_range(forged.len() - 8.., "AAAAAAAA");
     let found = ask(&forged).await;
-    assert_eq!(found["reason"], "the token's signature is invalid");
+    assert_eq!(found["reason"], "invalid-signature");
     assert_eq!(
         (&found["user_id"], &found["session_id"]),
         (&Value::Null, &Value::Null)
@@ -128,19 +129,19 @@ async fn rejected_user_is_named_if_the_signature_was_valid() {
     claims.insert("session_id".to_owned(), session_id.clone().into());
     claims.insert("aud".to_owned(), "another.example".into());
     let found = ask(&local_hanko.sign_claims(&claims)).await;
-    assert_eq!(found["reason"], "the token is meant for another audience");
+    assert_eq!(found["reason"], "wrong-audience");
     assert_eq!(identified(&found), (true, true), "{found}");
 
     // Verified first, so that it expires in the cache.
     assert_eq!(ask(&session.token).await["status"], 200);
     app.clock.advance(Duration::from_hours(24));
     let found = ask(&session.token).await;
-    assert_eq!(found["reason"], "the token has expired");
+    assert_eq!(found["reason"], "expired");
     assert_eq!(identified(&found), (true, true), "{found}");
     // Not verified before.
     claims.insert("aud".to_owned(), "localhost".into());
     let found = ask(&local_hanko.sign_claims(&claims)).await;
-    assert_eq!(found["reason"], "the token has expired");
+    assert_eq!(found["reason"], "expired");
     assert_eq!(identified(&found), (true, true), "{found}");
 }
 
@@ -158,9 +159,85 @@ async fn ended_session_is_named() {
     .await;
     assert_eq!(found["route"], "/webhooks/hanko");
     let found = line(&log, app.get("/me").bearer_auth(&session.token)).await;
-    assert_eq!(found["reason"], "the session has ended");
+    assert_eq!(found["reason"], "session-ended");
     assert_eq!(found["session_id"], session.session_id.to_string());
     assert_eq!(found["user_id"], person.id().to_string());
+}
+
+/// "Why was this user rejected at 10:03": what was unavailable, with its cause.
+#[tokio::test]
+async fn reason_of_a_503_names_the_component() {
+    let stateful = [
+        ("ACCESS_LOG", "true"),
+        ("HANKO_SESSION_MODE", "stateful"),
+        ("SESSION_CACHE_TTL", "0s"),
+    ];
+    // Nobody listens on port 1.
+    let lost_store = [
+        ("ACCESS_LOG", "true"),
+        ("REVOCATION_STORE_URL", "redis://127.0.0.1:1"),
+    ];
+    let (log, _guard) = json_log();
+    let ask = async |app: &App, token: &str| {
+        let line = line(&log, app.get("/me").bearer_auth(token)).await;
+        assert_eq!(line["status"], 503, "{line}");
+        line
+    };
+
+    let clock = ManualClock::new(START);
+    let app = App::start("http://127.0.0.1:1", &clock, &[("ACCESS_LOG", "true")]);
+    let session = local_hanko(&clock).await.sign_in(&ada());
+    let found = ask(&app, session.token()).await;
+    assert_eq!(found["reason"], "keys", "{found}");
+    let detail = found["detail"].as_str().unwrap();
+    assert!(detail.contains("no verification keys"), "{detail}");
+
+    let (local_hanko, app) = start_with(&stateful).await;
+    let person = ada();
+    let session = local_hanko.sign_in(&person);
+    for (fault, detail) in [
+        (Fault::InternalError, "status 500"),
+        (Fault::DatabaseDown, "could not serve its keys"),
+        (Fault::Down, "could not be reached"),
+    ] {
+        local_hanko.set_fault(fault);
+        let found = ask(&app, session.token()).await;
+        assert_eq!(found["reason"], "validation", "{found}");
+        let text = found["detail"].as_str().unwrap();
+        assert!(text.contains(detail), "{text}");
+        assert_eq!(found["user_id"], person.id().to_string(), "{found}");
+    }
+
+    let (local_hanko, app) = start_with(&lost_store).await;
+    let found = ask(&app, local_hanko.sign_in(&person).token()).await;
+    assert_eq!(found["reason"], "revocations", "{found}");
+    assert_eq!(found["user_id"], person.id().to_string(), "{found}");
+}
+
+#[tokio::test]
+async fn rejected_webhook_has_a_reason() {
+    let (local_hanko, app, log, _guard) = start(&[]).await;
+    let session = local_hanko.sign_in(&ada());
+    for (body, status, reason) in [
+        ("{".to_owned(), 400, "malformed"),
+        (
+            format!(r#"{{"token":"{}","event":"user"}}"#, session.token()),
+            401,
+            "wrong-kind",
+        ),
+    ] {
+        let request = app
+            .request(Method::POST, "/webhooks/hanko")
+            .header("content-type", "application/json")
+            .body(body);
+        let found = line(&log, request).await;
+        assert_eq!(found["status"], status, "{found}");
+        assert_eq!(found["reason"], reason, "{found}");
+    }
+    let text = app.request(Method::POST, "/webhooks/hanko").body("text");
+    let found = line(&log, text).await;
+    assert_eq!(found["status"], 415, "{found}");
+    assert_eq!(found["reason"], "unsupported-media-type", "{found}");
 }
 
 #[tokio::test]
@@ -240,7 +317,8 @@ async fn limit_is_the_reason_of_its_rejection() {
     }
     let line = line(&log, request).await;
     assert_eq!(line["status"], 431, "{line}");
-    assert_eq!(line["reason"], "Header fields too large");
+    assert_eq!(line["reason"], "header-fields-too-large");
+    assert_eq!(line["detail"], "Header fields too large");
 }
 
 #[tokio::test]
@@ -268,7 +346,8 @@ async fn access_log_is_off_by_default() {
     assert!(lines_of(&log, "access").is_empty(), "{}", log.text());
     let rejected = lines_of(&log, "request_rejected");
     assert_eq!(rejected.len(), 1, "{}", log.text());
-    assert_eq!(rejected[0]["reason"], "no credentials were sent");
+    assert_eq!(rejected[0]["reason"], "missing-credentials");
+    assert_eq!(rejected[0]["detail"], "no credentials were sent");
 }
 
 /// The connection is closed while its handler waits for Hanko.
@@ -303,10 +382,7 @@ async fn request_without_a_response_is_a_line_too() {
     })
     .await;
     assert_eq!(line["status"], Value::Null, "{line}");
-    assert_eq!(
-        line["reason"],
-        "the request was cut off before its response"
-    );
+    assert_eq!(line["reason"], "cut-off");
     assert_eq!(line["user_id"], person.id().to_string(), "{line}");
 }
 

@@ -143,6 +143,10 @@ fn hello() -> App {
     App::new(HelloApi, "hello", "1.0").data(Word("poem"))
 }
 
+/// What the document says of a request header that every operation accepts.
+const REQUEST_ID_TEXT: &str = "A request may carry an id of its own in the header `X-Request-Id`: 1 to 64 letters, digits, \
+    `-`, `_` or `.`. The response has the same one, and so has the log of the service.";
+
 #[tokio::test]
 async fn own_operations_stand_beside_ours() {
     let (local_hanko, api) = serve(hello(), &[]).await;
@@ -766,7 +770,7 @@ fn document_has_title_version_description_and_licence() {
         json!({
             "title": "hello",
             "version": "1.2.3",
-            "description": "Says hello.\n\nTo *everybody*.",
+            "description": format!("Says hello.\n\nTo *everybody*.\n\n{REQUEST_ID_TEXT}"),
             "license": { "name": "MIT", "url": "https://opensource.org/license/mit" },
         })
     );
@@ -936,4 +940,40 @@ async fn app_under_test_is_configured_on_both_sides() {
     response.assert_status_is_ok();
     let response = client.get("/hello").with_session_cookie(&session);
     response.send().await.assert_status_is_ok();
+}
+
+#[tokio::test]
+async fn contact_and_external_docs_are_in_the_document() {
+    let app = hello()
+        .contact("Support", "support@notes.example")
+        .external_docs("Guide", "https://notes.example/guide");
+    let (_local_hanko, api) = serve(app, &[]).await;
+    let document = api.document().await;
+    let contact = json!({ "name": "Support", "email": "support@notes.example" });
+    assert_eq!(document["info"]["contact"], contact);
+    let external_docs = json!({ "description": "Guide", "url": "https://notes.example/guide" });
+    assert_eq!(document["externalDocs"], external_docs);
+
+    let app = hello().contact("Support", "https://social.example/@notes");
+    let document = app.document("http://localhost:8000", "hanko").unwrap();
+    let contact = json!({ "name": "Support", "url": "https://social.example/@notes" });
+    assert_eq!(document.as_json()["info"]["contact"], contact);
+    assert!(document.as_json().get("externalDocs").is_none());
+}
+
+#[tokio::test]
+async fn operations_without_a_tag_get_one_and_unused_tags_are_left_out() {
+    let (_local_hanko, api) = serve(hello(), &[]).await;
+    let document = api.document().await;
+    let tags: Vec<&str> = document["tags"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|tag| {
+            assert!(tag["description"].is_string(), "{tag}");
+            tag["name"].as_str().unwrap()
+        })
+        .collect();
+    assert_eq!(tags, ["hello", "Webhooks", "Health"]);
+    assert_eq!(document["paths"]["/hello"]["get"]["tags"], json!(["hello"]));
 }

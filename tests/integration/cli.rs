@@ -9,7 +9,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{App, ada, client, local_hanko, within};
+use crate::{
+    revocations::Redis,
+    support::{App, ada, client, local_hanko, within},
+};
 use poem_hanko::{Clock, ManualClock, SystemClock};
 
 /// The program in an empty folder, with these variables and no others.
@@ -207,6 +210,24 @@ async fn check_says_that_the_store_cannot_be_reached() {
     );
     assert!(message.contains("1 usable"), "{message}");
     assert!(!message.contains("hunter2"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_reads_the_store() {
+    let Some(redis) = Redis::start() else { return };
+    let hanko = local_hanko(&ManualClock::new(SystemClock::new().unix_time())).await;
+    let variables = [
+        ("HANKO_API_URL", &*hanko.url()),
+        ("REVOCATION_STORE_URL", &*redis.url()),
+    ];
+    let output = run(&["check"], &variables);
+    let report = text(&output.stdout) + &text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{report}");
+    let store = report.lines().find(|line| line.starts_with("Revocations"));
+    assert!(
+        store.is_some_and(|line| line.contains(&*redis.url())),
+        "{report}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

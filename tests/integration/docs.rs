@@ -182,7 +182,7 @@ async fn a_trailing_slash_leads_to_the_page() {
 async fn json_and_yaml_say_the_same() {
     let (_local_hanko, app) = start().await;
     let json: Value = serde_json::from_str(&text(&app, "/openapi.json").await).unwrap();
-    let yaml: Value = serde_norway::from_str(&text(&app, "/openapi.yaml").await).unwrap();
+    let yaml: Value = serde_saphyr::from_str(&text(&app, "/openapi.yaml").await).unwrap();
     assert!(json["paths"]["/protected"].is_object(), "{json}");
     assert!(json == yaml, "the two differ");
     for (path, media_type) in [

@@ -7,11 +7,10 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use crate::greeting;
-use crate::support::{ada, send, start, start_with};
+use crate::support::{ada, header, send, start, start_with};
 
-/// Headers that need no word in the document: those of HTTP itself, what concerns browsers and caches alone, and the `Link` that
-/// leads to the document.
-const UNDECLARED_HEADERS: [&str; 11] = [
+/// Headers that need no word in the document: those of HTTP itself, and what concerns browsers and caches alone.
+const UNDECLARED_HEADERS: [&str; 10] = [
     "access-control-allow-credentials",
     "access-control-allow-origin",
     "access-control-expose-headers",
@@ -19,7 +18,6 @@ const UNDECLARED_HEADERS: [&str; 11] = [
     "content-length",
     "content-type",
     "date",
-    "link",
     "transfer-encoding",
     "vary",
     "x-content-type-options",
@@ -131,8 +129,11 @@ fn secured_operations_declare_every_refusal() {
         for status in ["400", "401", "500", "503"] {
             assert!(responses[status].is_object(), "{name}: {status}");
         }
-        assert!(responses["401"]["headers"]["WWW-Authenticate"].is_object());
-        assert_eq!(responses["503"]["headers"]["Retry-After"]["required"], true);
+        for (status, header) in [("401", "WWW-Authenticate"), ("503", "Retry-After")] {
+            let reference = format!("#/components/headers/{header}");
+            let expected = json!({ "$ref": reference });
+            assert_eq!(responses[status]["headers"][header], expected, "{name}");
+        }
     }
 }
 
@@ -172,10 +173,159 @@ fn responses_have_the_style_that_all_generators_take() {
             }
             assert_eq!(
                 response["headers"]["X-Request-Id"],
-                json!({ "$ref": "#/components/headers/RequestId" }),
+                json!({ "$ref": "#/components/headers/X-Request-Id" }),
                 "{name} {status}"
             );
         }
+    }
+}
+
+#[test]
+fn every_operation_declares_that_it_may_fail() {
+    for (name, operation) in operations(&document("hanko")) {
+        for status in ["500", "503"] {
+            assert!(
+                operation["responses"][status].is_object(),
+                "{name}: {status}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_header_is_one_component_with_an_example() {
+    let document = document("hanko");
+    let headers = document["components"]["headers"].as_object().unwrap();
+    let mut used = BTreeSet::new();
+    for (name, operation) in operations(&document) {
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            for (header, reference) in response["headers"].as_object().unwrap() {
+                let reference = reference["$ref"].as_str();
+                let expected = format!("#/components/headers/{header}");
+                assert_eq!(reference, Some(&*expected), "{name} {status}");
+                used.insert(header.clone());
+            }
+        }
+    }
+    assert_eq!(used, headers.keys().cloned().collect());
+    for (name, header) in headers {
+        assert!(header["description"].is_string(), "{name}");
+        assert!(!header["example"].is_null(), "{name}");
+    }
+    assert_eq!(headers["Retry-After"]["schema"]["minimum"], 1);
+}
+
+#[tokio::test]
+async fn the_link_of_the_document_is_the_one_that_is_sent() {
+    let (_local_hanko, app) = start().await;
+    let sent = header(&send(app.get("/")).await, "link").unwrap();
+    assert_eq!(
+        document("hanko")["components"]["headers"]["Link"]["example"],
+        sent
+    );
+}
+
+#[test]
+fn examples_of_rejections_name_the_configured_cookie() {
+    let document = document("sid");
+    let examples = |path: &str, status: &str| {
+        let operation = document["paths"][path].as_object().unwrap();
+        let response = &operation.values().next().unwrap()["responses"][status];
+        response["content"]["application/problem+json"]["examples"].clone()
+    };
+    let of_me = examples("/me", "401");
+    let detail = |examples: &Value, slug: &str| examples[slug]["value"]["detail"].clone();
+    assert_eq!(
+        detail(&of_me, "missing-credentials"),
+        "No credentials were sent, neither a Bearer token nor the cookie `sid`."
+    );
+    assert_eq!(
+        detail(&of_me, "invalid-token"),
+        "The session has ended. The cookie `sid` was examined."
+    );
+    assert_eq!(
+        detail(&examples("/me", "400"), "ambiguous-credentials"),
+        "Several credentials were sent: there is more than one cookie `sid`."
+    );
+    assert_eq!(
+        detail(&examples("/webhooks/hanko", "401"), "invalid-token"),
+        "The token is not valid."
+    );
+}
+
+#[test]
+fn webhook_operation_says_nothing_of_sessions_of_clients() {
+    let document = document("hanko");
+    let responses = &document["paths"]["/webhooks/hanko"]["post"]["responses"];
+    for (status, text) in [
+        ("400", "The body is not that of a Hanko webhook."),
+        ("401", "The token of the webhook is not valid."),
+    ] {
+        assert_eq!(responses[status]["description"], text);
+        assert!(
+            !responses[status].to_string().contains("session"),
+            "{status}"
+        );
+    }
+    let unavailable = responses["503"]["description"].as_str().unwrap();
+    assert!(
+        unavailable.contains("neither verified nor held"),
+        "{unavailable}"
+    );
+}
+
+#[test]
+fn a_status_of_one_value_is_an_enum() {
+    let schemas = &document("hanko")["components"]["schemas"];
+    for (schema, value) in [("Liveness", "alive"), ("Readiness", "ready")] {
+        let reference = schemas[schema]["properties"]["status"]["$ref"]
+            .as_str()
+            .unwrap();
+        let status = reference.rsplit('/').next().unwrap();
+        assert_eq!(schemas[status]["enum"], json!([value]), "{schema}");
+    }
+}
+
+#[test]
+fn request_id_is_described_and_is_no_parameter() {
+    let document = document("hanko");
+    let description = document["info"]["description"].as_str().unwrap();
+    assert!(
+        description.contains("in the header `X-Request-Id`"),
+        "{description}"
+    );
+    for (name, operation) in operations(&document) {
+        assert!(!operation.contains_key("parameters"), "{name}");
+    }
+}
+
+#[test]
+fn bearer_scheme_says_where_a_token_comes_from() {
+    let document = document("hanko");
+    let description = document["components"]["securitySchemes"]["bearer"]["description"].as_str();
+    assert!(description.unwrap().contains("`hanko.getSessionToken()`"));
+}
+
+#[test]
+fn bounded_lists_have_their_bound() {
+    let document = document("hanko");
+    let audience = &document["components"]["schemas"]["SessionView"]["properties"]["audience"];
+    assert_eq!(audience["maxItems"], 4096);
+}
+
+#[test]
+fn timestamps_are_quoted_in_yaml() {
+    let document = greeting::app().document("http://localhost:8000", "hanko");
+    let yaml = document.unwrap().to_text(DocumentFormat::Yaml);
+    for member in ["issued_at", "expires_at"] {
+        let line = yaml
+            .lines()
+            .find_map(|line| line.trim().strip_prefix(&format!("{member}: 2")));
+        assert_eq!(line, None, "{member} would be read as a timestamp");
+        let is_quoted = ['\'', '"']
+            .iter()
+            .any(|quote| yaml.contains(&format!("{member}: {quote}2026-")));
+        assert!(is_quoted, "{member} has no example");
     }
 }
 

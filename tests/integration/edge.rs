@@ -24,8 +24,8 @@ use poem::{
     web::{Data, websocket::WebSocket},
 };
 use poem_hanko::{
-    Edge, EdgeEndpoint, Hanko, ManualClock, Rejection, RequestLimits, RouteTable, WithProblems,
-    authenticate, testing::LocalHanko, webhook_endpoint,
+    Edge, EdgeEndpoint, Hanko, ManualClock, RequestLimits, RouteTable, WithProblems, require,
+    testing::LocalHanko, webhook_endpoint,
 };
 use poem_openapi::{OpenApi, OpenApiService, param::Path, payload::PlainText};
 use serde_json::Value;
@@ -76,9 +76,7 @@ impl Embedder {
 
 #[handler]
 async fn whoami(request: &Request) -> poem::Result<String> {
-    let session = authenticate(request)
-        .await?
-        .ok_or(Rejection::MissingCredentials)?;
+    let session = require::<()>(request).await?;
     Ok(session.user_id().to_string())
 }
 
@@ -116,9 +114,7 @@ async fn endless(begun: Data<&mpsc::UnboundedSender<()>>) -> &'static str {
 
 #[handler]
 async fn echo(request: &Request, socket: WebSocket) -> poem::Result<Response> {
-    authenticate(request)
-        .await?
-        .ok_or(Rejection::MissingCredentials)?;
+    require::<()>(request).await?;
     let upgraded = socket.on_upgrade(|mut socket| async move {
         while let Some(Ok(message)) = socket.next().await {
             if socket.send(message).await.is_err() {

@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use poem::{Endpoint, EndpointExt, IntoResponse, Request, Route, get, handler, http::StatusCode};
 use poem_hanko::{
-    Hanko, HankoAuth, ManualClock, OptionalHankoAuth, Rejection, WithProblems, authenticate,
-    testing::LocalHanko,
+    Hanko, HankoAuth, ManualClock, OptionalHankoAuth, WithProblems, require, testing::LocalHanko,
 };
 use poem_openapi::{OpenApi, OpenApiService, payload::PlainText};
 
@@ -54,9 +53,7 @@ async fn app() -> (LocalHanko, impl Endpoint<Output: IntoResponse>) {
 
 #[handler]
 async fn plain(request: &Request) -> poem::Result<String> {
-    let session = authenticate(request)
-        .await?
-        .ok_or(Rejection::MissingCredentials)?;
+    let session = require::<()>(request).await?;
     Ok(session.user_id().to_string())
 }
 

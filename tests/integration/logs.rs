@@ -91,7 +91,7 @@ async fn flood_of_rejections_is_counted() {
 
     // At the end of the interval, whether or not the flood goes on.
     app.clock.advance(Duration::from_mins(1));
-    let line = until_logged(&log, &["rejected more requests", "compact JWS"]).await;
+    let line = until_logged(&log, &["rejected more requests", "not-compact"]).await;
     assert!(line.contains("INFO") && line.contains("count=50"), "{line}");
     rejected(&app, "flood", 20).await;
     assert_eq!(lines(&log, &flood).len(), 20);

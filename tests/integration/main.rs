@@ -29,6 +29,7 @@ mod metrics;
 mod pages;
 mod problems;
 mod recorded;
+mod rejections;
 mod revocations;
 mod routes;
 mod sessions;

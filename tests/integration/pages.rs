@@ -29,8 +29,13 @@ impl Drop for Dev {
 
 impl Dev {
     async fn start(app: App) -> Self {
+        Self::start_with(app, &[]).await
+    }
+
+    /// The same, configured by `variables`.
+    async fn start_with(app: App, variables: &[(&str, &str)]) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(START));
-        let server = app.clock(clock).bind_dev(config(&[])).await.unwrap();
+        let server = app.clock(clock).bind_dev(config(variables)).await.unwrap();
         let hanko: Hanko = server.hanko().clone();
         hanko.wait_for_key_set_fetches(1).await;
         Self {
@@ -88,6 +93,21 @@ async fn page(response: Response, status: u16) -> String {
     let policy = header(&response, "content-security-policy").unwrap();
     assert!(policy.starts_with("default-src 'none';"), "{policy}");
     response.text().await.unwrap()
+}
+
+#[tokio::test]
+async fn sign_in_without_docs_leads_back_to_its_page() {
+    let dev = Dev::start_with(greeting::app(), &[("DOCS", "false")]).await;
+    let fields = [("email", "grace@example.com")];
+    let response = dev.post("/dev/sign-in", "", &fields).await;
+    assert_eq!(response.status(), 303);
+    let location = header(&response, "location").unwrap();
+    assert_eq!(location, "sign-in");
+    let cookie = header(&response, "set-cookie").unwrap();
+    let text = page(dev.get("/dev/sign-in", &cookie).await, 200).await;
+    assert!(text.contains("grace@example.com"), "{text}");
+    assert!(!text.contains("docs"), "{text}");
+    assert_eq!(dev.get("/docs", &cookie).await.status(), 404);
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ const LOGOUT: &str = "session.delete.explicit.logout";
 const REQUIRE_REDIS: &str = "POEM_HANKO_REQUIRE_REDIS";
 
 /// A `redis-server` of its own in a folder of its own, which ends with the test.
-struct Redis {
+pub(crate) struct Redis {
     folder: tempfile::TempDir,
     port: u16,
     arguments: Vec<String>,
@@ -44,7 +44,7 @@ fn vacant_port() -> u16 {
 
 impl Redis {
     /// Returns `None`, with the reason reported, if there is no `redis-server` and none is required.
-    fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         Self::start_with(&[])
     }
 
@@ -112,7 +112,7 @@ impl Redis {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 }

@@ -884,3 +884,39 @@ async fn claims_are_read_into_types_of_the_application() {
     let error = session.claims::<std::collections::HashMap<String, String>>();
     assert!(matches!(error, Err(ClaimError::Malformed(_))));
 }
+
+#[tokio::test]
+async fn claims_are_in_the_same_order_in_every_process() {
+    let (local_hanko, app) = start().await;
+    let names: Vec<String> = (0..20)
+        .map(|index| format!("c{}", index * 7 % 20))
+        .collect();
+    let person = names.iter().fold(ada(), |person, name| {
+        person.claim(name.clone(), json!(name))
+    });
+    let token = local_hanko.sign_in(&person).token;
+    let text = app
+        .get_with_bearer("/me", &token)
+        .await
+        .text()
+        .await
+        .unwrap();
+    let me: serde_json::Map<String, Value> = serde_json::from_str(&text).unwrap();
+    let claims = me["claims"].as_object().unwrap();
+    let mut sorted = names;
+    sorted.push("plan".to_owned());
+    sorted.sort();
+    assert!(claims.keys().eq(sorted.iter()), "{text}");
+    let members: Vec<&str> = me.keys().map(String::as_str).collect();
+    let expected = [
+        "user_id",
+        "session_id",
+        "email",
+        "username",
+        "issued_at",
+        "expires_at",
+        "audience",
+        "claims",
+    ];
+    assert_eq!(members, expected);
+}

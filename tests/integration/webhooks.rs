@@ -338,6 +338,44 @@ async fn a_flood_of_held_bodies_leaves_room_for_others() {
     passing(&clock, is_done).await;
 }
 
+#[tokio::test]
+async fn held_webhooks_are_counted_by_client_behind_a_proxy() {
+    let clock = ManualClock::new(START);
+    let local_hanko = local_hanko(&clock).await;
+    local_hanko.set_fault(Fault::DatabaseDown);
+    let app = App::start(
+        &local_hanko.url(),
+        &clock,
+        &[("TRUSTED_PROXIES", "127.0.0.1")],
+    );
+    app.hanko.wait_for_key_set_fetches(1).await;
+    let stranger = crate::support::local_hanko(&clock).await;
+    let padding = json!({ "padding": "x".repeat(11_000) });
+    // All requests come from the proxy.
+    let from = async |client: &str, body: &Value| {
+        let request = app.request(Method::POST, "/webhooks/hanko").json(body);
+        let request = request.header("x-forwarded-for", client);
+        passing(&clock, send(request)).await.status().as_u16()
+    };
+    // Until there is no room for this client.
+    let refused = loop {
+        let flood = stranger.webhook_body(LOGOUT, &padding);
+        match from("192.0.2.1", &flood).await {
+            202 => {}
+            status => break status,
+        }
+    };
+    assert_eq!(refused, 503);
+    let session = local_hanko.sign_in(&ada());
+    let mut data = local_hanko.session_data(session.session_id).unwrap();
+    data["padding"] = padding["padding"].clone();
+    let genuine = local_hanko.webhook_body(LOGOUT, &data);
+    let held = app.hanko.webhook_status().held;
+    assert_eq!(from("198.51.100.1", &genuine).await, 202);
+    let status = app.hanko.webhook_status();
+    assert!(status.dropped > 0 && status.held <= held, "{status:?}");
+}
+
 /// A store that enforces revocations here and reports that it could not write them.
 #[derive(Debug)]
 struct Failing(MemoryStore);

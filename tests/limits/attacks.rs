@@ -188,7 +188,7 @@ async fn measure(
     connections: usize,
 ) -> Result<(), Failure> {
     let hanko = LocalHanko::builder().start().await?;
-    let (server, address) = start_server(program, &hanko.url(), descriptors).await?;
+    let (server, address, admin) = start_server(program, &hanko.url(), descriptors).await?;
     let pid = server.id().ok_or("the server has ended")?;
     let token = hanko.sign_in(&Person::with_email("ada@example.com")).token;
     for _ in 0..20 {
@@ -208,7 +208,7 @@ async fn measure(
     let mut attacker = start_attacker(attack, address, connections, limit)?;
     let mut lines = BufReader::new(attacker.stdout.take().ok_or("no standard output")?).lines();
     let is_over = Arc::new(AtomicBool::new(false));
-    let clients = tokio::spawn(watch(address, token.clone(), Arc::clone(&is_over)));
+    let clients = tokio::spawn(watch(address, admin, token.clone(), Arc::clone(&is_over)));
     let watch_time = if attack.needs_hanging_hanko() {
         LONG_WATCH
     } else {
@@ -294,10 +294,11 @@ fn start_attacker(
     Ok(attacker)
 }
 
-/// One new connection a second for each of the probe and the protected route. Returns how many there were, and the longest
+/// One new connection a second for each of the probe, the protected route and the metrics. Returns how many there were, and the longest
 /// time that one took.
 async fn watch(
     address: SocketAddr,
+    admin: SocketAddr,
     token: String,
     is_over: Arc<AtomicBool>,
 ) -> Result<(usize, Duration), Failure> {
@@ -310,6 +311,13 @@ async fn watch(
         normal_client(address, &token).await?;
         slowest = slowest.max(started.elapsed());
         requests += 2;
+        let scrape = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        let status = time::timeout(PATIENCE, request(admin, scrape))
+            .await
+            .map_err(|_| "the admin listener did not respond within two seconds")??;
+        if status != 200 {
+            return Err(format!("the admin listener responded with {status}").into());
+        }
     }
     Ok((requests, slowest))
 }
@@ -390,7 +398,8 @@ async fn start_server(
     program: &str,
     url: &str,
     descriptors: Option<usize>,
-) -> Result<(Child, SocketAddr), Failure> {
+) -> Result<(Child, SocketAddr, SocketAddr), Failure> {
+    let admin = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let limit = descriptors.map_or_else(
         || "ulimit -Sn 1024".to_owned(),
         |limit| format!("ulimit -n {limit}"),
@@ -401,6 +410,7 @@ async fn start_server(
         .env_clear()
         .env("HANKO_API_URL", url)
         .env("PORT", "0")
+        .env("ADMIN_ADDRESS", admin.to_string())
         // Whatever the default of the session mode is, Hanko is asked for its keys only.
         .env("HANKO_SESSION_MODE", "stateless")
         .env(
@@ -419,7 +429,8 @@ async fn start_server(
         let line = lines.next_line().await?.ok_or("the server did not start")?;
         let address = line
             .split_once("address=")
-            .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+            .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok())
+            .filter(|address| *address != admin);
         if let Some(address) = address {
             break address;
         }
@@ -435,7 +446,7 @@ async fn start_server(
     loop {
         let probe = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n";
         if request(address, probe).await? == 200 {
-            return Ok((server, address));
+            return Ok((server, address, admin));
         }
         time::sleep(Duration::from_millis(20)).await;
     }

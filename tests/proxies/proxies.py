@@ -219,8 +219,7 @@ class World:
         with (folder / "output").open("wb") as output:
             process = subprocess.Popen(
                 [self.binary, "serve"], cwd=folder, stdout=output, stderr=output,
-                env={"PATH": os.environ["PATH"], "PORT": str(port), "HANKO_SESSION_MODE": "stateless",
-                     "LOG_FORMAT": "json", **variables},
+                env={"PATH": os.environ["PATH"], "PORT": str(port), "LOG_FORMAT": "json", **variables},
             )
         self.processes.append(process)
         wait_until(lambda: accepts(port) or process.poll() is not None, "poem-hanko")

@@ -70,7 +70,7 @@ def base64url(data):
 
 
 class Hanko:
-    """Issues session tokens as Hanko does, and serves the key that verifies them."""
+    """Issues session tokens as Hanko does, serves the key that verifies them, and says that each of its sessions is active."""
 
     def __init__(self, folder):
         self.key = folder / "key.pem"
@@ -88,6 +88,15 @@ class Hanko:
         class Keys(Handler):
             def do_GET(self):
                 self.reply(key_set, "application/json")
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                payload = body["session_token"].split(".")[1]
+                claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+                ends_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(claims["exp"]))
+                response = {"is_valid": True, "user_id": claims["sub"], "expiration_time": ends_at,
+                            "claims": {"subject": claims["sub"], "session_id": claims["session_id"], "expiration": ends_at}}
+                self.reply(json.dumps(response).encode(), "application/json")
 
         self.url = f"http://127.0.0.1:{Server(Keys).port}"
 

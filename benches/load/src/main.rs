@@ -3,7 +3,7 @@
 //! At a constant rate a request is due at a moment that does not depend on how the server keeps up, waits its turn where
 //! all connections are busy, and its latency counts from that moment, so that a slow answer is not hidden by the requests
 //! it held up (no "coordinated omission"). wrk has no constant rate, and oha cannot send tokens in turn; hence this. One
-//! thread, epoll, no allocation for a request.
+//! thread, epoll, no allocation for a request. With `--spin` it never sleeps.
 
 use std::{
     collections::VecDeque,
@@ -23,8 +23,11 @@ use rustix::{
 
 const USAGE: &str = "usage:
   load request ADDRESS PATH --connections N (--seconds S | --requests N) [--rate PER_SECOND] [--tokens FILE [--first N]]
+               [--spin]
       prints a line once connected, and then what it found as one JSON object; --rate 0, the default, is as fast as
-      the server answers
+      the server answers; --spin asks for answers without pause instead of sleeping until one comes, and so keeps a core
+      busy: in a virtual machine, waking a sleeping client costs the server an interrupt through the hypervisor for each
+      answer
   load answer
       prints its address and answers every request with the same octets: what the generator itself can do at most";
 
@@ -40,6 +43,10 @@ fn main() -> ExitCode {
     let outcome = match arguments.split_first() {
         Some((command, rest)) if command == "request" => request(rest),
         Some((command, [])) if command == "answer" => answer(),
+        Some((command, [])) if command == "--help" => {
+            println!("{USAGE}");
+            Ok(())
+        }
         _ => Err(USAGE.into()),
     };
     match outcome {
@@ -59,6 +66,8 @@ struct Plan {
     rate: f64,
     duration: Duration,
     max_requests: u64,
+    /// Whether to ask for answers without pause instead of sleeping until one comes.
+    spins: bool,
 }
 
 fn request(arguments: &[String]) -> Outcome<()> {
@@ -75,6 +84,7 @@ fn request(arguments: &[String]) -> Outcome<()> {
         rate: options.get("rate")?.unwrap_or(0.0),
         duration: Duration::from_secs_f64(options.get("seconds")?.unwrap_or(600.0)),
         max_requests: options.get("requests")?.unwrap_or(u64::MAX),
+        spins: options.spins,
     };
     let tokens = match options.get::<String>("tokens")? {
         Some(file) => fs::read_to_string(file)?,
@@ -103,7 +113,10 @@ fn head(address: SocketAddr, path: &str, token: Option<&str>) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{authorization}\r\n").into_bytes()
 }
 
-struct Options<'a>(Vec<(&'a str, &'a str)>);
+struct Options<'a> {
+    values: Vec<(&'a str, &'a str)>,
+    spins: bool,
+}
 
 impl<'a> Options<'a> {
     fn parse(arguments: &'a [String]) -> Outcome<Self> {
@@ -115,18 +128,23 @@ impl<'a> Options<'a> {
             "tokens",
             "first",
         ];
-        let pairs = arguments.chunks(2).map(|pair| match pair {
+        let (flags, rest): (Vec<&String>, Vec<&String>) =
+            arguments.iter().partition(|argument| *argument == "--spin");
+        let pairs = rest.chunks(2).map(|pair| match pair {
             [name, value] => name
                 .strip_prefix("--")
                 .filter(|name| known.contains(name))
                 .map(|name| (name, value.as_str())),
             _ => None,
         });
-        Ok(Self(pairs.collect::<Option<_>>().ok_or(USAGE)?))
+        Ok(Self {
+            values: pairs.collect::<Option<_>>().ok_or(USAGE)?,
+            spins: !flags.is_empty(),
+        })
     }
 
     fn get<T: FromStr<Err: fmt::Display>>(&self, name: &str) -> Outcome<Option<T>> {
-        self.0
+        self.values
             .iter()
             .find(|(option, _)| *option == name)
             .map(|(_, value)| {
@@ -226,7 +244,12 @@ impl<'a> Run<'a> {
             } else {
                 end
             });
-            let timeout = Timespec::try_from(until.saturating_duration_since(now))?;
+            let pause = if self.plan.spins {
+                Duration::ZERO
+            } else {
+                until.saturating_duration_since(now)
+            };
+            let timeout = Timespec::try_from(pause)?;
             events.clear();
             epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout))?;
             for event in &events {

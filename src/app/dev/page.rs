@@ -126,7 +126,7 @@ pub(super) fn notice(
             "The session of {} has ended at Hanko. This API accepts it until it asks Hanko again.",
             name(session)
         )),
-        Err(Rejection::SessionEnded) => information(
+        Err(Rejection::SessionEnded(_)) => information(
             "The session has ended. Its cookie is still in this browser, so that you can see the API reject it.",
         ),
         Err(rejection) => information(&format!(

@@ -86,4 +86,5 @@ pub(crate) fn app() -> App {
     )
     .description(DESCRIPTION)
     .license("MIT OR Apache-2.0", "https://spdx.org/licenses/MIT.html")
+    .external_docs("Hanko's documentation", "https://docs.hanko.io")
 }

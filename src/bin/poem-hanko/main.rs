@@ -1,4 +1,4 @@
-//! The program `poem-hanko`: see the README, or `poem-hanko --help`.
+//! The program `poem-hanko`: see README.md, or `poem-hanko --help`.
 
 mod greeting;
 

@@ -23,9 +23,9 @@ impl Endpoint for SessionStatus {
             Ok(Some(session)) => signed_in(&session),
             Ok(None) => json!({ "status": "anonymous" }),
             Err(
-                rejection @ (Rejection::InvalidToken(_)
-                | Rejection::SessionEnded
-                | Rejection::AmbiguousCredentials),
+                rejection @ (Rejection::InvalidToken(..)
+                | Rejection::SessionEnded(_)
+                | Rejection::AmbiguousCredentials(_)),
             ) => json!({ "status": "rejected", "reason": rejection.to_string() }),
             Err(other) => return Err(other.into()),
         };

@@ -175,7 +175,7 @@ fn guards_accept_what_a_direct_reading_accepts() {
                 let expected = reading($claims);
                 match decide::<$guard>($request).await {
                     Ok(()) => prop_assert!(expected, "{} accepts {:?}", stringify!($guard), $claims),
-                    Err(Rejection::GuardNotMet(_)) => {
+                    Err(Rejection::GuardNotMet(..)) => {
                         prop_assert!(!expected, "{} rejects {:?}", stringify!($guard), $claims);
                     }
                     Err(other) => return Err(TestCaseError::fail(format!("{other} for {:?}", $claims))),

@@ -85,7 +85,9 @@ fn row<G: Guard>(
                     r#"Bearer error="{code}", error_description="requires {requires}"{parameter}"#
                 )
             }),
-            detail: Some(format!("Requires {requires}.")),
+            detail: Some(format!(
+                "Requires {requires}. The Bearer token was examined."
+            )),
         },
     }
 }
