@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ PAGE = Path(__file__).parents[2] / "docs/clients.md"
 PRINTED = "http://localhost:8000"
 API = os.environ["API"]
 USER_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-REFUSED = "401 Invalid session token"
+REFUSED = "401 Invalid token"
 # Sections whose tools a machine may lack. Those of the others are installed before.
 NEEDED = {"go": "Go: ", "javac": "Java: ", "mvn": "Java: "}
 
@@ -117,11 +117,12 @@ def main() -> None:
     # Much of the time goes by in downloads.
     with ThreadPoolExecutor(max_workers=2) as pool:
         runs = [pool.submit(run, section, prepare, work) for section in chosen]
-    try:
-        for done in runs:
-            done.result()
-    except Failure as failure:
-        sys.exit(f"error: {failure}")
+        try:
+            for done in as_completed(runs):
+                done.result()
+        except Failure as failure:
+            pool.shutdown(cancel_futures=True)
+            sys.exit(f"error: {failure}")
 
 
 main()
