@@ -47,6 +47,7 @@ use crate::{
     metrics::Method,
     operations::Draining,
     problem::{self, Problem, ProblemType},
+    trace::{self, Incoming, RequestSpan},
 };
 
 /// Identifies a request in our log and in those of proxies.
@@ -119,7 +120,7 @@ impl Edge {
         self
     }
 
-    /// Sets the proxies whose `X-Forwarded-For` is believed. Default: none.
+    /// Sets the proxies whose `X-Forwarded-For` and `traceparent` are believed. Default: none.
     #[must_use]
     pub fn trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
         self.trusted_proxies = proxies;
@@ -196,14 +197,17 @@ impl Endpoint for EdgeEndpoint {
         let rejection = admitted.err().map(LimitError::problem_type);
         RequestBody::limit(&mut request, &exchange);
         let core = Arc::clone(&self.core);
-        let entry = core.begin_entry(&mut request);
+        let span = core.begin_span(&mut request);
+        let entry = core.begin_entry(&mut request, &span);
         let of_core = Arc::clone(&exchange);
         let response = if core.applies_cors(&request) {
-            core.respond_to_origin(request, of_core, rejection).await
+            span.enclose(core.respond_to_origin(request, of_core, rejection))
+                .await
         } else {
-            core.respond(request, of_core, rejection, Origin::None)
+            span.enclose(core.respond(request, of_core, rejection, Origin::None))
                 .await
         };
+        span.responded(response.status());
         if let Some(entry) = entry {
             let limit = rejection.or(exchange.error().map(LimitError::problem_type));
             entry.log(response.status(), limit);
@@ -278,17 +282,46 @@ impl EdgeCore {
     }
 
     /// Begins the line of a request in the access log, if there is one. Whoever sends the response logs it.
-    pub(crate) fn begin_entry(&self, request: &mut Request) -> Option<Box<AccessEntry>> {
+    pub(crate) fn begin_entry(
+        &self,
+        request: &mut Request,
+        span: &RequestSpan,
+    ) -> Option<Box<AccessEntry>> {
         if !self.has_access_log {
             return None;
         }
-        let route = match self.forward_auth_of(request.uri().path()) {
+        let route = self.route_of(request);
+        let client = self.trusted_proxies.client_of(request);
+        let trace_id = span.trace_id();
+        let entry = AccessEntry::begin(request, route, client, trace_id, self.hanko.clock());
+        Some(Box::new(entry))
+    }
+
+    /// Begins the span of a request. Whoever sends the response ends it.
+    pub(crate) fn begin_span(&self, request: &mut Request) -> RequestSpan {
+        if !trace::is_on() {
+            return RequestSpan::default();
+        }
+        // The response gets the same.
+        let request_id = request_id(request.headers());
+        request.headers_mut().insert(REQUEST_ID, request_id.clone());
+        let is_trusted = self.trusted_proxies.sent(request);
+        RequestSpan::begin(&Incoming {
+            method: request.method().into(),
+            route: self.route_of(request).as_deref(),
+            version: request.version(),
+            request_id: &request_id,
+            client: self.trusted_proxies.client_of(request),
+            trusted: is_trusted.then(|| request.headers()),
+        })
+    }
+
+    /// Returns the path in the document that a request is for.
+    fn route_of(&self, request: &Request) -> Option<Arc<str>> {
+        match self.forward_auth_of(request.uri().path()) {
             Some(forward_auth) => Some(forward_auth.path().into()),
             None => self.operations.template(request.uri()),
-        };
-        let client = self.trusted_proxies.client_of(request);
-        let entry = AccessEntry::begin(request, route, client, self.hanko.clock());
-        Some(Box::new(entry))
+        }
     }
 
     /// Returns the routes by which requests are counted, in the order of their numbers.

@@ -24,6 +24,7 @@ pub use builder::{
 };
 pub use claim_reader::ClaimError;
 pub use claims::EmailClaim;
+pub(crate) use error::counted_as;
 pub use error::{AuthenticateError, BuildError};
 pub use http_client::HttpClientError;
 pub use id::{IdError, SessionId, UserId};

@@ -27,6 +27,7 @@ use crate::{
     clock::Clock,
     jose::{KeySet, KeySetDocument, KeyThumbprint, SkippedKey},
     metrics::{FetchCounts, FetchOutcome, UnknownKid},
+    trace::{Callers, Span},
 };
 
 /// The largest JWK Set that is read, in bytes. A Hanko with ten 4096-bit keys answers 8 KiB.
@@ -171,9 +172,22 @@ struct Progress {
     last_error: Option<FetchError>,
     /// When the next fetch is due without anybody asking for it.
     next_fetch_at: Duration,
+    /// Those who wait for the fetch that has been requested.
+    callers: Callers,
+    /// Of the fetch that is under way.
+    span: Span,
 }
 
 impl Progress {
+    /// Notes in the traces that whoever calls this waits for a fetch.
+    fn join(&mut self, fetch: u64) {
+        if fetch <= self.fetches_begun {
+            self.span.join_current();
+        } else {
+            self.callers.add_current(true);
+        }
+    }
+
     /// The number of the fetch that is under way or asked for, if there is one.
     fn pending_fetch(&self) -> Option<u64> {
         if self.fetches_begun > self.fetches_ended {
@@ -418,6 +432,7 @@ impl Shared {
     async fn wait_for_first_fetch(&self) -> Result<(), KeySetError> {
         if self.progress().fetches_ended == 0 {
             let _place = self.place_to_wait()?;
+            self.progress().join(1);
             self.wait_for_fetches(1).await;
         }
         Ok(())
@@ -440,6 +455,7 @@ impl Shared {
         // A fetch that is under way may have been answered before the key was published. So there is a second round.
         let pending = self.progress().pending_fetch();
         if let Some(fetch) = pending {
+            self.progress().join(fetch);
             self.wait_for_fetches(fetch).await;
             if self
                 .current()
@@ -455,6 +471,7 @@ impl Shared {
             match progress.pending_fetch() {
                 Some(fetch) => {
                     self.counts.unknown_kid(UnknownKid::Shared);
+                    progress.join(fetch);
                     fetch
                 }
                 None if progress.last_unknown_kid_fetch.is_some_and(|last| {
@@ -474,7 +491,9 @@ impl Shared {
                     progress.last_unknown_kid_fetch = Some(now);
                     progress.is_requested = true;
                     self.fetch_requested.notify_one();
-                    progress.fetches_begun + 1
+                    let fetch = progress.fetches_begun + 1;
+                    progress.join(fetch);
+                    fetch
                 }
             }
         };
@@ -491,6 +510,7 @@ impl Shared {
                 let mut progress = self.progress();
                 // It may have begun, and even ended, while this waited for its turn to request it.
                 if progress.is_requested || progress.fetches_begun >= fetch {
+                    progress.join(fetch);
                     break;
                 }
                 let last = &mut progress.last_requests[reason as usize];
@@ -498,6 +518,7 @@ impl Shared {
                 if next <= now {
                     *last = Some(now);
                     progress.is_requested = true;
+                    progress.join(fetch);
                     self.fetch_requested.notify_one();
                     break;
                 }
@@ -509,24 +530,23 @@ impl Shared {
         self.wait_for_fetches(fetch).await && self.progress().last_error.is_none()
     }
 
-    async fn fetch(&self) -> Result<Fetched, FetchError> {
+    async fn fetch(&self, span: &Span) -> Result<Fetched, FetchError> {
         tokio::select! {
-            fetched = self.fetch_untimed() => fetched,
+            fetched = self.fetch_untimed(span) => fetched,
             () = self.clock.sleep(self.policy.timeout) => Err(FetchError::Timeout(self.policy.timeout)),
         }
     }
 
-    async fn fetch_untimed(&self) -> Result<Fetched, FetchError> {
+    async fn fetch_untimed(&self, span: &Span) -> Result<Fetched, FetchError> {
         let transport = |error: reqwest::Error| FetchError::Transport(describe(&error));
-        let mut response = self
+        let request = self
             .client
             .get(self.url.clone())
             .header("accept", "application/jwk-set+json, application/json")
             // A cache on the way would hide a withdrawn key, and an outage that a fetch is to notice.
-            .header("cache-control", "no-cache")
-            .send()
-            .await
-            .map_err(transport)?;
+            .header("cache-control", "no-cache");
+        let mut response = span.inject(request).send().await.map_err(transport)?;
+        span.responded(response.status());
         if response.status() != StatusCode::OK {
             return Err(FetchError::Status(response.status().as_u16()));
         }
@@ -593,13 +613,16 @@ async fn keep_fresh(shared: Arc<Shared>, fetch_has_ended: watch::Sender<u64>) {
     // Of the last JWK Set that came, whether it was taken or not: its bad keys have been warned of.
     let mut last_digest: Option<digest::Digest> = None;
     loop {
-        {
+        let span = {
             let mut progress = shared.progress();
             progress.is_requested = false;
             progress.fetches_begun += 1;
-        }
+            let callers = std::mem::take(&mut progress.callers);
+            progress.span = Span::key_set(&shared.url, &callers);
+            progress.span.clone()
+        };
         let began_at = shared.clock.monotonic();
-        let outcome = shared.fetch().await;
+        let outcome = shared.fetch(&span).await;
         let duration = shared.clock.monotonic().saturating_sub(began_at);
         let outcome = match outcome {
             Ok(fetched) => {
@@ -614,6 +637,10 @@ async fn keep_fresh(shared: Arc<Shared>, fetch_has_ended: watch::Sender<u64>) {
             .as_ref()
             .map_or_else(FetchError::counted_as, |_| FetchOutcome::Success);
         shared.counts.fetched(counted_as, duration);
+        if outcome.is_err() {
+            span.failed(counted_as.name());
+        }
+        drop(span);
         let (pause, last_error) = match outcome {
             Ok(lifetime) => {
                 if failures_in_a_row > 0 {
@@ -645,6 +672,7 @@ async fn keep_fresh(shared: Arc<Shared>, fetch_has_ended: watch::Sender<u64>) {
             progress.next_fetch_at = shared.clock.monotonic() + pause;
             progress.last_error = last_error;
             progress.fetches_ended += 1;
+            progress.span = Span::default();
             progress.fetches_ended
         };
         let mut due = shared.clock.sleep(pause);

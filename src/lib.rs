@@ -49,6 +49,7 @@ mod sampling;
 mod server;
 #[cfg(feature = "local-hanko")]
 pub mod testing;
+mod trace;
 
 // Protect a route.
 pub use auth::{

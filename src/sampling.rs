@@ -37,6 +37,9 @@ pub(crate) enum Line {
     /// A panic, wherever it happened.
     #[cfg(feature = "server")]
     Panic,
+    /// Spans that the collector did not take.
+    #[cfg(feature = "otlp")]
+    UnexportedSpans,
     /// A proxy that is configured with requirements that are not understood.
     ForwardAuthQuery,
     /// An application that does not give the crate what it needs.
@@ -56,6 +59,8 @@ impl Line {
             | Self::ForwardAuthQuery => false,
             #[cfg(feature = "server")]
             Self::Panic => false,
+            #[cfg(feature = "otlp")]
+            Self::UnexportedSpans => false,
         }
     }
 
@@ -64,6 +69,9 @@ impl Line {
         match self {
             // Every request repeats what is wrong with the configuration.
             Self::ForwardAuthQuery => 1,
+            // Every batch repeats that the collector is away.
+            #[cfg(feature = "otlp")]
+            Self::UnexportedSpans => 1,
             _ => LINES_PER_INTERVAL,
         }
     }
@@ -94,6 +102,11 @@ impl Line {
             }
             #[cfg(feature = "server")]
             Self::Panic => tracing::error!(event = "panic", "{reason}"),
+            #[cfg(feature = "otlp")]
+            Self::UnexportedSpans => tracing::warn!(
+                event = "traces_not_exported", error = %reason,
+                "spans were not exported"
+            ),
             Self::ForwardAuthQuery => {
                 tracing::error!(event = "forward_auth_query_malformed", "{reason}");
             }
@@ -158,6 +171,12 @@ impl Line {
             Self::Panic => {
                 tracing::error!(event = "panic", count, "more panics, not logged one by one");
             }
+            #[cfg(feature = "otlp")]
+            Self::UnexportedSpans => tracing::warn!(
+                event = "traces_not_exported",
+                count,
+                "more batches of spans were not exported, not logged one by one"
+            ),
             Self::ForwardAuthQuery => tracing::error!(
                 event = "forward_auth_query_malformed",
                 count,

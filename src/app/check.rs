@@ -6,11 +6,9 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    App,
-    config::{Config, UnknownVariable},
-    warning::Warning,
-};
+use super::{App, config::Config, warning::Warning};
+#[cfg(feature = "otlp")]
+use crate::app::telemetry::traces;
 use crate::{
     edge::PlainEndpoint,
     hanko::{Hanko, SessionMode, StoreStatus},
@@ -85,7 +83,7 @@ impl fmt::Display for Report {
 pub(super) async fn check(
     mut app: App,
     config: &Config,
-    unknown: Vec<UnknownVariable>,
+    of_variables: Vec<Warning>,
 ) -> Result<Report, StartError> {
     let url = config.hanko.url.clone().ok_or(StartError::NoHanko)?;
     let public_url = config.http.public_url(config.http.port);
@@ -102,6 +100,14 @@ pub(super) async fn check(
     report_hanko(&mut report, &hanko);
     report_store(&mut report, config, &hanko);
     report_http(&mut report, config, &public_url);
+    #[cfg(feature = "otlp")]
+    report.line(
+        "Traces",
+        match traces::endpoint() {
+            Some(_) => "exported by OTLP",
+            None => "off",
+        },
+    );
     report.routes = routes(&app)?;
     if config.http.docs {
         let pages = document.pages();
@@ -117,7 +123,7 @@ pub(super) async fn check(
     if app.has_webhooks {
         report.webhooks = Some(format!("{public_url}{}{WEBHOOK_PATH}", app.own_prefix));
     }
-    let startup = Warning::all(unknown, &config.http, &public_url);
+    let startup = Warning::all(of_variables, &config.http, &public_url);
     report
         .warnings
         .splice(0..0, startup.iter().map(ToString::to_string));

@@ -6,7 +6,8 @@ use std::{
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use clap::{CommandFactory, FromArgMatches, Subcommand, ValueEnum, error::ErrorKind};
@@ -15,12 +16,14 @@ use tokio::signal;
 
 use super::{
     App, check,
-    config::{self, Config, ConfigErrors, HankoChoice, LogFormat, Lookup, UnknownVariable},
+    config::{self, Config, ConfigErrors, HankoChoice, LogFormat, Lookup},
     dev::{self, ExampleRequest},
     healthcheck::{self, Probe},
-    telemetry,
+    telemetry::{self, Service},
     warning::Warning,
 };
+#[cfg(feature = "otlp")]
+use crate::app::telemetry::InstallLogError;
 use crate::{
     hanko::Hanko,
     openapi::{Document, DocumentFormat},
@@ -118,11 +121,14 @@ pub(super) async fn run(app: App) -> u8 {
         Err(error) => return explain_usage(&error),
     };
     let command = cli.command.unwrap_or(Command::Serve);
-    let variables = match read_variables() {
+    let Variables {
+        values: variables,
+        ignored,
+    } = match read_variables() {
         Ok(variables) => variables,
         Err(error) => return fail(command.exit_code_of_config(), error),
     };
-    let unknown = config::unknown_variables(variables.keys().map(String::as_str), &app.variables);
+    let warnings = Warning::of_variables(&variables, &app.variables, ignored);
     let variables = Arc::new(variables);
     let lookup = move |name: &str| variables.get(name).cloned();
     if lookup("LOG_FORMAT").is_some_and(|format| format.trim() == "json") {
@@ -130,9 +136,9 @@ pub(super) async fn run(app: App) -> u8 {
         telemetry::set_format(LogFormat::Json);
     }
     let outcome = match command {
-        Command::Serve => serve(app, lookup, unknown).await,
-        Command::Dev => dev(app, lookup, unknown).await,
-        Command::Check => check_config(app, lookup, unknown).await,
+        Command::Serve => serve(app, lookup, warnings).await,
+        Command::Dev => dev(app, lookup, warnings).await,
+        Command::Check => check_config(app, lookup, warnings).await,
         Command::Healthcheck { ready } => healthcheck(&app, ready, &lookup).await,
         Command::Openapi(arguments) => openapi(app, &arguments, &lookup),
     };
@@ -182,17 +188,30 @@ fn fail(code: u8, error: impl Display) -> u8 {
     code
 }
 
-/// Returns the environment, with the variables that `.env` adds. A file in a parent folder is not read: it may belong to
-/// another project.
-fn read_variables() -> Result<HashMap<String, String>, String> {
+/// The environment, with what `.env` adds.
+struct Variables {
+    values: HashMap<String, String>,
+    /// The names of those in `.env` that are read from the environment alone.
+    ignored: Vec<String>,
+}
+
+/// Reads the environment, and the variables that `.env` adds. A file in a parent folder is not read: it may belong to another
+/// project.
+fn read_variables() -> Result<Variables, String> {
     let mut variables = HashMap::new();
+    let mut ignored = Vec::new();
     match dotenvy::from_path_iter(".env") {
         Ok(lines) => {
             let mut last_good = None;
             for line in lines {
                 let (name, value) =
                     line.map_err(|error| explain_dotenv(&error, last_good.as_deref()))?;
-                variables.entry(name.clone()).or_insert(value);
+                if config::is_of_opentelemetry(&name) {
+                    // OpenTelemetry's own code reads the environment.
+                    ignored.push(name.clone());
+                } else {
+                    variables.entry(name.clone()).or_insert(value);
+                }
                 last_good = Some(name);
             }
         }
@@ -204,7 +223,10 @@ fn read_variables() -> Result<HashMap<String, String>, String> {
         let text = |os: &std::ffi::OsStr| os.to_string_lossy().into_owned();
         variables.insert(text(&name), text(&value));
     }
-    Ok(variables)
+    Ok(Variables {
+        values: variables,
+        ignored,
+    })
 }
 
 /// Describes the error without the line, which may contain a secret.
@@ -222,12 +244,25 @@ fn explain_dotenv(error: &dotenvy::Error, last_good: Option<&str>) -> String {
 }
 
 fn read_config(
+    app: &App,
     lookup: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
     choice: HankoChoice,
 ) -> Result<Config, u8> {
     let config = Config::from_lookup(lookup, choice).map_err(|errors| explain_config(&errors))?;
-    telemetry::install_log(&config.telemetry).map_err(|error| fail(EXIT_FAILURE, error))?;
+    install_log(app, &config)?;
     Ok(config)
+}
+
+fn install_log(app: &App, config: &Config) -> Outcome {
+    let service = Service {
+        name: &app.title,
+        version: &app.version,
+    };
+    telemetry::install(&config.telemetry, Some(service)).map_err(|error| match error {
+        #[cfg(feature = "otlp")]
+        InstallLogError::Traces(_) => fail(EXIT_USAGE, error),
+        error => fail(EXIT_FAILURE, error),
+    })
 }
 
 fn explain_config(errors: &ConfigErrors) -> u8 {
@@ -240,14 +275,14 @@ fn explain_config(errors: &ConfigErrors) -> u8 {
 async fn serve(
     app: App,
     lookup: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
-    unknown: Vec<UnknownVariable>,
+    warnings: Vec<Warning>,
 ) -> Outcome {
-    let config = read_config(lookup, HankoChoice::Configured)?;
+    let config = read_config(&app, lookup, HankoChoice::Configured)?;
     let server = app
         .bind(config)
         .await
         .map_err(|error| fail(EXIT_FAILURE, error))?;
-    log_warnings(&server, unknown);
+    log_warnings(&server, warnings);
     if server.config().http.docs {
         tracing::info!(
             event = "docs_served",
@@ -262,9 +297,9 @@ async fn serve(
 async fn dev(
     app: App,
     lookup: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
-    unknown: Vec<UnknownVariable>,
+    warnings: Vec<Warning>,
 ) -> Outcome {
-    let config = read_config(lookup, HankoChoice::Local)?;
+    let config = read_config(&app, lookup, HankoChoice::Local)?;
     let example = ExampleRequest::find(&app.api.meta());
     let server = app
         .bind_dev(config)
@@ -279,7 +314,7 @@ async fn dev(
             .write_all(banner.as_bytes())
             .and_then(|()| stdout.flush());
     }
-    log_warnings(&server, unknown);
+    log_warnings(&server, warnings);
     tracing::warn!(
         event = "dev_not_for_production",
         "`dev` is not for production: whoever reaches it can sign in as anybody"
@@ -288,8 +323,8 @@ async fn dev(
     Ok(())
 }
 
-fn log_warnings(server: &Server, unknown: Vec<UnknownVariable>) {
-    for warning in Warning::all(unknown, &server.config().http, server.public_url()) {
+fn log_warnings(server: &Server, of_variables: Vec<Warning>) {
+    for warning in Warning::all(of_variables, &server.config().http, server.public_url()) {
         warning.log();
     }
 }
@@ -327,11 +362,26 @@ fn dev_banner(server: &Server, example: Option<&ExampleRequest>) -> Option<Strin
     Some(banner)
 }
 
-/// Serves until a signal, and reports what the end of the process loses.
+/// Serves until a signal, and reports what the end of the process loses. The last spans are exported in what is left of
+/// `SHUTDOWN_GRACE`.
 async fn run_server(server: Server) {
     let hanko = server.hanko().clone();
-    server.run(shutdown_signal(hanko.clone())).await;
+    let clock = Arc::clone(hanko.clock());
+    let config = &server.config().http;
+    let longest_shutdown = config.shutdown_delay.saturating_add(config.shutdown_grace);
+    let deadline = OnceLock::new();
+    let shutdown = async {
+        shutdown_signal(hanko.clone()).await;
+        deadline.get_or_init(|| clock.monotonic().saturating_add(longest_shutdown));
+    };
+    // Boxed, so that the futures of the commands stay small.
+    Box::pin(server.run(shutdown)).await;
     hanko.report_lost();
+    let rest = deadline.get().map_or(Duration::ZERO, |deadline| {
+        deadline.saturating_sub(clock.monotonic())
+    });
+    // Elsewhere, so that a second signal still ends the process. It ends by itself in time.
+    let _ = tokio::task::spawn_blocking(move || telemetry::end_traces(rest)).await;
 }
 
 /// Completes at SIGTERM or Ctrl-C. From then on, a second one ends the process at once.
@@ -345,7 +395,7 @@ async fn shutdown_signal(hanko: Hanko) {
         let code = stop_signal().await;
         hanko.report_lost();
         // Waits a second at most if nobody reads the log.
-        telemetry::flush_log();
+        telemetry::flush_lines();
         std::process::exit(code);
     });
 }
@@ -353,7 +403,7 @@ async fn shutdown_signal(hanko: Hanko) {
 async fn check_config(
     app: App,
     lookup: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
-    unknown: Vec<UnknownVariable>,
+    warnings: Vec<Warning>,
 ) -> Outcome {
     let mut config = Config::from_lookup(lookup, HankoChoice::Configured)
         .map_err(|errors| explain_config(&errors))?;
@@ -361,8 +411,8 @@ async fn check_config(
         // The report says what goes well.
         "warn".clone_into(&mut config.telemetry.filter);
     }
-    telemetry::install_log(&config.telemetry).map_err(|error| fail(EXIT_FAILURE, error))?;
-    let report = check::check(app, &config, unknown)
+    install_log(&app, &config)?;
+    let report = check::check(app, &config, warnings)
         .await
         .map_err(|error| match error {
             StartError::RevocationStore(_) => fail(EXIT_USAGE, error),

@@ -21,6 +21,7 @@ use reader::Reader;
 pub(super) use reader::duration;
 pub use revocation::RevocationConfig;
 pub use telemetry::{LogFormat, TelemetryConfig};
+pub(crate) use telemetry::{TracesWarning, is_of_opentelemetry, traces_warnings};
 pub(crate) use unknown::{UnknownVariable, unknown_variables};
 
 /// Which Hanko a configuration is for.

@@ -1,5 +1,7 @@
 //! Installs the log. All other modules only emit events.
 
+#[cfg(feature = "otlp")]
+pub(super) mod traces;
 mod writer;
 
 use std::{
@@ -14,6 +16,8 @@ use std::{
 
 use serde_json::json;
 use tracing::{Metadata, level_filters::LevelFilter};
+#[cfg(feature = "otlp")]
+use tracing_subscriber::filter::FilterExt;
 use tracing_subscriber::{
     EnvFilter, Layer,
     filter::FilterFn,
@@ -46,6 +50,17 @@ static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 /// What writes to standard error, once it is installed.
 static WRITER: OnceLock<LogWriter> = OnceLock::new();
 
+/// The name and version under which spans are exported, unless the environment names others.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(feature = "otlp"),
+    allow(dead_code, reason = "no spans are exported")
+)]
+pub(super) struct Service<'a> {
+    pub(super) name: &'a str,
+    pub(super) version: &'a str,
+}
+
 /// Why the log cannot be installed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -56,12 +71,19 @@ pub enum InstallLogError {
     /// There can be no thread that writes it.
     #[error("the log cannot be written: {0}")]
     Thread(#[from] io::Error),
+    /// Traces cannot be exported as the environment says.
+    #[cfg(feature = "otlp")]
+    #[error("OTEL_EXPORTER_OTLP_ENDPOINT: traces cannot be exported: {0}")]
+    Traces(String),
 }
 
 /// Installs the log of this process, to standard error, as configured. Panics are logged too.
 ///
 /// Log output never blocks: if nobody reads standard error, lines are dropped, and their count is logged when there is room
 /// again.
+///
+/// With the feature `otlp`, traces are exported as well if `OTEL_EXPORTER_OTLP_ENDPOINT` is set in the environment of the
+/// process: the requests of an [`App`](crate::App), and the spans of the application from the level INFO on.
 ///
 /// ```no_run
 /// use poem_hanko::{Config, HankoChoice, flush_log, install_log};
@@ -78,17 +100,54 @@ pub enum InstallLogError {
 /// # Errors
 /// [`InstallLogError`]
 pub fn install_log(config: &TelemetryConfig) -> Result<(), InstallLogError> {
+    install(config, None)
+}
+
+/// The same, with traces under the name of a service.
+pub(super) fn install(
+    config: &TelemetryConfig,
+    service: Option<Service<'_>>,
+) -> Result<(), InstallLogError> {
     let writer = LogWriter::start(io::stderr())?;
-    tracing::subscriber::set_global_default(log_subscriber(config, {
+    let make_writer = {
         let writer = writer.clone();
         move || writer.clone()
-    }))
-    .map_err(|_| InstallLogError::AlreadyInstalled)?;
+    };
+    set_subscriber(config, make_writer, service)?;
     set_format(config.format);
     // The subscriber of this process was set just now, for the first time.
     let _ = WRITER.set(writer);
     panic::set_hook(Box::new(report_panic));
     Ok(())
+}
+
+#[cfg(not(feature = "otlp"))]
+fn set_subscriber(
+    config: &TelemetryConfig,
+    make_writer: impl Fn() -> LogWriter + Send + Sync + 'static,
+    _service: Option<Service<'_>>,
+) -> Result<(), InstallLogError> {
+    tracing::subscriber::set_global_default(log_subscriber(config, make_writer))
+        .map_err(|_| InstallLogError::AlreadyInstalled)
+}
+
+#[cfg(feature = "otlp")]
+fn set_subscriber(
+    config: &TelemetryConfig,
+    make_writer: impl Fn() -> LogWriter + Send + Sync + 'static,
+    service: Option<Service<'_>>,
+) -> Result<(), InstallLogError> {
+    match traces::start(service)? {
+        Some(tracer) => {
+            // The filter is that of the log alone.
+            let filter = log_filter(config).and(FilterFn::new(is_logged));
+            let log = layer(config.format, make_writer).with_filter(filter);
+            let subscriber = tracing_subscriber::registry().with(log);
+            tracing::subscriber::set_global_default(subscriber.with(traces::layer(tracer)))
+        }
+        None => tracing::subscriber::set_global_default(log_subscriber(config, make_writer)),
+    }
+    .map_err(|_| InstallLogError::AlreadyInstalled)
 }
 
 /// Sets the format of [`report`] before the log is installed.
@@ -135,11 +194,26 @@ pub(crate) fn dropped_log_lines() -> u64 {
     WRITER.get().map_or(0, LogWriter::dropped_lines)
 }
 
-/// Waits until the installed log has been written, at most a second. Call it before the process ends.
+/// Waits until the installed log has been written, at most a second, and with the feature `otlp` until the last spans have been
+/// exported, at most another second. Call it before the process ends.
 pub fn flush_log() {
+    end_traces(FLUSH_TIMEOUT);
+    flush_lines();
+}
+
+/// Waits until the lines of the log have been written, at most a second.
+pub(super) fn flush_lines() {
     if let Some(writer) = WRITER.get() {
         writer.flush(FLUSH_TIMEOUT);
     }
+}
+
+/// Exports the last spans, and waits for that, at most for `timeout`, or a second if that is more.
+pub(super) fn end_traces(timeout: Duration) {
+    #[cfg(feature = "otlp")]
+    traces::end(timeout.max(FLUSH_TIMEOUT));
+    #[cfg(not(feature = "otlp"))]
+    let _ = timeout;
 }
 
 /// The event of a panic, the same as that of its further lines.
@@ -173,7 +247,7 @@ fn report_panic(info: &panic::PanicHookInfo<'_>) {
     });
     // The process ends without another chance to flush.
     if thread::current().name() == Some("main") {
-        flush_log();
+        flush_lines();
     }
 }
 
@@ -207,11 +281,14 @@ where
     F: Fn() -> W + Send + Sync + 'static,
     W: io::Write + 'static,
 {
-    // A later directive for the same target replaces an earlier one.
-    let filter = EnvFilter::new(format!("{QUIET_TARGETS},{}", config.filter));
     tracing_subscriber::registry()
-        .with(layer(config.format, writer).with_filter(FilterFn::new(never_shows_the_wire)))
-        .with(filter)
+        .with(layer(config.format, writer).with_filter(FilterFn::new(is_logged)))
+        .with(log_filter(config))
+}
+
+fn log_filter(config: &TelemetryConfig) -> EnvFilter {
+    // A later directive for the same target replaces an earlier one.
+    EnvFilter::new(format!("{QUIET_TARGETS},{}", config.filter))
 }
 
 fn layer<S, W>(format: LogFormat, writer: W) -> Box<dyn Layer<S> + Send + Sync>
@@ -229,9 +306,18 @@ where
     }
 }
 
-fn never_shows_the_wire(metadata: &Metadata<'_>) -> bool {
-    let root = metadata.target().split("::").next().unwrap_or_default();
-    !WIRE_TARGETS.contains(&root) || *metadata.level() <= WIRE_LEVEL
+/// Whether the log may show this: nothing of the wire, and no spans that are for traces alone.
+fn is_logged(metadata: &Metadata<'_>) -> bool {
+    #[cfg(feature = "otlp")]
+    if metadata.target() == crate::trace::TARGET {
+        return false;
+    }
+    !WIRE_TARGETS.contains(&root_of(metadata)) || *metadata.level() <= WIRE_LEVEL
+}
+
+/// Returns the crate that a line or a span is of.
+fn root_of<'a>(metadata: &Metadata<'a>) -> &'a str {
+    metadata.target().split("::").next().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     clock::SystemClock,
-    hanko::{AuthenticateError, DEFAULT_COOKIE_NAME, Hanko, Identified, Session},
+    hanko::{AuthenticateError, DEFAULT_COOKIE_NAME, Hanko, Identified, Session, counted_as},
     metrics::Authentication,
     sampling::{Line, Sampler},
 };
@@ -363,13 +363,6 @@ pub(super) fn count_rejected_credentials(hanko: &Hanko, rejection: &Rejection) {
         Rejection::CrossSiteRequest { .. } => Authentication::CrossSite,
         _ => Authentication::Ambiguous,
     });
-}
-
-fn counted_as<T>(outcome: &Result<T, AuthenticateError>) -> Authentication {
-    match outcome {
-        Ok(_) => Authentication::Accepted,
-        Err(error) => error.counted_as(),
-    }
 }
 
 /// Rejects a request whose body has been read, so that a mistake in the order of the parameters is found at once.

@@ -8,7 +8,9 @@ use poem::{
 };
 
 use super::{REQUEST_ID, request_id};
-use crate::{auth::AuthRecord, clock::Clock, metrics::Method, problem::ProblemType};
+use crate::{
+    auth::AuthRecord, clock::Clock, metrics::Method, problem::ProblemType, trace::TraceId,
+};
 
 /// Stands for every path that nothing serves.
 const UNMATCHED: &str = "unmatched";
@@ -24,6 +26,7 @@ pub(crate) struct AccessEntry {
     route: Option<Arc<str>>,
     client: Option<IpAddr>,
     request_id: HeaderValue,
+    trace_id: Option<TraceId>,
     record: Arc<AuthRecord>,
     is_logged: bool,
 }
@@ -34,6 +37,7 @@ impl AccessEntry {
         request: &mut Request,
         route: Option<Arc<str>>,
         client: Option<IpAddr>,
+        trace_id: Option<TraceId>,
         clock: &Arc<dyn Clock>,
     ) -> Self {
         // The response gets the same.
@@ -46,6 +50,7 @@ impl AccessEntry {
             route,
             client,
             request_id,
+            trace_id,
             record: AuthRecord::add_to(request),
             is_logged: false,
         }
@@ -74,6 +79,7 @@ impl AccessEntry {
             status,
             duration_ms = f64::from(microseconds) / 1e3,
             request_id = self.request_id.to_str().ok(),
+            trace_id = self.trace_id.map(tracing::field::display),
             client = self.client.map(tracing::field::display),
             session_id = identified.session_id().map(tracing::field::display),
             user_id = identified.user_id().map(tracing::field::display),

@@ -10,7 +10,7 @@ use std::{
 use ipnet::IpNet;
 use poem::{Request, http::HeaderMap};
 
-/// The networks of the proxies whose `X-Forwarded-For` is believed.
+/// The networks of the proxies whose `X-Forwarded-For` and `traceparent` are believed.
 ///
 /// ```
 /// use poem_hanko::TrustedProxies;
@@ -92,6 +92,12 @@ impl TrustedProxies {
             client = address;
         }
         client
+    }
+
+    /// Returns whether a request came from a trusted proxy.
+    pub(super) fn sent(&self, request: &Request) -> bool {
+        let peer = request.remote_addr().as_socket_addr();
+        peer.is_some_and(|peer| self.contains(peer.ip()))
     }
 
     /// Returns the client of a request, if its connection has an IP address.

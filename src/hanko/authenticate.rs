@@ -8,7 +8,7 @@ use super::{
     builder::HankoBuilder,
     claims::SessionClaims,
     cookie_name::CookieName,
-    error::AuthenticateError,
+    error::{AuthenticateError, counted_as},
     identified::Identified,
     liveness::{Liveness, SessionPolicy, Status, ValidationError, ValidationStatus},
     origin::is_loopback_origin,
@@ -28,6 +28,7 @@ use crate::{
     keys::{KeySetError, KeySetStatus, RemoteKeySet},
     metrics::{AuthenticationCounts, CacheLookup},
     sampling::Sampler,
+    trace,
 };
 #[cfg(feature = "server")]
 use {
@@ -108,7 +109,15 @@ impl Hanko {
     }
 
     /// The same. Notes whose token it is.
-    pub(crate) async fn authenticate_noting(
+    pub(crate) fn authenticate_noting(
+        &self,
+        token: &[u8],
+        identified: Option<&Identified>,
+    ) -> impl Future<Output = Result<Session, AuthenticateError>> {
+        trace::authentication(self.authenticate_in_mode(token, identified), counted_as)
+    }
+
+    async fn authenticate_in_mode(
         &self,
         token: &[u8],
         identified: Option<&Identified>,
@@ -151,7 +160,15 @@ impl Hanko {
     }
 
     /// The same. Notes whose token it is.
-    pub(crate) async fn authenticate_live_noting(
+    pub(crate) fn authenticate_live_noting(
+        &self,
+        token: &[u8],
+        identified: Option<&Identified>,
+    ) -> impl Future<Output = Result<Session, AuthenticateError>> {
+        trace::authentication(self.ask_now(token, identified), counted_as)
+    }
+
+    async fn ask_now(
         &self,
         token: &[u8],
         identified: Option<&Identified>,

@@ -47,7 +47,7 @@ impl AuthenticateError {
     /// Returns what the request is counted as.
     pub(crate) fn counted_as(&self) -> Authentication {
         match self {
-            Self::Token(error) => counted_as(*error),
+            Self::Token(error) => token_counted_as(*error),
             Self::SessionEnded => Authentication::SessionEnded,
             Self::KeySet(_) => Authentication::Keys,
             Self::Validation(_) => Authentication::Validation,
@@ -56,7 +56,15 @@ impl AuthenticateError {
     }
 }
 
-fn counted_as(error: TokenError) -> Authentication {
+/// Returns what a request is counted as by the outcome of its authentication.
+pub(crate) fn counted_as<T>(outcome: &Result<T, AuthenticateError>) -> Authentication {
+    match outcome {
+        Ok(_) => Authentication::Accepted,
+        Err(error) => error.counted_as(),
+    }
+}
+
+fn token_counted_as(error: TokenError) -> Authentication {
     match error {
         TokenError::TooLarge => Authentication::TooLarge,
         TokenError::NotCompact => Authentication::NotCompact,

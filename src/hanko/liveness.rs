@@ -39,6 +39,7 @@ use crate::{
     clock::Clock,
     keys::{FetchReason, RemoteKeySet},
     metrics::{ValidationCounts, ValidationOutcome},
+    trace::{Callers, Span},
 };
 
 /// How many validation requests are open at the same time.
@@ -272,17 +273,25 @@ struct Question {
     sent_at: Option<Duration>,
     /// Its outcome is being stored, so that whoever asks now has a reason to ask again.
     is_concluded: bool,
+    /// Those who have asked before the request was sent.
+    callers: Callers,
+    /// Since the request was sent.
+    span: Span,
     outcome: watch::Receiver<Option<Outcome>>,
 }
 
 impl Question {
     fn new(need: Need, now: Duration) -> (Self, watch::Sender<Option<Outcome>>) {
         let (sender, outcome) = watch::channel(None);
+        let mut callers = Callers::default();
+        callers.add_current(need.is_urgent);
         let question = Self {
             ticket: Arc::new(Ticket::new(need.is_urgent.then_some(now))),
             renewal: need.renewal,
             sent_at: None,
             is_concluded: false,
+            callers,
+            span: Span::default(),
             outcome,
         };
         (question, sender)
@@ -303,6 +312,7 @@ impl Question {
                 if need.renewal == Renewal::Renew {
                     self.renewal = Renewal::Renew;
                 }
+                self.callers.add_current(need.is_urgent);
             }
             Some(sent_at) => {
                 let is_recent = match need.sharing {
@@ -315,6 +325,7 @@ impl Question {
                 if !is_recent || !(renews_enough || need.renewal == Renewal::Observe) {
                     return None;
                 }
+                self.span.join_current();
             }
         }
         if need.is_urgent {
@@ -591,16 +602,18 @@ impl Shared {
         &self,
         session: &Session,
         ticket: &Arc<Ticket>,
+        span: &mut Span,
     ) -> Result<Answer, ValidationError> {
         let mut was_failing = self.keys.is_failing();
-        let mut answer = self.send(session, ticket).await?;
+        let mut answer = self.send(session, ticket, span).await?;
         for is_last in [false, true] {
             if answer.is_alive {
                 return Ok(answer);
             }
             was_failing |= self.keys.is_failing();
             let answered_at = self.clock.monotonic();
-            if !self.keys.fetch_again(FetchReason::Confirmation).await {
+            let fetch = self.keys.fetch_again(FetchReason::Confirmation);
+            if !span.enclose(fetch).await {
                 return Err(ValidationError::Unconfirmed);
             }
             let took = self.clock.monotonic().saturating_sub(answered_at);
@@ -608,7 +621,7 @@ impl Shared {
                 break;
             }
             let urgent = Ticket::new(Some(self.clock.monotonic()));
-            answer = self.send(session, &Arc::new(urgent)).await?;
+            answer = self.send(session, &Arc::new(urgent), span).await?;
         }
         Ok(answer)
     }
@@ -632,11 +645,12 @@ impl Shared {
         }
     }
 
-    /// Waits for a place and sends one request.
+    /// Waits for a place and sends one request. The first one about a question begins its span.
     async fn send(
         &self,
         session: &Session,
         ticket: &Arc<Ticket>,
+        span: &mut Span,
     ) -> Result<Answer, ValidationError> {
         let _slot = self.place(ticket).await?;
         let renewal = {
@@ -649,16 +663,20 @@ impl Shared {
                 .current
                 .sent_at
                 .get_or_insert_with(|| self.clock.monotonic());
+            if span.is_none() {
+                *span = Span::validation(&of_session.current.callers);
+                of_session.current.span = span.clone();
+            }
             of_session.current.renewal
         };
         if !ticket.is_urgent() && self.is_postponed() {
             return Err(ValidationError::Postponed);
         }
         let sent_at = self.clock.monotonic();
-        let outcome = self
+        let sent = self
             .requester
-            .send(session.id(), session.token(), renewal, &*self.clock)
-            .await;
+            .send(session.id(), session.token(), renewal, &*self.clock);
+        let outcome = span.enclose(sent).await;
         let duration = self.clock.monotonic().saturating_sub(sent_at);
         self.counts.durations.record(duration);
         outcome.map_err(|failure| {
@@ -676,6 +694,7 @@ impl Shared {
         session: &Session,
         asked_at: Nanos,
         outcome: Result<Answer, ValidationError>,
+        span: &Span,
     ) -> Outcome {
         let (policy, now) = (&self.policy, self.clock.monotonic());
         let jitter = fastrand::f64();
@@ -693,11 +712,16 @@ impl Shared {
         };
         let changed = self.store.change(session.id(), now, change);
         self.count(outcome.as_ref().err(), now);
-        self.counts.validated(match &outcome {
+        let counted_as = match &outcome {
             Ok(answer) if answer.is_alive => ValidationOutcome::Active,
             Ok(_) => ValidationOutcome::Ended,
             Err(error) => error.counted_as(),
-        });
+        };
+        self.counts.validated(counted_as);
+        span.outcome(counted_as.name());
+        if outcome.is_err() {
+            span.failed(counted_as.name());
+        }
         match outcome {
             Ok(answer) if answer.is_alive => {
                 let asked_at = Duration::from_nanos(answer.asked_at);
@@ -858,12 +882,20 @@ impl Asking {
     async fn run(mut self) {
         loop {
             let asked_at = nanos(self.shared.clock.monotonic());
-            let outcome = self.shared.validate(&self.session, &self.ticket).await;
+            let mut span = Span::default();
+            let outcome = self
+                .shared
+                .validate(&self.session, &self.ticket, &mut span)
+                .await;
             // Before its outcome is stored: a request that finds the new record due must not share this one.
             if let Some(of_session) = self.shared.in_flight().get_mut(&self.session.id()) {
                 of_session.current.is_concluded = true;
             }
-            let outcome = self.shared.conclude(&self.session, asked_at, outcome);
+            let outcome = self
+                .shared
+                .conclude(&self.session, asked_at, outcome, &span);
+            // Before its callers go on.
+            drop(span);
             let next = {
                 let mut in_flight = self.shared.in_flight();
                 let next = in_flight

@@ -33,6 +33,7 @@ use crate::{
     keys::{FetchReason, KeySetError},
     metrics::{Authentication, Counters},
     sampling::{Line, Sampler},
+    trace,
 };
 
 /// The longest token of a webhook, in bytes. Hanko signs whole users and e-mails, with the bodies that it has rendered.
@@ -314,9 +315,11 @@ pub(super) async fn receive(
     } else {
         // In a task of its own, so that a webhook that waits is not lost when its client gives up.
         let task_inner = Arc::clone(inner);
-        tokio::spawn(async move { try_receive(&task_inner, &body, client).await })
-            .await
-            .unwrap_or_else(|_| Err(inner.keys.unavailable().into()))
+        tokio::spawn(trace::inherit(async move {
+            try_receive(&task_inner, &body, client).await
+        }))
+        .await
+        .unwrap_or_else(|_| Err(inner.keys.unavailable().into()))
     };
     if let Err(error) = &outcome {
         inner.webhooks.reject_for(error);

@@ -38,6 +38,7 @@ use crate::{
     },
     metrics::Method,
     problem::ProblemType,
+    trace::RequestSpan,
 };
 
 /// The most that is read of one HTTP/1 head: a token of the largest size and the headers of a proxy fit in.
@@ -262,9 +263,10 @@ impl Service {
             has_large_body(&request) && self.protocols.limits.connections.are_many();
         let mut request = self.poem_request(request, &exchange);
         let edge = Arc::clone(&self.protocols.edge);
-        let entry = edge.begin_entry(&mut request);
+        let span = edge.begin_span(&mut request);
+        let entry = edge.begin_entry(&mut request, &span);
         let of_edge = Arc::clone(&exchange);
-        let finish = move |response: poem::Response| {
+        let finish = move |response: poem::Response, span: RequestSpan| {
             let limit = || exchange.error().map(LimitError::problem_type);
             let rejection = entry.is_some().then(limit).flatten().or(rejection);
             let (response, overload) = finish(
@@ -274,6 +276,7 @@ impl Service {
                 leaves_buffers,
             );
             exchange.count(method, response.status());
+            span.responded(response.status());
             if let Some(entry) = entry {
                 entry.log(response.status(), overload.or(rejection));
             }
@@ -282,10 +285,12 @@ impl Service {
         // Most requests are not cross-origin.
         if edge.applies_cors(&request) {
             let response = edge.respond_to_origin(request, of_edge, rejection);
-            return Box::pin(response.map(finish));
+            let response = span.enclose(response);
+            return Box::pin(response.map(move |response| finish(response, span)));
         }
         let response = edge.respond(request, of_edge, rejection, Origin::None);
-        Box::pin(response.map(finish))
+        let response = span.enclose(response);
+        Box::pin(response.map(move |response| finish(response, span)))
     }
 
     fn poem_request(&self, request: Request<Incoming>, exchange: &Arc<Exchange>) -> poem::Request {

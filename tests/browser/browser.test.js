@@ -138,6 +138,12 @@ test("the pages look good and are accessible, light and dark, wide and narrow", 
     await look(page, `mistake-${name}`);
     assert.deepEqual(await inspect(page, `mistake-${name}`), []);
 
+    await page.goto(`${api}/docs`);
+    assert.equal((await execute(page, "getMe")).status(), 401);
+    await operation(page, "getMe").getByText("neither a Bearer token nor the cookie `hanko`").first().waitFor();
+    await look(page, `refused-${name}`);
+    for (const rule of await inspect(page, `refused-${name}`)) brokenBySwaggerUi.add(rule);
+
     await signIn(page);
     await look(page, `docs-${name}`);
     for (const rule of await inspect(page, `docs-${name}`)) brokenBySwaggerUi.add(rule);
@@ -193,7 +199,8 @@ test("after signing in, Try it out answers without a pasted token", async () => 
 test("a pasted token is forgotten at a reload, and so is one that was stored", async () => {
   const page = await open();
   await page.goto(`${api}/docs`);
-  assert.equal((await execute(page, "getProtectedGreeting")).status(), 401);
+  const detail = async () => (await (await execute(page, "getProtectedGreeting")).json()).detail;
+  assert.equal(await detail(), "No credentials were sent, neither a Bearer token nor the cookie `hanko`.");
   // As an earlier version stored it.
   await page.evaluate(() => {
     const schema = { type: "http", scheme: "bearer" };
@@ -206,7 +213,7 @@ test("a pasted token is forgotten at a reload, and so is one that was stored", a
   await page.locator("#auth-bearer-value").fill("not a token");
   await page.getByRole("button", { name: "Apply credentials" }).first().click();
   await page.locator(".close-modal").click();
-  assert.equal((await execute(page, "getProtectedGreeting")).status(), 401);
+  assert.equal(await detail(), "The token is not a compact JWS. The Bearer token was examined.");
   assert.deepEqual(await page.evaluate(() => Object.keys(localStorage)), []);
 
   await page.reload();
@@ -227,6 +234,7 @@ test("Authorize asks for a Bearer token only, and has the focus there", async ()
   await page.locator("#auth-bearer-value").waitFor();
   assert.equal(await page.evaluate(() => document.activeElement.id), "auth-bearer-value");
   assert.equal(await page.locator(".dialog-ux input").count(), 1);
+  await page.locator(".dialog-ux").getByText("hanko.getSessionToken()").waitFor();
   await page.keyboard.type(token);
   await page.keyboard.press("Enter");
   await page.getByRole("button", { name: "Remove authorization" }).click();
@@ -303,6 +311,10 @@ test("the operations of the application come first", async () => {
   const ids = await page.locator(".opblock .opblock-summary-operation-id").allInnerTexts();
   const places = ["getGreeting", "getMe", "receiveHankoWebhook", "getLiveness"].map((id) => ids.indexOf(id));
   assert.ok(places.every((place, index) => place > (places[index - 1] ?? -1)), ids.join(", "));
+  // One that no operation has would be an empty section, and one without a name is called "default".
+  const tags = await page.locator(".opblock-tag").evaluateAll((elements) => elements.map(({ dataset }) => dataset.tag));
+  assert.deepEqual(tags, ["Greeting", "Session", "Webhooks", "Health"]);
+  assert.equal(await page.getByRole("link", { name: "Hanko's documentation" }).getAttribute("href"), "https://docs.hanko.io/");
   page.assertFaultless();
   await page.context().close();
 });
@@ -324,20 +336,27 @@ test("somebody without a mouse signs in, tries an operation out and signs out", 
   await page.keyboard.press("Enter");
   await page.waitForURL(`${api}/docs`);
   const block = operation(page, "getProtectedGreeting");
-  await block.waitFor();
-  await tabTo(block.locator(".opblock-summary-control"));
-  await page.keyboard.press("Enter");
-  await tabTo(block.locator(".try-out__btn"));
-  await page.keyboard.press("Enter");
-  await tabTo(block.locator(".btn.execute"));
-  const [response] = await Promise.all([page.waitForResponse(`${api}/protected`), page.keyboard.press("Enter")]);
-  assert.equal(response.status(), 200);
+  const tryOut = async () => {
+    await block.waitFor();
+    await tabTo(block.locator(".opblock-summary-control"));
+    await page.keyboard.press("Enter");
+    await tabTo(block.locator(".try-out__btn"));
+    await page.keyboard.press("Enter");
+    await tabTo(block.locator(".btn.execute"));
+    const [response] = await Promise.all([page.waitForResponse(`${api}/protected`), page.keyboard.press("Enter")]);
+    return response.status();
+  };
+  assert.equal(await tryOut(), 200);
 
   await page.goto(`${api}/dev/sign-in`);
   // The form has the focus; the button comes before it.
   await page.keyboard.press("Shift+Tab");
   await page.keyboard.press("Enter");
   await page.getByText("The session has ended.").waitFor();
+
+  await page.goto(`${api}/docs`);
+  assert.equal(await tryOut(), 401);
+  await block.getByText("The session has ended. The cookie `hanko` was examined.").first().waitFor();
   page.assertFaultless();
   await page.context().close();
 });
@@ -403,7 +422,9 @@ test("a session that is ended at Hanko is refused at once", async () => {
   await page.getByText("The session has ended.").waitFor();
   assert.equal(await page.getByText("Signed in as").count(), 0);
   await page.goto(`${api}/docs`);
-  assert.equal((await execute(page, "getProtectedGreeting")).status(), 401);
+  const refusal = await execute(page, "getProtectedGreeting");
+  assert.equal(refusal.status(), 401);
+  assert.equal((await refusal.json()).detail, "The session has ended. The cookie `hanko` was examined.");
   page.assertFaultless();
   await page.context().close();
 });

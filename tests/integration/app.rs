@@ -143,6 +143,10 @@ fn hello() -> App {
     App::new(HelloApi, "hello", "1.0").data(Word("poem"))
 }
 
+/// What the document says of a request header that every operation accepts.
+const REQUEST_ID_TEXT: &str = "A request may carry an id of its own in the header `X-Request-Id`: 1 to 64 letters, digits, \
+    `-`, `_` or `.`. The response has the same one, and so has the log of the service.";
+
 #[tokio::test]
 async fn own_operations_stand_beside_ours() {
     let (local_hanko, api) = serve(hello(), &[]).await;
@@ -766,7 +770,7 @@ fn document_has_title_version_description_and_licence() {
         json!({
             "title": "hello",
             "version": "1.2.3",
-            "description": "Says hello.\n\nTo *everybody*.",
+            "description": format!("Says hello.\n\nTo *everybody*.\n\n{REQUEST_ID_TEXT}"),
             "license": { "name": "MIT", "url": "https://opensource.org/license/mit" },
         })
     );

@@ -34,4 +34,6 @@ mod revocations;
 mod routes;
 mod sessions;
 mod testing;
+#[cfg(feature = "otlp")]
+mod traces;
 mod webhooks;

@@ -37,7 +37,7 @@ pub(crate) struct Redis {
 }
 
 /// Returns a port on loopback that nobody listens on.
-fn vacant_port() -> u16 {
+pub(crate) fn vacant_port() -> u16 {
     let vacant = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     vacant.local_addr().unwrap().port()
 }

@@ -13,7 +13,9 @@ use url::Url;
 use uuid::Uuid;
 
 use super::record::{Answer, NEVER, Nanos, nanos};
-use crate::{clock::Clock, hanko::SessionId, jose::parse_object, metrics::ValidationOutcome};
+use crate::{
+    clock::Clock, hanko::SessionId, jose::parse_object, metrics::ValidationOutcome, trace::Span,
+};
 
 /// The largest response that is read. Hanko's are about as large as the token.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
@@ -87,6 +89,15 @@ pub(super) enum Renewal {
     Observe,
 }
 
+impl Renewal {
+    fn method(self) -> &'static str {
+        match self {
+            Self::Renew => "POST",
+            Self::Observe => "GET",
+        }
+    }
+}
+
 /// Where and how validation requests are sent.
 #[derive(Debug)]
 pub(super) struct Requester {
@@ -109,9 +120,25 @@ impl Requester {
         renewal: Renewal,
         clock: &dyn Clock,
     ) -> Result<Answer, Failure> {
+        let span = Span::hanko(renewal.method(), "/sessions/validate", &self.url);
+        let outcome = self.send_in(&span, session, token, renewal, clock).await;
+        if let Err(failure) = &outcome {
+            span.failed(failure.error.counted_as().name());
+        }
+        outcome
+    }
+
+    async fn send_in(
+        &self,
+        span: &Span,
+        session: SessionId,
+        token: &str,
+        renewal: Renewal,
+        clock: &dyn Clock,
+    ) -> Result<Answer, Failure> {
         let asked_at = nanos(clock.monotonic());
         let body = tokio::select! {
-            body = self.exchange(token, renewal, clock) => body?,
+            body = self.exchange(span, token, renewal, clock) => body?,
             () = clock.sleep(self.timeout) => return Err(ValidationError::Timeout(self.timeout).into()),
         };
         interpret(&body, session)
@@ -121,6 +148,7 @@ impl Requester {
 
     async fn exchange(
         &self,
+        span: &Span,
         token: &str,
         renewal: Renewal,
         clock: &dyn Clock,
@@ -139,8 +167,9 @@ impl Requester {
                     .header("cache-control", "no-cache")
                     .bearer_auth(token),
             };
-        let mut response = request.send().await.map_err(failed)?;
+        let mut response = span.inject(request).send().await.map_err(failed)?;
         let status = response.status();
+        span.responded(status);
         if status != StatusCode::OK {
             return Err(Failure {
                 error: ValidationError::Status(status),

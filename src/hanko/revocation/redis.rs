@@ -23,6 +23,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 pub use failure::RedisStoreError;
+use redis::RedisResult;
 use tokio::{
     runtime::Handle,
     sync::{Notify, broadcast, watch},
@@ -38,6 +39,7 @@ use crate::{
     clock::Clock,
     hanko::{SessionId, UserId},
     jose::NumericDate,
+    trace::Span,
 };
 
 /// Pause before what the store has not taken is written again.
@@ -93,6 +95,26 @@ struct Shared {
 }
 
 impl Shared {
+    async fn write(&self, revocations: &[Revocation]) -> RedisResult<()> {
+        let writer = self.writer.load_full();
+        self.in_span("SET", writer.write(revocations)).await
+    }
+
+    /// Lets an operation have a span.
+    async fn in_span<T, E>(
+        &self,
+        operation: &'static str,
+        outcome: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let span = Span::redis(operation, self.entrance.address());
+        let outcome = span.enclose(outcome).await;
+        if outcome.is_err() {
+            // The log has the reason.
+            span.failed("failed");
+        }
+        outcome
+    }
+
     /// Notes that the mirror holds what Redis does.
     fn synced(&self) {
         let now = self.clock.unix_time().as_secs();
@@ -175,8 +197,7 @@ impl RevocationStore for RedisStore {
             .mirror
             .insert(revocation, shared.clock.unix_time().into());
         Box::pin(async move {
-            let writer = shared.writer.load_full();
-            writer.write(&[revocation]).await.map_err(|error| {
+            shared.write(&[revocation]).await.map_err(|error| {
                 shared.write_failed.notify_one();
                 StoreUnavailable(error.to_string())
             })
@@ -301,7 +322,9 @@ async fn connect(
     if let Some(writer) = servers.writer(clock).await? {
         shared.writer.store(Arc::new(writer));
     }
-    let subscriptions = servers.subscribe(clock).await?;
+    let subscriptions = shared
+        .in_span("SUBSCRIBE", servers.subscribe(clock))
+        .await?;
     // Before the mirror is filled, which may take a while.
     shared.report_first_attempt(Ok(()));
     fill(shared, &servers).await?;
@@ -378,24 +401,23 @@ async fn fill(shared: &Shared, servers: &Servers) -> Result<(), Failure> {
     let now = shared.clock.unix_time().into();
     let known_before = shared.mirror.all();
     let stored = Mirror::default();
-    servers
-        .scan(&mut |key| match entry::parse(key) {
-            Some(revocation) => {
-                shared.mirror.insert(revocation, now);
-                stored.insert(revocation, now);
-            }
-            None => tracing::error!(
-                event = "store_entry_unreadable",
-                "an entry of the revocation store cannot be read"
-            ),
-        })
-        .await?;
+    let mut found = |key: &[u8]| match entry::parse(key) {
+        Some(revocation) => {
+            shared.mirror.insert(revocation, now);
+            stored.insert(revocation, now);
+        }
+        None => tracing::error!(
+            event = "store_entry_unreadable",
+            "an entry of the revocation store cannot be read"
+        ),
+    };
+    shared.in_span("SCAN", servers.scan(&mut found)).await?;
     let lost: Vec<Revocation> = known_before
         .into_iter()
         .filter(|revocation| revocation.until > now && !stored.covers(revocation))
         .collect();
     if !lost.is_empty() {
-        shared.writer.load_full().write(&lost).await?;
+        shared.write(&lost).await?;
         tracing::warn!(
             event = "store_refilled",
             revocations = lost.len(),

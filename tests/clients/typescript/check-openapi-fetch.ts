@@ -58,6 +58,6 @@ await run("openapi-fetch", {
     const problem: components["schemas"]["Problem"] | undefined = error;
     assert.equal(response.status, 403);
     assert.equal(problem?.type, "/problems/insufficient-permission");
-    assert.equal(problem.detail, "Requires a verified e-mail address.");
+    assert.equal(problem.detail, "Requires a verified e-mail address. The Bearer token was examined.");
   },
 });

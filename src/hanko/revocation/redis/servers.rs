@@ -407,6 +407,11 @@ impl Servers {
         })
     }
 
+    /// Returns the address of the first one.
+    pub(super) fn address(&self) -> &ConnectionAddr {
+        self.nodes[0].info().addr()
+    }
+
     fn addresses(&self) -> impl Iterator<Item = &ConnectionAddr> {
         self.nodes.iter().map(|node| node.info().addr())
     }
