@@ -50,7 +50,7 @@ impl fmt::Display for Credential {
 /// async fn greet(request: &Request) -> poem::Result<String> {
 ///     match require::<()>(request).await {
 ///         Ok(session) => Ok(format!("Hello, {}!", session.user_id())),
-///         Err(Rejection::MissingCredentials) => Ok("Hello, stranger!".to_owned()),
+///         Err(Rejection::MissingCredentials { .. }) => Ok("Hello, stranger!".to_owned()),
 ///         Err(rejection) => Err(rejection.into()),
 ///     }
 /// }
