@@ -91,7 +91,7 @@ pub enum InstallLogError {
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let config = Config::from_lookup(|name| std::env::var(name).ok(), HankoChoice::Configured)?;
 /// install_log(&config.telemetry)?;
-/// tracing::info!("the program has started");
+/// // … the program
 /// flush_log();
 /// # Ok(())
 /// # }
