@@ -119,6 +119,24 @@ impl fmt::Debug for App {
 
 impl App {
     /// Creates an app of an API, like [`OpenApiService::new`]. A tuple of APIs is an API, too.
+    ///
+    /// ```
+    /// use poem_hanko::{App, HankoAuth, JsonBody, MeApi};
+    /// use poem_openapi::OpenApi;
+    ///
+    /// struct Api;
+    ///
+    /// #[OpenApi]
+    /// impl Api {
+    ///     /// Greet the user by id
+    ///     #[oai(path = "/hello", method = "get", operation_id = "getHello")]
+    ///     async fn hello(&self, auth: HankoAuth) -> JsonBody<String> {
+    ///         JsonBody(format!("Hello, {}!", auth.user_id()))
+    ///     }
+    /// }
+    ///
+    /// let app = App::new((Api, MeApi), "hello", "1.0");
+    /// ```
     pub fn new<A>(api: A, title: impl Into<String>, version: impl Into<String>) -> Self
     where
         A: OpenApi + Send + 'static,
@@ -221,6 +239,28 @@ impl App {
     }
 
     /// Adds data to each request, for handlers to take as `Data<&T>`.
+    ///
+    /// ```
+    /// use poem::web::Data;
+    /// use poem_hanko::{App, HankoAuth, JsonBody};
+    /// use poem_openapi::OpenApi;
+    ///
+    /// #[derive(Clone)]
+    /// struct Greeting(String);
+    ///
+    /// struct Api;
+    ///
+    /// #[OpenApi]
+    /// impl Api {
+    ///     /// Greet the user
+    ///     #[oai(path = "/hello", method = "get", operation_id = "getHello")]
+    ///     async fn hello(&self, _auth: HankoAuth, greeting: Data<&Greeting>) -> JsonBody<String> {
+    ///         JsonBody(greeting.0.0.clone())
+    ///     }
+    /// }
+    ///
+    /// let app = App::new(Api, "hello", "1.0").data(Greeting("Welcome!".to_owned()));
+    /// ```
     pub fn data<T: Clone + Send + Sync + 'static>(mut self, data: T) -> Self {
         self.data.push(Box::new(move |request| {
             request.set_data(data.clone());
@@ -230,6 +270,14 @@ impl App {
 
     /// Names variables of the application's own. Of any other that begins with `HANKO_`, `JWKS_` or `JWT_`, or that resembles
     /// one of the crate's, the program warns that nothing reads it.
+    ///
+    /// ```
+    /// use poem_hanko::App;
+    ///
+    /// fn with_partner(app: App) -> App {
+    ///     app.variables(["HANKO_PARTNER_URL"])
+    /// }
+    /// ```
     pub fn variables(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.variables.extend(names.into_iter().map(Into::into));
         self
@@ -237,6 +285,20 @@ impl App {
 
     /// Serves a plain Poem endpoint at a path beside the API, for all methods that it knows: Server-Sent Events, a WebSocket,
     /// a page. It is not in the document.
+    ///
+    /// ```
+    /// use poem::{get, handler};
+    /// use poem_hanko::App;
+    ///
+    /// #[handler]
+    /// fn robots() -> &'static str {
+    ///     "User-agent: *\nDisallow: /\n"
+    /// }
+    ///
+    /// fn with_robots(app: App) -> App {
+    ///     app.at("/robots.txt", get(robots))
+    /// }
+    /// ```
     pub fn at<E>(mut self, path: impl Into<String>, endpoint: E) -> Self
     where
         E: IntoEndpoint<Endpoint: 'static>,
@@ -251,6 +313,20 @@ impl App {
     }
 
     /// Serves a plain Poem endpoint at a path and all paths below, such as static files. It sees paths without the prefix.
+    ///
+    /// ```
+    /// use poem::{Route, get, handler};
+    /// use poem_hanko::App;
+    ///
+    /// #[handler]
+    /// fn shop_status() -> &'static str {
+    ///     "open"
+    /// }
+    ///
+    /// fn with_shop(app: App) -> App {
+    ///     app.nest("/shop", Route::new().at("/status", get(shop_status)))
+    /// }
+    /// ```
     pub fn nest<E>(mut self, path: impl Into<String>, endpoint: E) -> Self
     where
         E: IntoEndpoint<Endpoint: 'static>,
@@ -265,6 +341,21 @@ impl App {
     }
 
     /// Calls `listener` for each verified event of Hanko, see [`HankoBuilder::on_event`].
+    ///
+    /// ```
+    /// use poem_hanko::{App, Event, EventKind};
+    ///
+    /// async fn forget(event: Event) -> std::io::Result<()> {
+    ///     if *event.kind() == EventKind::UserDelete {
+    ///         println!("delete what belongs to {:?}", event.subject_id());
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// fn with_events(app: App) -> App {
+    ///     app.on_event(forget)
+    /// }
+    /// ```
     pub fn on_event<F, Fut, E>(self, listener: F) -> Self
     where
         F: Fn(Event) -> Fut + Send + Sync + 'static,
@@ -275,6 +366,14 @@ impl App {
     }
 
     /// Changes the [`HankoBuilder`] that is made from the configuration.
+    ///
+    /// ```
+    /// use poem_hanko::App;
+    ///
+    /// fn with_frontend(app: App) -> App {
+    ///     app.configure_hanko(|builder| builder.trusted_origins(["https://app.example.com".to_owned()]))
+    /// }
+    /// ```
     pub fn configure_hanko(
         mut self,
         change: impl FnOnce(HankoBuilder) -> HankoBuilder + Send + 'static,
@@ -383,6 +482,16 @@ impl App {
 
     /// Exports the metrics of another [`Hanko`] that the application uses, such as that of another tenant. The series of
     /// each then carry the label `tenant`: the path of its URL, or the host if there is none.
+    ///
+    /// ```
+    /// # use poem_hanko::{App, Hanko, webhook_endpoint};
+    /// use poem::{EndpointExt, Route};
+    ///
+    /// fn with_staff(app: App, staff: &Hanko) -> App {
+    ///     let routes = Route::new().at("/webhooks/hanko", webhook_endpoint());
+    ///     app.nest("/staff", routes.data(staff.clone())).tenant(staff)
+    /// }
+    /// ```
     pub fn tenant(mut self, hanko: &Hanko) -> Self {
         self.tenants.push(hanko.clone());
         self
@@ -390,12 +499,32 @@ impl App {
 
     /// Runs the command that the arguments of the process name, and returns its exit code: 0, 2 for a wrong flag, value or
     /// variable, and 1 for any other error.
+    ///
+    /// ```no_run
+    /// use std::process::ExitCode;
+    ///
+    /// use poem_hanko::{App, MeApi};
+    ///
+    /// #[tokio::main]
+    /// async fn main() -> ExitCode {
+    ///     App::new(MeApi, "hello", "1.0").run().await
+    /// }
+    /// ```
     pub async fn run(self) -> ExitCode {
         // Boxed, since the future of each command carries its own app.
         ExitCode::from(Box::pin(cli::run(self)).await)
     }
 
     /// Returns the document, for clients that reach the app at `public_url` and whose session cookie is called `cookie_name`.
+    ///
+    /// ```
+    /// use poem_hanko::{App, DocumentFormat, MeApi};
+    ///
+    /// let app = App::new(MeApi, "hello", "1.0");
+    /// let document = app.document("https://api.example.com", "hanko")?;
+    /// println!("{}", document.to_text(DocumentFormat::Yaml));
+    /// # Ok::<(), poem_hanko::Conflict>(())
+    /// ```
     ///
     /// # Errors
     /// A [`Conflict`] in the API.
@@ -429,6 +558,18 @@ impl App {
     /// Makes the API and listens as configured. Hanko need not be reachable.
     ///
     /// For a program with a command line of its own; [`run`](Self::run) does it by itself.
+    ///
+    /// ```no_run
+    /// use poem_hanko::{App, Config, HankoChoice, MeApi};
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let config = Config::from_lookup(|name| std::env::var(name).ok(), HankoChoice::Configured)?;
+    /// let server = App::new(MeApi, "hello", "1.0").bind(config).await?;
+    /// server.run(std::future::pending()).await;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`StartError`]

@@ -13,6 +13,19 @@ use tokio::sync::watch;
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Tells the time and waits for it.
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+///
+/// use poem_hanko::Clock;
+///
+/// async fn poll_every_minute(clock: Arc<dyn Clock>) {
+///     loop {
+///         clock.sleep(Duration::from_secs(60)).await;
+///         println!("polling at {} s", clock.unix_time().as_secs());
+///     }
+/// }
+/// ```
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// Wall-clock time since 1970-01-01T00:00:00Z, as claims speak of it (RFC 7519 section 2, `NumericDate`).
     fn unix_time(&self) -> Duration;
@@ -25,6 +38,14 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 }
 
 /// The operating system's clocks.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use poem_hanko::{MemoryStore, SystemClock};
+///
+/// let store = MemoryStore::new(Arc::new(SystemClock::new()));
+/// ```
 #[derive(Debug)]
 pub struct SystemClock {
     origin: Instant,
@@ -70,6 +91,16 @@ impl Clock for SystemClock {
 }
 
 /// A clock that stands still until it is told to advance. Clones share one time.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use poem_hanko::{Clock, ManualClock};
+///
+/// let clock = ManualClock::new(Duration::from_secs(1_800_000_000));
+/// clock.advance(Duration::from_secs(60));
+/// assert_eq!(clock.unix_time(), Duration::from_secs(1_800_000_060));
+/// ```
 #[derive(Clone, Debug)]
 pub struct ManualClock {
     unix_origin: Duration,

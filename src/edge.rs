@@ -59,7 +59,7 @@ const MAX_REQUEST_ID_BYTES: usize = 64;
 /// When a client may try again after a rejection for lack of room or time.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
-/// A middleware for the outside of a Poem app: what [`App`](crate::App) has around its API.
+/// A middleware for the outside of a Poem app: what `App` has around its API.
 ///
 /// - It puts the [`Hanko`] into the data of each request.
 /// - It bounds requests, bodies and time; an operation can set [`RequestLimits`] of its own.
@@ -67,7 +67,7 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 /// - It makes a problem (RFC 9457) of each error and each panic. No other text of an error reaches a client.
 /// - It adds `X-Request-Id`, `X-Content-Type-Options`, and `Cache-Control: no-store` unless the response has its own.
 ///
-/// Poem's own server sets no limits on connections and heads: put it behind a proxy that does, or use [`App`](crate::App).
+/// Poem's own server sets no limits on connections and heads: put it behind a proxy that does, or use `App`.
 ///
 /// ```no_run
 /// use poem::{EndpointExt, Route, Server, get, handler, listener::TcpListener};

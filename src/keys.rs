@@ -72,6 +72,15 @@ const REFRESH_AT: f64 = 0.8;
 const JITTER: f64 = 0.05;
 
 /// How often, how long and how patiently a key set is fetched.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use poem_hanko::FetchPolicy;
+///
+/// let mut policy = FetchPolicy::default();
+/// policy.max_stale = Duration::from_secs(6 * 60 * 60);
+/// ```
 #[derive(Clone, Debug)]
 pub struct FetchPolicy {
     /// One fetch, from connecting to the last byte.

@@ -1,4 +1,15 @@
 #![doc = include_str!("crate.md")]
+// Where the feature is off, the links to what it has lead to the list of features.
+#![cfg_attr(
+    not(feature = "server"),
+    doc = "",
+    doc = "[`App`]: #features",
+    doc = "[`App::bind`]: #features",
+    doc = "[`App::on_event`]: #features",
+    doc = "[`Config`]: #features",
+    doc = "[`Server::run`]: #features"
+)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "server")]
 mod app;

@@ -67,6 +67,23 @@ pub enum StartError {
 }
 
 /// An API that listens and is not served yet.
+///
+/// ```no_run
+/// use poem_hanko::{App, Config, HankoChoice, MeApi};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = Config::from_lookup(|name| std::env::var(name).ok(), HankoChoice::Configured)?;
+/// let server = App::new(MeApi, "hello", "1.0").bind(config).await?;
+/// println!("{} listens on {}", server.public_url(), server.address());
+/// server
+///     .run(async {
+///         let _ = tokio::signal::ctrl_c().await;
+///     })
+///     .await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Server {
     listener: Listener,

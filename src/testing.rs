@@ -49,6 +49,11 @@
 //!
 //! Tests can change its settings while it runs: the session limit, the idle timeout, the events that are sent, a [`Fault`],
 //! and when the responses of `/sessions/validate` are sent.
+#![cfg_attr(
+    not(feature = "testing"),
+    doc = "",
+    doc = "[`TestHanko`]: crate#features"
+)]
 
 #[cfg(feature = "testing")]
 mod client;

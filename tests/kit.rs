@@ -5,10 +5,16 @@
     reason = "operations are async, whether they wait or not"
 )]
 
-// The tests of the example run here, because it is also built as the program that others start.
+// The tests of the examples run here, because each is also built as the program that others start.
+#[allow(dead_code, reason = "its `main` is not called")]
+#[path = "../examples/events.rs"]
+mod events;
 #[allow(dead_code, reason = "its `main` is not called")]
 #[path = "../examples/notes.rs"]
 mod notes;
+#[allow(dead_code, reason = "its `main` is not called")]
+#[path = "../examples/two_tenants.rs"]
+mod two_tenants;
 
 use std::time::{Duration, UNIX_EPOCH};
 

@@ -34,6 +34,19 @@ pub enum HankoChoice {
 }
 
 /// The whole configuration.
+///
+/// ```no_run
+/// use poem_hanko::{App, Config, HankoChoice, MeApi};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = Config::from_lookup(|name| std::env::var(name).ok(), HankoChoice::Configured)?;
+/// let server = App::new(MeApi, "hello", "1.0").bind(config).await?;
+/// println!("listening on {}", server.address());
+/// server.run(async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where and how the API is served.

@@ -85,6 +85,18 @@ pub enum InstallLogError {
 /// With the feature `otlp`, traces are exported as well if `OTEL_EXPORTER_OTLP_ENDPOINT` is set in the environment of the
 /// process: the requests of an [`App`](crate::App), and the spans of the application from the level INFO on.
 ///
+/// ```no_run
+/// use poem_hanko::{Config, HankoChoice, flush_log, install_log};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = Config::from_lookup(|name| std::env::var(name).ok(), HankoChoice::Configured)?;
+/// install_log(&config.telemetry)?;
+/// tracing::info!(event = "started", "the program has started");
+/// flush_log();
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// [`InstallLogError`]
 pub fn install_log(config: &TelemetryConfig) -> Result<(), InstallLogError> {

@@ -38,6 +38,29 @@ pub const COOKIE_SCHEME: &str = "cookie";
 ///
 /// The routes need a [`Hanko`] in their data: `.data(hanko)`.
 ///
+/// ```
+/// use poem_hanko::{HankoAuth, JsonBody, VerifiedEmail};
+/// use poem_openapi::OpenApi;
+///
+/// struct Api;
+///
+/// #[OpenApi]
+/// impl Api {
+///     /// Greet the user by id
+///     #[oai(path = "/hello", method = "get", operation_id = "getHello")]
+///     async fn hello(&self, auth: HankoAuth) -> JsonBody<String> {
+///         JsonBody(format!("Hello, {}!", auth.user_id()))
+///     }
+///
+///     /// Subscribe to the newsletter
+///     #[oai(path = "/newsletter", method = "post", operation_id = "subscribe")]
+///     async fn subscribe(&self, auth: HankoAuth<VerifiedEmail>) -> JsonBody<String> {
+///         let address = auth.email().map_or("", |email| &email.address);
+///         JsonBody(format!("subscribed: {address}"))
+///     }
+/// }
+/// ```
+///
 /// # Errors
 /// [`Rejection`]. A handler that has a guard and declares its body before it responds with 500.
 pub struct HankoAuth<G = ()>(Session, PhantomData<fn() -> G>);
@@ -72,6 +95,23 @@ impl<G> Deref for HankoAuth<G> {
 /// Accepts a session if there is one. A request **without any credential** is anonymous; one with an invalid credential is
 /// rejected, as with [`HankoAuth`].
 ///
+/// ```
+/// use poem_hanko::{JsonBody, OptionalHankoAuth};
+/// use poem_openapi::OpenApi;
+///
+/// struct Api;
+///
+/// #[OpenApi]
+/// impl Api {
+///     /// Greet the user, or anybody
+///     #[oai(path = "/greeting", method = "get", operation_id = "getGreeting")]
+///     async fn greet(&self, auth: OptionalHankoAuth) -> JsonBody<String> {
+///         let name = auth.session().and_then(|session| session.username());
+///         JsonBody(format!("Hello, {}!", name.unwrap_or("stranger")))
+///     }
+/// }
+/// ```
+///
 /// # Errors
 /// [`Rejection`]
 #[derive(Clone, Debug)]
@@ -91,6 +131,19 @@ impl OptionalHankoAuth {
 
 /// Authenticates a request as [`OptionalHankoAuth`] does, for handlers and middleware of plain Poem. Returns `None` if the
 /// request has no credential.
+///
+/// ```
+/// use poem::{Request, handler};
+/// use poem_hanko::authenticate;
+///
+/// #[handler]
+/// async fn greet(request: &Request) -> poem::Result<String> {
+///     Ok(match authenticate(request).await? {
+///         Some(session) => format!("Hello, {}!", session.user_id()),
+///         None => "Hello, stranger!".to_owned(),
+///     })
+/// }
+/// ```
 ///
 /// # Errors
 /// [`Rejection`], which converts into a `poem::Error`.

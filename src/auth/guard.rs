@@ -73,6 +73,22 @@ impl Guard for () {
 }
 
 /// Requires the user's primary e-mail address to be verified (`email.is_verified`).
+///
+/// ```
+/// use poem_hanko::{HankoAuth, JsonBody, VerifiedEmail};
+/// use poem_openapi::OpenApi;
+///
+/// struct Api;
+///
+/// #[OpenApi]
+/// impl Api {
+///     /// Subscribe to the newsletter
+///     #[oai(path = "/newsletter", method = "post", operation_id = "subscribe")]
+///     async fn subscribe(&self, auth: HankoAuth<VerifiedEmail>) -> JsonBody<String> {
+///         JsonBody(format!("done by {}", auth.user_id()))
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct VerifiedEmail;
 
@@ -84,6 +100,22 @@ impl Guard for VerifiedEmail {
 /// sign-in. A token without `iat` does not meet this.
 ///
 /// The challenge of the rejection has `max_age` (RFC 9470 section 3).
+///
+/// ```
+/// use poem_hanko::{Fresh, HankoAuth, JsonBody};
+/// use poem_openapi::OpenApi;
+///
+/// struct Api;
+///
+/// #[OpenApi]
+/// impl Api {
+///     /// Delete your account
+///     #[oai(path = "/account", method = "delete", operation_id = "deleteAccount")]
+///     async fn delete(&self, auth: HankoAuth<Fresh<300>>) -> JsonBody<String> {
+///         JsonBody(format!("deleted {}", auth.user_id()))
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Fresh<const SECONDS: u64>;
 
@@ -96,6 +128,22 @@ impl<const SECONDS: u64> Guard for Fresh<SECONDS> {
 /// Hanko asks for no second factor after a sign-in with a passkey, nor on a trusted device: these users are locked out.
 /// [`StrongSignIn`] lets the former in. In the token of a registration, `amr` names what the user has set up, not what they
 /// have used. A token without `amr`, such as one that the Admin API issues, does not meet this.
+///
+/// ```
+/// use poem_hanko::{HankoAuth, JsonBody, SecondFactor};
+/// use poem_openapi::OpenApi;
+///
+/// struct Api;
+///
+/// #[OpenApi]
+/// impl Api {
+///     /// Transfer money
+///     #[oai(path = "/transfers", method = "post", operation_id = "transfer")]
+///     async fn transfer(&self, auth: HankoAuth<SecondFactor>) -> JsonBody<String> {
+///         JsonBody(format!("done by {}", auth.user_id()))
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct SecondFactor;
 
@@ -111,6 +159,22 @@ impl Guard for SecondFactor {
 ///
 /// In the token of a registration, this means that the user has set one up. A token without `amr`, such as one that the Admin
 /// API issues, does not meet this.
+///
+/// ```
+/// use poem_hanko::{HankoAuth, JsonBody, Passkey};
+/// use poem_openapi::OpenApi;
+///
+/// struct Api;
+///
+/// #[OpenApi]
+/// impl Api {
+///     /// Transfer money
+///     #[oai(path = "/transfers", method = "post", operation_id = "transfer")]
+///     async fn transfer(&self, auth: HankoAuth<Passkey>) -> JsonBody<String> {
+///         JsonBody(format!("done by {}", auth.user_id()))
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Passkey;
 
@@ -124,6 +188,22 @@ impl Guard for Passkey {
 ///
 /// As for [`SecondFactor`], a registration counts with what the user has set up, and a sign-in on a trusted device without a
 /// passkey does not meet this. A token without `amr`, such as one that the Admin API issues, does not meet this.
+///
+/// ```
+/// use poem_hanko::{HankoAuth, JsonBody, StrongSignIn};
+/// use poem_openapi::OpenApi;
+///
+/// struct Api;
+///
+/// #[OpenApi]
+/// impl Api {
+///     /// Delete your account
+///     #[oai(path = "/account", method = "delete", operation_id = "deleteAccount")]
+///     async fn delete(&self, auth: HankoAuth<StrongSignIn>) -> JsonBody<String> {
+///         JsonBody(format!("deleted {}", auth.user_id()))
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct StrongSignIn;
 
@@ -140,6 +220,22 @@ impl Guard for StrongSignIn {
 /// Hanko; if Hanko does not respond, the response is 503.
 ///
 /// As one guard of [`AnyOf`], Hanko is asked only if no other one is met.
+///
+/// ```
+/// use poem_hanko::{HankoAuth, JsonBody, Live};
+/// use poem_openapi::OpenApi;
+///
+/// struct Api;
+///
+/// #[OpenApi]
+/// impl Api {
+///     /// Delete your account
+///     #[oai(path = "/account", method = "delete", operation_id = "deleteAccount")]
+///     async fn delete(&self, auth: HankoAuth<Live>) -> JsonBody<String> {
+///         JsonBody(format!("deleted {}", auth.user_id()))
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Live;
 
@@ -148,6 +244,28 @@ impl Guard for Live {
 }
 
 /// Requires one of the guards of a tuple.
+///
+/// ```
+/// use poem_hanko::{AnyOf, Guard, HankoAuth, JsonBody, Requirement, VerifiedEmail};
+/// use poem_openapi::OpenApi;
+///
+/// struct Admin;
+///
+/// impl Guard for Admin {
+///     const REQUIRES: Requirement = Requirement::claim("role").equals("admin");
+/// }
+///
+/// struct Api;
+///
+/// #[OpenApi]
+/// impl Api {
+///     /// Invite somebody
+///     #[oai(path = "/invitations", method = "post", operation_id = "invite")]
+///     async fn invite(&self, auth: HankoAuth<AnyOf<(Admin, VerifiedEmail)>>) -> JsonBody<String> {
+///         JsonBody(format!("invited by {}", auth.user_id()))
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct AnyOf<G>(std::marker::PhantomData<G>);
 

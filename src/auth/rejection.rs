@@ -41,6 +41,20 @@ impl fmt::Display for Credential {
 /// Why a request was rejected. As an error of a handler it becomes a problem response.
 ///
 /// Its text is that of the challenge.
+///
+/// ```
+/// use poem::{Request, handler};
+/// use poem_hanko::{Rejection, require};
+///
+/// #[handler]
+/// async fn greet(request: &Request) -> poem::Result<String> {
+///     match require::<()>(request).await {
+///         Ok(session) => Ok(format!("Hello, {}!", session.user_id())),
+///         Err(Rejection::MissingCredentials { .. }) => Ok("Hello, stranger!".to_owned()),
+///         Err(rejection) => Err(rejection.into()),
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejection {

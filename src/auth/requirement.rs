@@ -112,6 +112,18 @@ impl Requirement {
     /// Sets the problem type of the rejection. Default: [`ProblemType::INSUFFICIENT_PERMISSION`], or
     /// [`ProblemType::SIGN_IN_TOO_OLD`] if another sign-in would help.
     ///
+    /// ```
+    /// use poem_hanko::{Guard, ProblemType, Requirement};
+    ///
+    /// const UPGRADE: ProblemType = ProblemType::new("/problems/upgrade", 402, "Your plan lacks this");
+    ///
+    /// struct Pro;
+    ///
+    /// impl Guard for Pro {
+    ///     const REQUIRES: Requirement = Requirement::claim("plan").equals("pro").with_problem(UPGRADE);
+    /// }
+    /// ```
+    ///
     /// # Panics
     /// If the status of the type is not 402 to 499, or if another sign-in would help: only authentication and guards on the
     /// sign-in reject with 401. In a constant, this is an error of the compiler.

@@ -141,6 +141,15 @@ impl Hanko {
     /// [`SessionMode`](super::SessionMode) and whatever is cached. Only the response to a request that was sent after this
     /// call counts. For operations that cannot accept the delay of the session mode, such as a payment.
     ///
+    /// ```
+    /// use poem_hanko::{AuthenticateError, Hanko};
+    ///
+    /// async fn pay(hanko: &Hanko, token: &str) -> Result<String, AuthenticateError> {
+    ///     let session = hanko.authenticate_live(token).await?;
+    ///     Ok(format!("paid by {}", session.user_id()))
+    /// }
+    /// ```
+    ///
     /// # Errors
     /// Those of [`authenticate`](Self::authenticate), and [`AuthenticateError::Validation`] if Hanko does not respond.
     pub async fn authenticate_live(
@@ -268,6 +277,18 @@ impl Hanko {
     /// sessions that it ends are rejected.
     ///
     /// A webhook that cannot be verified yet is held ([`Receipt::Held`]), because Hanko does not send it again.
+    ///
+    /// ```
+    /// use poem_hanko::{Hanko, Receipt, WebhookError};
+    ///
+    /// async fn receive(hanko: &Hanko, body: &[u8]) -> Result<(), WebhookError> {
+    ///     match hanko.receive_webhook(body).await? {
+    ///         Receipt::Verified(event) => println!("{}: {}", event.kind(), event.id()),
+    ///         Receipt::Held => println!("verified when the keys can be fetched"),
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     ///
     /// # Errors
     /// [`WebhookError`]

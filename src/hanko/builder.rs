@@ -36,6 +36,23 @@ pub const DEFAULT_LEEWAY: Duration = Duration::from_secs(30);
 pub const DEFAULT_TOKEN_CACHE_CAPACITY: usize = 10_000;
 
 /// Configures and builds a [`Hanko`].
+///
+/// ```
+/// use poem_hanko::{Hanko, HankoUrl, SessionMode};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let url: HankoUrl = "https://hanko.example.com".parse()?;
+/// let hanko = Hanko::builder(url)
+///     .audiences(["acme-api".to_owned()])
+///     .issuer("https://hanko.example.com")
+///     .trusted_origins(["https://app.example.com".to_owned()])
+///     .session_mode(SessionMode::Stateful)
+///     .build()?;
+/// # assert_eq!(hanko.cookie_name(), "hanko");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 #[must_use]
 pub struct HankoBuilder {
@@ -130,6 +147,21 @@ impl HankoBuilder {
     /// that is delivered again.
     ///
     /// Another call adds another listener. Each has its own queue and receives every event.
+    ///
+    /// ```
+    /// use poem_hanko::{Event, EventKind, HankoBuilder};
+    ///
+    /// async fn forget(event: Event) -> std::io::Result<()> {
+    ///     if *event.kind() == EventKind::UserDelete {
+    ///         println!("delete what belongs to {:?}", event.subject_id());
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// fn with_events(builder: HankoBuilder) -> HankoBuilder {
+    ///     builder.on_event(forget)
+    /// }
+    /// ```
     pub fn on_event<F, Fut, E>(mut self, listener: F) -> Self
     where
         F: Fn(Event) -> Fut + Send + Sync + 'static,

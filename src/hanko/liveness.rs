@@ -62,6 +62,17 @@ const ENDS_TO_WARN: usize = 3;
 const WARNING_PERIOD: Duration = Duration::from_hours(1);
 
 /// How the end of a session is noticed before its token expires.
+///
+/// ```
+/// use poem_hanko::{Hanko, HankoUrl, SessionMode};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let url: HankoUrl = "https://hanko.example.com".parse()?;
+/// let hanko = Hanko::builder(url).session_mode(SessionMode::Stateless).build()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SessionMode {
     /// By webhooks alone. No request waits for Hanko.
@@ -87,6 +98,17 @@ impl SessionMode {
 }
 
 /// How sessions are validated at Hanko.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use poem_hanko::{SessionMode, SessionPolicy};
+///
+/// let mut policy = SessionPolicy::default();
+/// policy.mode = SessionMode::Hybrid;
+/// policy.cache_ttl = Duration::from_secs(10);
+/// assert!(policy.validate().is_ok());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionPolicy {
     /// How the end of a session is noticed. Default: [`SessionMode::Hybrid`].

@@ -62,6 +62,22 @@ pub struct StoreUnavailable(pub String);
 pub type Revoking<'a> = Pin<Box<dyn Future<Output = Result<(), StoreUnavailable>> + Send + 'a>>;
 
 /// Keeps revocations until their tokens have expired, and never drops one earlier.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use poem_hanko::{Hanko, HankoUrl, MemoryStore, SystemClock};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // Two values of `Hanko` in one process share what has ended.
+/// let store = Arc::new(MemoryStore::new(Arc::new(SystemClock::new())));
+/// let url: HankoUrl = "https://hanko.example.com".parse()?;
+/// let api = Hanko::builder(url.clone()).revocation_store(store.clone()).build()?;
+/// let admin = Hanko::builder(url).audiences(["admin".to_owned()]).revocation_store(store).build()?;
+/// # Ok(())
+/// # }
+/// ```
 pub trait RevocationStore: fmt::Debug + Send + Sync + 'static {
     /// Returns whether a session of this user, issued at this time, was revoked. Called for every request, so it must not
     /// wait.

@@ -22,6 +22,17 @@ use crate::jose::{NumericDate, Verified, parse_object};
 
 /// An authenticated session. Only [`Hanko::authenticate`](super::Hanko::authenticate) and its variants return one. A clone
 /// is cheap.
+///
+/// ```
+/// use poem_hanko::Session;
+///
+/// fn greeting(session: &Session) -> String {
+///     match session.email() {
+///         Some(email) if email.is_verified => format!("Hello, {}!", email.address),
+///         _ => format!("Hello, {}!", session.user_id()),
+///     }
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Session(Arc<Authenticated>);
 

@@ -57,6 +57,14 @@ impl HankoUrl {
     /// Parses the base URL of a Hanko API. It may have a path, and may end in a slash. The [`FromStr`] implementation does
     /// the same with [`PlainHttp::LoopbackOnly`].
     ///
+    /// ```
+    /// use poem_hanko::{HankoUrl, PlainHttp};
+    ///
+    /// let url = HankoUrl::parse("http://hanko:8000", PlainHttp::Allowed)?;
+    /// assert!(HankoUrl::parse("http://hanko:8000", PlainHttp::LoopbackOnly).is_err());
+    /// # Ok::<(), poem_hanko::HankoUrlError>(())
+    /// ```
+    ///
     /// # Errors
     /// [`HankoUrlError`], which never repeats the URL.
     pub fn parse(url: &str, plain_http: PlainHttp) -> Result<Self, HankoUrlError> {

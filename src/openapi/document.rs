@@ -40,6 +40,17 @@ pub enum DocumentFormat {
 /// `default` nor an error without a body (progenitor needs one error type per operation). `tests/clients/run` tests that.
 /// There is one exception: errors are `application/problem+json`, as they are sent, although progenitor supports
 /// `application/json` only, so that one must be replaced by the other before it generates.
+///
+/// ```
+/// use poem_hanko::{App, DocumentFormat, MeApi};
+///
+/// let app = App::new(MeApi, "hello", "1.0");
+/// let document = app.document("https://api.example.com", "hanko")?;
+/// assert_eq!(document.as_json()["servers"][0]["url"], "https://api.example.com");
+/// std::fs::write("openapi.yaml", document.to_text(DocumentFormat::Yaml))?;
+/// # std::fs::remove_file("openapi.yaml")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Document(Value);
 
@@ -47,6 +58,18 @@ impl Document {
     /// Creates the document of a Poem service whose sessions are those of `hanko`: in addition to Poem's own it has the name of
     /// the session cookie, an example of each problem and each header, and the header `X-Request-Id`. Operations without a
     /// tag get that of the title, and tags without an operation are left out.
+    ///
+    /// ```
+    /// use poem::{EndpointExt, Route};
+    /// use poem_hanko::{Document, Edge, Hanko, MeApi, WithProblems};
+    /// use poem_openapi::OpenApiService;
+    ///
+    /// fn app(hanko: &Hanko) -> impl poem::Endpoint {
+    ///     let service = OpenApiService::new(WithProblems(MeApi), "hello", "1.0");
+    ///     let pages = Document::new(&service, hanko).pages();
+    ///     Route::new().nest("/", service).with(pages).with(Edge::new(hanko))
+    /// }
+    /// ```
     ///
     /// # Panics
     /// If Poem writes something other than JSON, which it does not.

@@ -8,6 +8,27 @@ use poem_openapi::{
 
 /// A JSON response body of the media type `application/json`, which has no `charset` (RFC 8259 section 11). Poem's own `Json`
 /// adds one, and client generators look the media type up by its exact name.
+///
+/// ```
+/// use poem_hanko::{HankoAuth, JsonBody};
+/// use poem_openapi::{Object, OpenApi};
+///
+/// #[derive(Object)]
+/// struct Note {
+///     text: String,
+/// }
+///
+/// struct Api;
+///
+/// #[OpenApi]
+/// impl Api {
+///     /// List your notes
+///     #[oai(path = "/notes", method = "get", operation_id = "listNotes")]
+///     async fn list(&self, _auth: HankoAuth) -> JsonBody<Vec<Note>> {
+///         JsonBody(vec![Note { text: "buy milk".to_owned() }])
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct JsonBody<T>(pub T);
 

@@ -24,7 +24,28 @@ use crate::{
 /// left as they are, so wrapped APIs can be combined in any order.
 ///
 /// Poem documents only what a handler's return type names, which does not include the errors of an extractor. With this
-/// wrapper, handlers still return `JsonBody<T>`. [`App`](crate::App) wraps its API by itself.
+/// wrapper, handlers still return `JsonBody<T>`. `App` wraps its API by itself.
+///
+/// ```
+/// use poem::Route;
+/// use poem_hanko::{HankoAuth, JsonBody, WithProblems};
+/// use poem_openapi::{OpenApi, OpenApiService};
+///
+/// struct Api;
+///
+/// #[OpenApi]
+/// impl Api {
+///     /// Greet the user by id
+///     #[oai(path = "/hello", method = "get", operation_id = "getHello")]
+///     async fn hello(&self, auth: HankoAuth) -> JsonBody<String> {
+///         JsonBody(format!("Hello, {}!", auth.user_id()))
+///     }
+/// }
+///
+/// let service = OpenApiService::new(WithProblems(Api), "hello", "1.0");
+/// assert!(service.spec().contains("\"401\""));
+/// let app = Route::new().nest("/", service);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct WithProblems<A>(pub A);
 
@@ -260,6 +281,20 @@ pub(crate) fn split_problem_types(description: &str) -> (&str, Vec<&str>) {
 }
 
 /// Problem types that an operation returns and documents, see [`ProblemOf`].
+///
+/// ```
+/// use poem_hanko::{ProblemType, ProblemTypes};
+///
+/// const NO_SUCH_NOTE: ProblemType = ProblemType::new("/problems/no-such-note", 404, "No such note");
+/// const NOT_YOURS: ProblemType = ProblemType::new("/problems/not-yours", 403, "Not your note");
+///
+/// /// Why a note cannot be deleted.
+/// struct Undeletable;
+///
+/// impl ProblemTypes for Undeletable {
+///     const TYPES: &[ProblemType] = &[NO_SUCH_NOTE, NOT_YOURS];
+/// }
+/// ```
 pub trait ProblemTypes {
     /// The problem types.
     const TYPES: &'static [ProblemType];

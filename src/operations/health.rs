@@ -31,6 +31,17 @@ use {
 /// The operations `GET /livez` and `GET /readyz`, for orchestrators and load balancers.
 ///
 /// They take the [`Hanko`] from the data of the request.
+///
+/// ```
+/// use poem::{EndpointExt, Route};
+/// use poem_hanko::{Edge, Hanko, HealthApi};
+/// use poem_openapi::OpenApiService;
+///
+/// fn app(hanko: &Hanko) -> impl poem::Endpoint {
+///     let service = OpenApiService::new(HealthApi, "hello", "1.0");
+///     Route::new().nest("/", service).with(Edge::new(hanko))
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HealthApi;
 

@@ -17,6 +17,12 @@ use crate::{
 };
 
 /// The operation `GET /me`: the session of the request, as its token describes it.
+///
+/// ```
+/// use poem_hanko::{App, MeApi};
+///
+/// let app = App::new(MeApi, "hello", "1.0");
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MeApi;
 

@@ -26,6 +26,18 @@ use crate::{
 /// [`Hanko::receive_webhook`](crate::Hanko::receive_webhook).
 ///
 /// It takes the [`Hanko`] from the data of the request.
+///
+/// ```
+/// use poem::{EndpointExt, Route};
+/// use poem_hanko::{Edge, Hanko, MeApi, WebhooksApi, WithProblems};
+/// use poem_openapi::OpenApiService;
+///
+/// fn app(hanko: &Hanko) -> impl poem::Endpoint {
+///     let api = WithProblems((MeApi, WebhooksApi));
+///     let service = OpenApiService::new(api, "hello", "1.0");
+///     Route::new().nest("/", service).with(Edge::new(hanko))
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WebhooksApi;
 
@@ -261,6 +273,17 @@ impl WebhooksApi {
 
 /// Returns the operation of [`WebhooksApi`] for an app without an OpenAPI document: put it where Hanko sends its webhooks. It
 /// takes the [`Hanko`] from the data of the request, and responds to POST.
+///
+/// ```
+/// use poem::{EndpointExt, Route};
+/// use poem_hanko::{Edge, Hanko, webhook_endpoint};
+///
+/// fn app(hanko: &Hanko) -> impl poem::Endpoint {
+///     Route::new()
+///         .at("/webhooks/hanko", webhook_endpoint())
+///         .with(Edge::new(hanko))
+/// }
+/// ```
 ///
 /// # Panics
 /// Never: the API has this operation.

@@ -67,6 +67,19 @@ pub struct TestHanko {
 }
 
 /// Configures and starts a [`TestHanko`].
+///
+/// ```
+/// use poem_hanko::{SessionMode, testing::TestHanko};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let hanko = TestHanko::builder()
+///     .local_hanko(|builder| builder.session_limit(1))
+///     .hanko(|builder| builder.session_mode(SessionMode::Stateless))
+///     .start()
+///     .await;
+/// # }
+/// ```
 #[must_use]
 pub struct TestHankoBuilder {
     start: Duration,
@@ -231,6 +244,24 @@ impl fmt::Debug for TestHankoBuilder {
 }
 
 /// Adds credentials to the requests of Poem's [`TestClient`].
+///
+/// ```
+/// use poem::{Route, get, handler};
+/// use poem_hanko::testing::{Person, SignedInRequest, TestHanko};
+/// # #[handler]
+/// # async fn hello(request: &poem::Request) -> poem::Result<String> {
+/// #     Ok(poem_hanko::require::<()>(request).await?.user_id().to_string())
+/// # }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let hanko = TestHanko::start().await;
+/// let client = hanko.client(Route::new().at("/hello", get(hello)));
+/// let ada = hanko.sign_in(&Person::default());
+/// client.get("/hello").signed_in(&ada).send().await.assert_status_is_ok();
+/// client.get("/hello").with_session_cookie(&ada).send().await.assert_status_is_ok();
+/// # }
+/// ```
 pub trait SignedInRequest {
     /// Sends the session token in an `Authorization: Bearer` header.
     #[must_use]

@@ -32,6 +32,28 @@ const EXPIRED_SINCE: Duration = Duration::from_hours(1);
 
 /// A running local Hanko. When this is dropped, it stops as if it were killed: its connections are closed, and webhooks that
 /// have not been sent are lost.
+///
+/// ```
+/// use poem_hanko::{
+///     Hanko,
+///     testing::{LocalHanko, Person},
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let local_hanko = LocalHanko::builder().start().await?;
+/// let hanko = Hanko::builder(local_hanko.hanko_url()).build()?;
+/// local_hanko.send_webhooks_to_hanko(&hanko);
+///
+/// let ada = local_hanko.sign_in(&Person::default());
+/// let session = hanko.authenticate(ada.token()).await?;
+/// assert_eq!(session.user_id(), ada.user_id());
+///
+/// local_hanko.end_session(&ada).await?;
+/// assert!(hanko.authenticate(ada.token()).await.is_err());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct LocalHanko {
     address: SocketAddr,
@@ -41,6 +63,25 @@ pub struct LocalHanko {
 }
 
 /// Configures and starts a [`LocalHanko`].
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use poem_hanko::testing::LocalHanko;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let local_hanko = LocalHanko::builder()
+///     .audience("acme-api")
+///     .session_limit(1)
+///     .idle_timeout(Duration::from_secs(3600))
+///     .webhook_events(&["user"])
+///     .start()
+///     .await?;
+/// println!("HANKO_API_URL={}", local_hanko.url());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct LocalHankoBuilder {
@@ -354,6 +395,23 @@ impl LocalHanko {
     }
 
     /// Fails in this way from now on. Requests in progress are not affected, except those that [hang](Fault::Hangs).
+    ///
+    /// ```
+    /// use poem_hanko::{
+    ///     Hanko,
+    ///     testing::{Fault, LocalHanko, Person},
+    /// };
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let local_hanko = LocalHanko::builder().start().await?;
+    /// let hanko = Hanko::builder(local_hanko.hanko_url()).build()?;
+    /// let ada = local_hanko.sign_in(&Person::default());
+    /// local_hanko.set_fault(Fault::Down);
+    /// assert!(hanko.authenticate(ada.token()).await.is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn set_fault(&self, fault: Fault) {
         self.state.fault.send_replace(fault);
     }
@@ -660,6 +718,19 @@ impl From<&Person> for UserId {
 }
 
 /// A session that has just been created, with its token.
+///
+/// ```
+/// use poem_hanko::testing::{LocalHanko, Person};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let local_hanko = LocalHanko::builder().start().await?;
+/// let ada = local_hanko.sign_in(&Person::default());
+/// let header = ("Authorization", format!("Bearer {}", ada.token()));
+/// let cookie = ("Cookie", ada.cookie());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct SignedIn {

@@ -36,7 +36,7 @@ use super::exchange::with_current;
 /// }
 /// ```
 ///
-/// The innermost one of several counts. It has no effect outside an [`App`](crate::App) or an [`Edge`](crate::Edge).
+/// The innermost one of several counts. It has no effect outside an `App` or an [`Edge`](crate::Edge).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RequestLimits {
     max_body: Option<usize>,

@@ -10,6 +10,20 @@ use crate::{
 };
 
 /// Keeps revocations in this process only: enough for a single instance, and lost when it ends.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use poem_hanko::{MemoryStore, NumericDate, Revocation, RevocationStore, SystemClock, Target};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryStore::new(Arc::new(SystemClock::new()));
+/// let target = Target::Session("9657906e-4e86-42d0-b020-a7dcb0f20e24".parse()?);
+/// store.revoke(Revocation { target, until: NumericDate::LAST }).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct MemoryStore {
     mirror: Mirror,

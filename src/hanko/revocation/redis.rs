@@ -56,6 +56,21 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PINGS_BETWEEN_FILLS: u32 = 12;
 
 /// Revocations shared through Redis or Redis Cluster.
+///
+/// ```no_run
+/// use std::sync::Arc;
+///
+/// use poem_hanko::{Hanko, HankoUrl, RedisStore, SystemClock};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = RedisStore::start("redis://127.0.0.1", Arc::new(SystemClock::new()))?;
+/// store.check().await?;
+/// let url: HankoUrl = "https://hanko.example.com".parse()?;
+/// let hanko = Hanko::builder(url).revocation_store(Arc::new(store)).build()?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct RedisStore {
     shared: Arc<Shared>,
     task: AbortHandle,

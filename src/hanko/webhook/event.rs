@@ -182,6 +182,22 @@ impl fmt::Display for EventKind {
 }
 
 /// An event that Hanko has signed.
+///
+/// ```
+/// use poem_hanko::{Event, EventKind};
+///
+/// async fn on_event(event: Event) -> std::io::Result<()> {
+///     match event.kind() {
+///         EventKind::UserDelete => println!("{}: delete {:?}", event.id(), event.subject_id()),
+///         kind if kind.is_within("session") => println!("{kind}: {}", event.data()),
+///         _ => {}
+///     }
+///     Ok(())
+/// }
+/// # fn add(builder: poem_hanko::HankoBuilder) -> poem_hanko::HankoBuilder {
+/// builder.on_event(on_event)
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Event {
     id: Arc<str>,
