@@ -86,7 +86,7 @@ impl Example for SessionView {
 
 #[OpenApi]
 impl MeApi {
-    /// Tell who is signed in
+    /// Get the current session
     ///
     /// The session as its token describes it, with every custom claim under `claims`.
     #[oai(

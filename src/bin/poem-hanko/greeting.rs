@@ -53,7 +53,7 @@ impl GreetingApi {
         Greeting::new("Poem x Hanko!")
     }
 
-    /// Greet those who are signed in
+    /// Greet a signed-in user
     ///
     /// Needs a session.
     #[oai(
@@ -65,7 +65,7 @@ impl GreetingApi {
         Greeting::new("Hello from protected route!")
     }
 
-    /// Greet those whose e-mail address is verified
+    /// Greet a user whose e-mail address is verified
     #[oai(
         path = "/verified",
         method = "get",
