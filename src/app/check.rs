@@ -12,7 +12,7 @@ use crate::app::telemetry::traces;
 use crate::{
     edge::PlainEndpoint,
     hanko::{Hanko, SessionMode, StoreStatus},
-    operations::WEBHOOK_PATH,
+    operations::{FORWARD_AUTH_PATH, WEBHOOK_PATH},
     server::{StartError, possible_connections},
 };
 
@@ -109,6 +109,14 @@ pub(super) async fn check(
         },
     );
     report.routes = routes(&app)?;
+    if app.has_forward_auth {
+        let sign_in = match &config.http.sign_in_url {
+            Some(url) => format!(", which redirects browsers without a session to {url}"),
+            None => String::new(),
+        };
+        let path = format!("{}{FORWARD_AUTH_PATH}", app.own_prefix);
+        report.routes.push(format!("any method {path}{sign_in}"));
+    }
     if config.http.docs {
         let pages = document.pages();
         let has_page = |path: &&&str| pages.get(path).is_some();
@@ -226,6 +234,12 @@ fn report_store(report: &mut Report, config: &Config, hanko: &Hanko) {
 fn report_http(report: &mut Report, config: &Config, public_url: &str) {
     let http = &config.http;
     report.line("Listens on", format!("{}:{}", http.host, http.port));
+    if let Some(address) = &http.admin_address {
+        report.line(
+            "Admin",
+            format!("{address}, with /metrics, /livez and /readyz"),
+        );
+    }
     report.line("Public URL", public_url);
     report.line("Origins", http.trusted_origins(public_url).join(", "));
     let proxies = http.trusted_proxies.to_string();

@@ -14,6 +14,7 @@ use super::{
     challenge::Challenge,
     credentials::{self, Credentials, is_safe},
     extractor,
+    record::AuthRecord,
     rejection::Rejection,
     requirement::{Outcome, Rule, Unmet},
 };
@@ -258,6 +259,9 @@ fn has_original(headers: &HeaderMap) -> bool {
 fn malformed(request: &Request, reason: &'static str) -> Denial {
     if let Some(hanko) = request.data::<Hanko>() {
         hanko.sampler().log(Line::ForwardAuthQuery, &reason);
+    }
+    if let Some(record) = AuthRecord::of(request) {
+        record.reject("malformed-query", &reason);
     }
     Denial::MalformedQuery
 }

@@ -76,6 +76,14 @@ struct Moment {
     monotonic: Duration,
 }
 
+/// A session whose token was verified, now or before.
+struct Found {
+    session: Session,
+    /// When its times and its key were checked.
+    now: Moment,
+    is_cached: bool,
+}
+
 impl fmt::Debug for Hanko {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -122,8 +130,14 @@ impl Hanko {
         token: &[u8],
         identified: Option<&Identified>,
     ) -> Result<Session, AuthenticateError> {
-        let (session, now) = self.verify(token, identified).await?;
-        match self.0.liveness.recall(&session, now.monotonic) {
+        let found = self.verify(token, identified).await?;
+        let status = (self.0.liveness).recall(&found.session, found.now.monotonic);
+        // Not one that is rejected every time: it would take the place of another.
+        if !matches!(status, Some(Status::Ended)) {
+            self.remember(&found);
+        }
+        let session = found.session;
+        match status {
             Some(Status::Active) => Ok(session),
             Some(Status::Ended) => Err(AuthenticateError::SessionEnded),
             // Boxed, since few requests need it: the future of every other request carries no space for it.
@@ -173,17 +187,19 @@ impl Hanko {
         token: &[u8],
         identified: Option<&Identified>,
     ) -> Result<Session, AuthenticateError> {
-        let (session, _now) = self.verify(token, identified).await?;
+        let found = self.verify(token, identified).await?;
+        self.remember(&found);
+        let session = found.session;
         let outcome = self.0.liveness.ask_now(&session).await;
         self.check_again(session, outcome)
     }
 
-    /// Verifies a token, or finds it in the cache, and rejects a revoked session. Also returns when that was.
+    /// Verifies a token, or finds it in the cache, and rejects a revoked session.
     async fn verify(
         &self,
         token: &[u8],
         identified: Option<&Identified>,
-    ) -> Result<(Session, Moment), AuthenticateError> {
+    ) -> Result<Found, AuthenticateError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::TooLarge.into());
         }
@@ -191,8 +207,15 @@ impl Hanko {
             Some(found) => found,
             None => Box::pin(self.verify_session_token(token, identified)).await?,
         };
-        self.reject_revoked(&found.0)?;
+        self.reject_revoked(&found.session)?;
         Ok(found)
+    }
+
+    /// Caches a token that was not found in the cache.
+    fn remember(&self, found: &Found) {
+        if let (false, Some(cache)) = (found.is_cached, &self.0.verified) {
+            cache.insert(&found.session);
+        }
     }
 
     /// Returns the session of a cached token, if it is still valid.
@@ -200,7 +223,7 @@ impl Hanko {
         &self,
         token: &[u8],
         identified: Option<&Identified>,
-    ) -> Result<Option<(Session, Moment)>, TokenError> {
+    ) -> Result<Option<Found>, TokenError> {
         let Some(cache) = &self.0.verified else {
             return Ok(None);
         };
@@ -210,24 +233,27 @@ impl Hanko {
         };
         let now = self.0.moment();
         let holds = self.0.still_holds(session.verified(), now);
-        let found = if matches!(holds, Ok(true)) {
+        self.0.counts.looked_up(if matches!(holds, Ok(true)) {
             CacheLookup::Hit
         } else {
             CacheLookup::Outdated
-        };
-        self.0.counts.looked_up(found);
+        });
         // Also if it has expired since, but not if its key has been withdrawn.
         if let (Some(identified), Ok(true) | Err(_)) = (identified, holds) {
             identified.note_session(&session);
         }
-        Ok(holds?.then_some((session, now)))
+        Ok(holds?.then_some(Found {
+            session,
+            now,
+            is_cached: true,
+        }))
     }
 
     async fn verify_session_token(
         &self,
         token: &[u8],
         identified: Option<&Identified>,
-    ) -> Result<(Session, Moment), AuthenticateError> {
+    ) -> Result<Found, AuthenticateError> {
         let inner = &self.0;
         let text = std::str::from_utf8(token).map_err(|_| TokenError::NotCompact)?;
         let unverified = UnverifiedToken::parse(text)?;
@@ -238,10 +264,11 @@ impl Hanko {
         let now = inner.moment();
         let verified = payload.validate(&inner.session_rules, now.unix)?;
         let session = Session::new(Arc::new(Authenticated::new(verified, inner)));
-        if let Some(cache) = &inner.verified {
-            cache.insert(&session);
-        }
-        Ok((session, now))
+        Ok(Found {
+            session,
+            now,
+            is_cached: false,
+        })
     }
 
     /// Applies Hanko's response about a session. Whatever was checked before may have changed while it was awaited.

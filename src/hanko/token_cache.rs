@@ -91,7 +91,8 @@ impl TokenCache {
             && let Some(first) = queue.pop_front()
         {
             let token = Sent(first.token().as_bytes());
-            let is_spared = spared < MAX_SPARED
+            // Never the new one, which comes after all others.
+            let is_spared = spared < MAX_SPARED.min(self.capacity.saturating_sub(1))
                 && sessions
                     .get_key_value(&token)
                     .is_some_and(|(entry, ())| entry.is_used.swap(false, Ordering::Relaxed));
@@ -258,6 +259,20 @@ mod tests {
         // The first ones were spared, and the one after those dropped.
         assert!(is_cached(&cache, &first[0]));
         assert!(!is_cached(&cache, &first[MAX_SPARED]));
+    }
+
+    #[tokio::test]
+    async fn a_new_token_is_cached_in_a_small_cache_in_use() {
+        let sessions = sessions(6).await;
+        for capacity in 1..=5 {
+            let cache = TokenCache::new(capacity);
+            for session in &sessions[..=capacity] {
+                cache.insert(session);
+                assert!(is_cached(&cache, session), "{capacity}");
+                assert!(cache.get(session.token().as_bytes()).is_some());
+            }
+            assert_eq!(cache.sessions.len(), capacity);
+        }
     }
 
     #[tokio::test]

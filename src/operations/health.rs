@@ -215,6 +215,10 @@ fn validation(hanko: &Hanko) -> Component {
         None if mode == SessionMode::Stateless && status.validations == 0 => {
             Component::new(ComponentStatus::Unused, None)
         }
+        None if hanko.key_set_status().last_error.is_some() => Component::new(
+            ComponentStatus::Degraded,
+            Some("Hanko's keys could not be fetched."),
+        ),
         None => Component::new(ComponentStatus::Ok, None),
     }
 }

@@ -153,11 +153,12 @@ pub(super) async fn serve(
     let is_http2 = {
         let mut sniff = pin!(is_http2(&transport));
         let outcome = std::future::poll_fn(|context| {
-            if connection.poll_told(context).is_ready() {
-                return Poll::Ready(None);
-            }
             let outcome = sniff.as_mut().poll(context);
             connection.has_looked();
+            // Bytes that have arrived are a request, which is served during the shutdown, too.
+            if outcome.is_pending() && connection.poll_told(context).is_ready() {
+                return Poll::Ready(None);
+            }
             outcome.map(Some)
         });
         match outcome.await {

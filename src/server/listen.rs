@@ -5,6 +5,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::task::TaskTracker;
 
@@ -17,7 +18,7 @@ use crate::{
     app::HttpConfig,
     edge::{
         EdgeCore,
-        limits::{Command, Limits, Need},
+        limits::{Command, Limits, Need, Ticket},
     },
 };
 
@@ -193,6 +194,7 @@ pub(crate) async fn serve(
         () = stop => {}
     }
 
+    accept_queued(&listener.socket, &limits, &protocols, &tasks).await;
     drop(listener);
     let connections = &limits.connections;
     connections.tell_all(Command::Drain);
@@ -239,13 +241,44 @@ async fn accept(
             }
         };
         is_failing = false;
-        set_options(&stream);
         let ticket = limits.connections.admit(limits).await;
-        let transport = Transport::new(stream, ticket);
-        // Boxed, since a task holds its future twice.
-        let serving = connection::serve(transport, remote_address, Arc::clone(protocols));
-        tasks.spawn(Box::pin(serving));
+        serve_in_task(stream, remote_address, ticket, protocols, tasks);
     }
+}
+
+/// Accepts the connections that the kernel has established. When the listener is closed, it resets those that were not
+/// accepted, with the requests that their clients have sent.
+async fn accept_queued(
+    listener: &TcpListener,
+    limits: &Arc<Limits>,
+    protocols: &Arc<Protocols>,
+    tasks: &TaskTracker,
+) {
+    for _ in 0..ACCEPT_BACKLOG {
+        // Lets the runtime look at the listener.
+        tokio::task::yield_now().await;
+        let Some(Ok((stream, remote_address))) = listener.accept().now_or_never() else {
+            return;
+        };
+        let Some(ticket) = limits.connections.admit(limits).now_or_never() else {
+            return;
+        };
+        serve_in_task(stream, remote_address, ticket, protocols, tasks);
+    }
+}
+
+fn serve_in_task(
+    stream: TcpStream,
+    remote_address: SocketAddr,
+    ticket: Ticket,
+    protocols: &Arc<Protocols>,
+    tasks: &TaskTracker,
+) {
+    set_options(&stream);
+    let transport = Transport::new(stream, ticket);
+    // Boxed, since a task holds its future twice.
+    let serving = connection::serve(transport, remote_address, Arc::clone(protocols));
+    tasks.spawn(Box::pin(serving));
 }
 
 fn set_options(stream: &TcpStream) {

@@ -125,6 +125,8 @@ async fn check_prints_what_would_be_served() {
         ("PUBLIC_URL", "https://api.example"),
         ("CORS_ALLOWED_ORIGINS", "http://localhost:3000"),
         ("TRUSTED_PROXIES", "10.0.0.0/8"),
+        ("ADMIN_ADDRESS", "127.0.0.1:9"),
+        ("SIGN_IN_URL", "https://app.example/sign-in"),
         ("HANKO_ISUER", "hunter2"),
     ];
     let output = run(&["check"], &variables);
@@ -140,6 +142,8 @@ async fn check_prints_what_would_be_served() {
         "GET /protected",
         "POST /webhooks/hanko",
         "GET /docs",
+        "any method /forward-auth, which redirects browsers without a session to https://app.example/sign-in",
+        "127.0.0.1:9, with /metrics, /livez and /readyz",
     ] {
         assert!(
             report.lines().any(|found| found.ends_with(line)),

@@ -749,6 +749,28 @@ async fn listener_stays_open_for_the_delay() {
     assert!(TcpStream::connect(scene.address).await.is_err());
 }
 
+/// The kernel has established it, and the server has not accepted it, when the shutdown begins.
+#[tokio::test]
+async fn queued_connection_is_served_in_the_shutdown() {
+    // Which of the two the server sees first is left to chance.
+    for _ in 0..20 {
+        let mut scene = Scene::start(&[]);
+        assert_ok(&scene.request(&get("/quick")).await);
+        let mut client = std::net::TcpStream::connect(scene.address).expect("a listener");
+        std::io::Write::write_all(&mut client, get("/quick").as_bytes()).expect("room");
+        client.set_nonblocking(true).expect("a socket");
+        drop(scene.stop.take());
+        let mut client = TcpStream::from_std(client).expect("a runtime");
+        let mut response = String::new();
+        client
+            .read_to_string(&mut response)
+            .await
+            .expect("a response");
+        assert_ok(&response);
+        scene.served.await.expect("no panic");
+    }
+}
+
 #[tokio::test]
 async fn stored_responses_vary_by_origin() {
     let scene = Scene::start(&[]);
