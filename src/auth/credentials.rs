@@ -119,12 +119,14 @@ fn cookie<'a>(headers: &'a HeaderMap, hanko: &'a Hanko) -> Result<Option<&'a [u8
     let Some(value) = single(values, Source::Cookie(hanko.cookie_name()))? else {
         return Ok(None);
     };
-    let value = match value {
+    // Some frontends delete a cookie by setting it to nothing.
+    if value.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(match value {
         [b'"', quoted @ .., b'"'] => quoted,
         bare => bare,
-    };
-    // Some frontends delete a cookie by setting it to nothing.
-    Ok((!value.is_empty()).then_some(value))
+    }))
 }
 
 /// Returns the only item, or rejects several: it is unknown which one is meant.
