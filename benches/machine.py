@@ -50,8 +50,8 @@ def description():
     )
 
 
-def is_busy():
-    """What else runs: the cores' worth of work in the last second."""
+def warn_if_busy():
+    """Says so if other programs used more than a fifth of a core in the last second."""
 
     def busy():
         fields = [int(field) for field in pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
@@ -59,7 +59,9 @@ def is_busy():
 
     before = busy()
     time.sleep(1)
-    return (busy() - before) / TICKS
+    cores = (busy() - before) / TICKS
+    if cores > 0.2:
+        progress(f"warning: other programs use {cores:.1f} cores: these figures will not be good ones")
 
 
 def free_port():

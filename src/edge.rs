@@ -197,8 +197,7 @@ impl Endpoint for EdgeEndpoint {
         let rejection = admitted.err().map(LimitError::problem_type);
         RequestBody::limit(&mut request, &exchange);
         let core = Arc::clone(&self.core);
-        let span = core.begin_span(&mut request);
-        let entry = core.begin_entry(&mut request, &span);
+        let (span, entry) = core.observe(&mut request);
         let of_core = Arc::clone(&exchange);
         let response = if core.applies_cors(&request) {
             span.enclose(core.respond_to_origin(request, of_core, rejection))
@@ -275,45 +274,43 @@ impl EdgeCore {
         self
     }
 
-    /// Sets whether [`begin_entry`](Self::begin_entry) begins any.
+    /// Sets whether requests have a line in the access log.
     pub(crate) fn logging_requests(mut self, is_on: bool) -> Self {
         self.has_access_log = is_on;
         self
     }
 
-    /// Begins the line of a request in the access log, if there is one. Whoever sends the response logs it.
-    pub(crate) fn begin_entry(
-        &self,
-        request: &mut Request,
-        span: &RequestSpan,
-    ) -> Option<Box<AccessEntry>> {
-        if !self.has_access_log {
-            return None;
-        }
-        let route = self.route_of(request);
-        let client = self.trusted_proxies.client_of(request);
-        let trace_id = span.trace_id();
-        let entry = AccessEntry::begin(request, route, client, trace_id, self.hanko.clock());
-        Some(Box::new(entry))
-    }
-
-    /// Begins the span of a request. Whoever sends the response ends it.
-    pub(crate) fn begin_span(&self, request: &mut Request) -> RequestSpan {
-        if !trace::is_on() {
-            return RequestSpan::default();
+    /// Begins the span of a request, and its line in the access log if there is one. Whoever sends the response ends the one and
+    /// logs the other.
+    pub(crate) fn observe(&self, request: &mut Request) -> (RequestSpan, Option<Box<AccessEntry>>) {
+        if !self.has_access_log && !trace::is_on() {
+            return (RequestSpan::default(), None);
         }
         // The response gets the same.
         let request_id = request_id(request.headers());
         request.headers_mut().insert(REQUEST_ID, request_id.clone());
-        let is_trusted = self.trusted_proxies.sent(request);
-        RequestSpan::begin(&Incoming {
-            method: request.method().into(),
-            route: self.route_of(request).as_deref(),
-            version: request.version(),
-            request_id: &request_id,
-            client: self.trusted_proxies.client_of(request),
-            trusted: is_trusted.then(|| request.headers()),
-        })
+        let route = self.route_of(request);
+        let client = self.trusted_proxies.client_of(request);
+        let span = if trace::is_on() {
+            let is_trusted = self.trusted_proxies.sent(request);
+            RequestSpan::begin(&Incoming {
+                method: request.method().into(),
+                route: route.as_deref(),
+                version: request.version(),
+                request_id: &request_id,
+                client,
+                trusted: is_trusted.then(|| request.headers()),
+            })
+        } else {
+            RequestSpan::default()
+        };
+        let entry = self.has_access_log.then(|| {
+            let trace_id = span.trace_id();
+            let clock = self.hanko.clock();
+            let entry = AccessEntry::begin(request, request_id, route, client, trace_id, clock);
+            Box::new(entry)
+        });
+        (span, entry)
     }
 
     /// Returns the path in the document that a request is for.

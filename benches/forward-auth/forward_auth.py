@@ -27,13 +27,13 @@ from machine import (  # noqa: E402
     count,
     description,
     free_port,
-    is_busy,
     main,
     progress,
     request_rate,
     status,
     table,
     two_cores,
+    warn_if_busy,
 )
 
 OAUTH2_PROXY = TARGET / "forward-auth/oauth2-proxy"
@@ -165,8 +165,7 @@ def program():
     parser.add_argument("--rounds", type=int, default=10, help="how often each is measured (default: %(default)s)")
     rounds = parser.parse_args().rounds
     cores = two_cores()
-    if (busy := is_busy()) > 0.2:
-        progress(f"warning: other programs use {busy:.1f} cores: these figures will not be good ones")
+    warn_if_busy()
     with Hanko(1, cores) as hanko:
         environment = {"TOKIO_WORKER_THREADS": "1", "HANKO_API_URL": hanko.url}
         with Server("poem-hanko", [POEM_HANKO], [cores[0]], environment) as api:

@@ -21,12 +21,12 @@ from machine import (  # noqa: E402
     count,
     description,
     free_port,
-    is_busy,
     main,
     progress,
     request_rate,
     table,
     two_cores,
+    warn_if_busy,
 )
 
 ONE_THREAD = {"TOKIO_WORKER_THREADS": "1"}
@@ -93,8 +93,7 @@ def program():
     if unknown := set(rows) - set(ROWS):
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
     cores = two_cores()
-    if (busy := is_busy()) > 0.2:
-        progress(f"warning: other programs use {busy:.1f} cores: these figures will not be good ones")
+    warn_if_busy()
     start = time.monotonic()
     needed = {side[0] for row in rows for side in ROWS[row][:2]}
     lines, held = [], True

@@ -26,12 +26,12 @@ from machine import (  # noqa: E402
     count,
     description,
     free_port,
-    is_busy,
     main,
     progress,
     request_rate,
     table,
     two_cores,
+    warn_if_busy,
 )
 
 TOKENS = 2000
@@ -212,8 +212,7 @@ def program():
         if not shutil.which(tool):
             raise Failed(f"{tool} is missing")
     cores = two_cores()
-    if (busy := is_busy()) > 0.2:
-        progress(f"warning: other programs use {busy:.1f} cores: these figures will not be good ones")
+    warn_if_busy()
     start = time.monotonic()
     progress(f"a local Hanko signs {TOKENS:,} tokens with RSA 4096")
     names = [name for name, (command, _) in SERVERS.items() if is_built(command)]

@@ -23,11 +23,11 @@ from machine import (  # noqa: E402
     count,
     description,
     free_port,
-    is_busy,
     main,
     progress,
     table,
     two_cores,
+    warn_if_busy,
 )
 
 CACHE = 10_000
@@ -184,8 +184,7 @@ def program():
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard != resource.RLIM_INFINITY and hard < max(arguments.connections) + 200:
         raise Failed(f"{max(arguments.connections):,} connections need as many file descriptors; this machine allows {hard:,}")
-    if (busy := is_busy()) > 0.2:
-        progress(f"warning: other programs use {busy:.1f} cores: these figures will not be good ones")
+    warn_if_busy()
     generator = ceiling(cores, arguments.seconds)
     progress(f"the load generator manages {count(generator)} requests/s")
 

@@ -7,7 +7,6 @@ use poem::{
     http::{HeaderValue, StatusCode},
 };
 
-use super::{REQUEST_ID, request_id};
 use crate::{
     auth::AuthRecord, clock::Clock, metrics::Method, problem::ProblemType, trace::TraceId,
 };
@@ -35,14 +34,12 @@ impl AccessEntry {
     /// Begins the line of a request for `route`, the path in the document, from `client`.
     pub(super) fn begin(
         request: &mut Request,
+        request_id: HeaderValue,
         route: Option<Arc<str>>,
         client: Option<IpAddr>,
         trace_id: Option<TraceId>,
         clock: &Arc<dyn Clock>,
     ) -> Self {
-        // The response gets the same.
-        let request_id = request_id(request.headers());
-        request.headers_mut().insert(REQUEST_ID, request_id.clone());
         Self {
             clock: Arc::clone(clock),
             began_at: clock.monotonic(),

@@ -264,8 +264,7 @@ impl Service {
             has_large_body(&request) && self.protocols.limits.connections.are_many();
         let mut request = self.poem_request(request, &exchange);
         let edge = Arc::clone(&self.protocols.edge);
-        let span = edge.begin_span(&mut request);
-        let entry = edge.begin_entry(&mut request, &span);
+        let (span, entry) = edge.observe(&mut request);
         let of_edge = Arc::clone(&exchange);
         let finish = move |response: poem::Response, span: RequestSpan| {
             let limit = || exchange.error().map(LimitError::problem_type);
