@@ -1,11 +1,14 @@
 """The machine a benchmark runs on: its cores, and the processes started there. Linux only."""
 
+import json
 import os
 import pathlib
 import platform
+import random
 import re
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,12 +21,12 @@ TICKS = os.sysconf("SC_CLK_TCK")
 EXAMPLE = TARGET / "debug" / "examples" / "bench-hanko"
 LOAD = TARGET / "release" / "load"
 POEM_HANKO = TARGET / "release" / "poem-hanko"
-# So many connections wrk keeps busy.
+# The number of connections that wrk keeps busy.
 CONNECTIONS = 32
 
 
 class Failed(Exception):
-    """What a benchmark gives up for."""
+    """The reason why a benchmark cannot continue."""
 
 
 def progress(text):
@@ -39,7 +42,7 @@ def two_cores():
 
 
 def description():
-    """One line on the machine, for the head of a table."""
+    """Describes the machine in one line, for the text above a table."""
     info = pathlib.Path("/proc/cpuinfo").read_text()
     names = [line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -51,7 +54,7 @@ def description():
 
 
 def warn_if_busy():
-    """Says so if other programs used more than a fifth of a core in the last second."""
+    """Warns if other programs used more than a fifth of a core in the last second."""
 
     def busy():
         fields = [int(field) for field in pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
@@ -61,7 +64,7 @@ def warn_if_busy():
     time.sleep(1)
     cores = (busy() - before) / TICKS
     if cores > 0.2:
-        progress(f"warning: other programs use {cores:.1f} cores: these figures will not be good ones")
+        progress(f"warning: other programs use {cores:.1f} cores: the figures will not be reliable")
 
 
 def free_port():
@@ -71,7 +74,7 @@ def free_port():
 
 
 class Process:
-    """A child on chosen cores. It ends with the block it was made for, and with this program, however that ends."""
+    """A child process on the given cores. It ends with its `with` block, and with this program, even if that is killed."""
 
     running = []
 
@@ -81,7 +84,7 @@ class Process:
         tie = ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", ",".join(map(str, cores))]
         self.child = subprocess.Popen(
             [*tie, *map(str, command)],
-            # Neither the variables of whoever runs this nor their `.env` change what is measured.
+            # Neither the variables of the caller nor a `.env` file change what is measured.
             env={"PATH": os.environ["PATH"], **(environment or {})},
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -114,7 +117,7 @@ class Process:
             raise Failed(f"{self.name} ended: {self.log.read().decode(errors='replace').strip()[-2000:]}")
 
     def memory(self):
-        """Resident memory now and at most, in MB."""
+        """Resident memory now, and its peak, in MB."""
         status = pathlib.Path(f"/proc/{self.child.pid}/status").read_text()
         fields = dict(line.split(":", 1) for line in status.splitlines())
         return tuple(int(fields[name].split()[0]) * 1024 / 1e6 for name in ("VmRSS", "VmHWM"))
@@ -125,7 +128,7 @@ class Process:
 
 
 class Server(Process):
-    """A server on a port of its own, waited for until it answers."""
+    """A server on its own port. The constructor waits until it responds."""
 
     def __init__(self, name, command, cores, environment):
         self.port = free_port()
@@ -141,14 +144,14 @@ class Server(Process):
                 pass
             if time.monotonic() > deadline:
                 self.end()
-                raise Failed(f"{name} does not answer within 60 s")
+                raise Failed(f"{name} does not respond within 60 s")
             time.sleep(0.02)
 
 
 class Hanko:
-    """A local Hanko with RSA 4096, and so many session tokens of it in a file."""
+    """A local Hanko with RSA 4096, and a file with as many of its session tokens as `tokens` says."""
 
-    # That of support/hanko.rs.
+    # The same as in support/hanko.rs.
     issuer = "https://hanko.example"
 
     def __init__(self, tokens, cores):
@@ -189,7 +192,7 @@ def status(url, headers=None):
 
 
 def check_answers(server, token):
-    """That a server lets in whom it should and nobody else, before its speed is measured."""
+    """Checks that a server accepts valid tokens and nothing else, before its speed is measured."""
     forged = token[:-8] + ("A" * 8 if token[-8:] != "A" * 8 else "B" * 8)
     for path, headers, expected in [
         ("/", {}, 200),
@@ -201,12 +204,12 @@ def check_answers(server, token):
     ]:
         got = status(server.url + path, headers)
         if got != expected:
-            raise Failed(f"{server.name} answers {got}, not {expected}, to {path} with {list(headers) or 'nothing'}")
+            raise Failed(f"{server.name} responds with {got}, not {expected}, to {path} with {list(headers) or 'nothing'}")
 
 
 def request_rate(server, path, hanko, tokens, credential, core, seconds):
-    """Requests a second that got a 2xx response, and the share of its core that the server was busy. `tokens` session tokens are sent in
-    turn; see support/requests.lua for `credential`."""
+    """Requests per second that got a 2xx response, and the share of the time in which the server used its core. `tokens` is the number of
+    session tokens that are sent in turn; see support/requests.lua for `credential`."""
     busy, start = server.cpu_seconds(), time.monotonic()
     run = subprocess.run(
         ["taskset", "-c", str(core), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "5s"]
@@ -226,8 +229,51 @@ def request_rate(server, path, hanko, tokens, credential, core, seconds):
     return requests / microseconds * 1e6, busy
 
 
+def verifications(core):
+    """RSA 4096 verifications per second by OpenSSL. Of the time that passes, as with requests: by default, OpenSSL counts only the time when
+    it had the core, which is less if a virtual machine shares it."""
+    output = subprocess.run(
+        ["taskset", "-c", str(core), "openssl", "speed", "-elapsed", "-seconds", "1", "rsa4096"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    ).stdout
+    head, line = re.search(r"^( +sign .*)\n(?:.*\n)*?rsa +4096 bits(.*)$", output, re.MULTILINE).groups()
+    return float(line.split()[head.split().index("verify/s")])
+
+
+def load(server, path, cores, connections, *options):
+    """Runs the load generator and returns its results. A response other than 200 counts as a failure."""
+    address = server.url.removeprefix("http://")
+    command = [LOAD, "request", address, path, "--connections", connections, *options]
+    with Process("load generator", command, cores, stdout=subprocess.PIPE) as generator:
+
+        def line():
+            text = generator.child.stdout.readline()
+            if not text:
+                generator.child.wait()
+                generator.check()
+            return text
+
+        line()
+        busy, start = server.cpu_seconds(), time.monotonic()
+        found = json.loads(line())
+        found["cpu_seconds"] = server.cpu_seconds() - busy
+        found["busy"] = found["cpu_seconds"] / (time.monotonic() - start)
+    if found["failures"] or not found["requests"]:
+        raise Failed(f"{found['failures']} of {found['requests']} requests to {path} did not get 200")
+    return found
+
+
+def interval(ratios):
+    """The median and its 95% confidence interval by bootstrap."""
+    chance = random.Random(0)
+    medians = sorted(statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(4000))
+    return statistics.median(ratios), medians[99], medians[3899]
+
+
 def main(program):
-    """Runs a program; whatever happens, no process of it is left."""
+    """Runs a program, and ends its processes whatever happens."""
 
     def stop(number, _frame):
         raise Failed(f"ended by {signal.Signals(number).name}")
@@ -244,7 +290,7 @@ def main(program):
 
 
 def table(head, rows):
-    """A Markdown table, numbers to the right."""
+    """A Markdown table with the numbers aligned to the right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 

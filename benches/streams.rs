@@ -5,11 +5,11 @@
 //! ```
 //!
 //! Prints the bytes per stream in addition to its connection, for 10,000 streams of 1,000 and of 10,000 sessions, and fails
-//! if that is 1 KiB or more. Linux only: it reads the resident set size. Each case has a process of its own, where no
-//! freed memory hides what is taken.
+//! if that is 1 KiB or more. Linux only: it reads the resident set size. Each case runs in its own process, because the set
+//! would not grow if freed memory were reused.
 //!
-//! A handler holds its session anyway, so the bytes of a session with its token are printed apart. The token cache is off, so
-//! each token is in memory once, as with streams that outlive the cache.
+//! A handler holds its session anyway, so the bytes of a session with its token are printed separately. The token cache is off,
+//! so each token is in memory once, as for streams whose tokens have left the cache.
 
 use std::{
     env, fs,
@@ -25,7 +25,7 @@ use poem_hanko::{
 const STREAMS: usize = 10_000;
 const SESSIONS: [usize; 2] = [1_000, 10_000];
 const MAX_BYTES_PER_STREAM: usize = 1024;
-/// So many sessions are used before, so that clients and connections have their memory.
+/// This many sessions are used first, so that clients and connections have allocated their memory.
 const WARM_UP: usize = 200;
 
 fn resident_bytes() -> usize {
@@ -73,7 +73,7 @@ async fn measure(sessions: usize) -> usize {
     for stream in &mut streams {
         assert!(stream.as_mut().poll(&mut context).is_pending());
     }
-    // The task that watches over them runs now.
+    // Lets the task run that watches over the streams.
     tokio::task::yield_now().await;
     let waiting = resident_bytes();
     drop(used);

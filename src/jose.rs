@@ -1,4 +1,4 @@
-//! Signed tokens and key sets as the RFCs define them. Nothing here knows of Hanko, HTTP, Poem or tokio.
+//! Signed tokens and key sets as the RFCs define them. Nothing here depends on Hanko, HTTP, Poem or tokio.
 //!
 //! A token passes three stages, each a type that only the previous stage can create: [`UnverifiedToken`] is well-formed and
 //! uses the allowed algorithm, [`SignedPayload`] was signed by a key of the set, and [`Verified`] also has valid claims.
@@ -15,6 +15,6 @@ mod verifier;
 pub use claims::NumericDate;
 pub(crate) use claims::{Claims, ClaimsRules, REGISTERED_CLAIMS, RegisteredClaims};
 pub use error::TokenError;
-pub(crate) use json::parse_object;
+pub(crate) use json::{Members, parse_object};
 pub(crate) use key_set::{KeySet, KeySetDocument, KeyThumbprint, SkippedKey};
 pub(crate) use verifier::{MAX_TOKEN_BYTES, SignedPayload, UnverifiedToken, Verified};

@@ -54,7 +54,7 @@ def wait_for(process, url, expected=200, headers=None):
 
 
 class OAuth2Proxy(Process):
-    """With Hanko's key set, for Bearer tokens; it knows no Hanko cookie."""
+    """oauth2-proxy with Hanko's key set, for Bearer tokens: it does not read Hanko's cookie."""
 
     def __init__(self, hanko, core):
         port = free_port()
@@ -110,7 +110,7 @@ def load(url, hanko, core, rate, seconds):
 
 
 def endpoint(hanko, api, cores, rounds):
-    """Requests per second, in turn."""
+    """Requests per second of each endpoint, measured in turn."""
     sides = {
         "`/forward-auth` as nginx asks, by cookie": (api, "/forward-auth", "proxy"),
         "`/protected`, by cookie": (api, "/protected", "cookie"),

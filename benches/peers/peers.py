@@ -3,10 +3,8 @@
 import argparse
 import contextlib
 import pathlib
-import re
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 
@@ -31,6 +29,7 @@ from machine import (  # noqa: E402
     request_rate,
     table,
     two_cores,
+    verifications,
     warn_if_busy,
 )
 
@@ -46,11 +45,12 @@ ONE_THREAD = {"TOKIO_WORKER_THREADS": "1"}
 METRICS = {**ONE_THREAD, "ADMIN_ADDRESS": "127.0.0.1:PORT"}
 PRODUCTION = {"NODE_ENV": "production"}
 PEERS = TARGET / "peers"
-# The program that each needs to have been built, its arguments, and its variables. In ours, metrics are on and the mode is `hybrid`
-# unless the name says otherwise.
+# For each server: its command, whose files must have been built, and its variables. Ours has metrics on and the mode `hybrid`, unless its
+# name says otherwise.
 SERVERS = {
     OURS: ([POEM_HANKO], METRICS),
-    COLD: ([POEM_HANKO], {**METRICS, "TOKEN_CACHE_CAPACITY": "0"}),
+    # Never asks Hanko about a session, as its peers never do.
+    COLD: ([POEM_HANKO], {**METRICS, "TOKEN_CACHE_CAPACITY": "0", "HANKO_SESSION_MODE": "stateless"}),
     "poem-hanko, `stateless`": ([POEM_HANKO], {**METRICS, "HANKO_SESSION_MODE": "stateless"}),
     "poem-hanko without metrics": ([POEM_HANKO], ONE_THREAD),
     "poem-hanko with its access log": ([POEM_HANKO], {**METRICS, "ACCESS_LOG": "true"}),
@@ -65,11 +65,11 @@ SERVERS = {
     SPRING: (["java", "-Xmx512m", "-jar", PEERS / "spring/spring-peer.jar"], {}),
     "FastAPI + PyJWT": ([PEERS / "venv/bin/python", HERE / "python/main.py"], {}),
 }
-# Seconds before a server is measured. Just-in-time compilers and connection pools want some time, the JVM's above all.
+# Seconds before a server is measured. Just-in-time compilers and connection pools need some time, most of all those of the JVM.
 WARM_UP = {SPRING: 30}
 # Path, number of tokens, and how they are sent.
 PUBLIC = ("/", 0, "bearer")
-# As it is asked by clients that send the token with every request.
+# The public route, for clients that send the token with every request.
 PUBLIC_WITH_TOKEN = ("/", 1, "bearer")
 ONE = ("/protected", 1, "bearer")
 COOKIE = ("/protected", 1, "cookie")
@@ -86,18 +86,6 @@ def measure(server, scenario, hanko, core, seconds):
     return request_rate(server, path, hanko, tokens, credential, core, seconds)
 
 
-def verifications(core):
-    """RSA 4096 verifications a second by OpenSSL."""
-    output = subprocess.run(
-        ["taskset", "-c", str(core), "openssl", "speed", "-seconds", "1", "rsa4096"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    ).stdout
-    head, line = re.search(r"^( +sign .*)\n(?:.*\n)*?rsa +4096 bits(.*)$", output, re.MULTILINE).groups()
-    return float(line.split()[head.split().index("verify/s")])
-
-
 class Results:
     """What was measured, in the order of the rounds."""
 
@@ -111,13 +99,13 @@ class Results:
         return statistics.median(self.rates[name, scenario])
 
     def ratio(self, one, other):
-        """How `one` compares with `other`, the median over the rounds: of what was measured within seconds of each other, so
-        that a machine which is faster at one time than at another makes no difference."""
+        """The rate of `one` divided by that of `other`, the median over the rounds. In each round, both were measured within seconds, so
+        it does not matter if the machine is faster at one time than at another."""
         return statistics.median(a / b for a, b in zip(self.rates[one], self.rates[other]))
 
 
 def run_all(names, hanko, cores, rounds, seconds):
-    """Runs all servers at once, idle but for the one that is measured, each in turn for a short while."""
+    """Runs all servers at the same time, and measures one after the other for a short while. The others are idle meanwhile."""
     results = Results()
     server_core, load_core = cores
     scenarios = {name: (PUBLIC, ONE, COOKIE, MANY) for name in names}
@@ -138,10 +126,13 @@ def run_all(names, hanko, cores, rounds, seconds):
             results.verifications.append(verifications(server_core))
             for name, server in servers.items():
                 for scenario in scenarios[name]:
+                    if scenario == MANY:
+                        # In `hybrid`, Hanko is asked again about sessions that were not used for a minute.
+                        measure(server, scenario, hanko, load_core, seconds)
                     rate, busy = measure(server, scenario, hanko, load_core, seconds)
                     results.rates.setdefault((name, scenario), []).append(rate)
                     results.busy.setdefault((name, scenario), []).append(busy)
-            progress(f"round {number} of {rounds}: OpenSSL verifies {count(results.verifications[-1])} signatures a second; "
+            progress(f"round {number} of {rounds}: OpenSSL verifies {count(results.verifications[-1])} signatures per second; "
                      f"one token: {OURS} {count(results.rates[OURS, ONE][-1])}, {BUN_HONO} {count(results.rates[BUN_HONO, ONE][-1])}")
         for name, server in servers.items():
             results.memory[name] = server.memory()
@@ -149,11 +140,11 @@ def run_all(names, hanko, cores, rounds, seconds):
 
 
 def rows(results, names):
-    """Per server: requests a second by kind, and memory now and at most."""
+    """Per server: requests per second of each kind, and memory now and its peak."""
     for name in names:
         if name == COLD:
             continue
-        # No peer remembers a token: every one is new to it.
+        # The peers cache no tokens: every token is new to them.
         cold = COLD if name == OURS else name
         is_variant = name.startswith(OURS) and name != OURS
         rates = [results.rate(name, scenario) for scenario in (PUBLIC, ONE, COOKIE, MANY)]
@@ -162,7 +153,7 @@ def rows(results, names):
 
 
 def criteria(results):
-    """What must hold, and whether it did."""
+    """The criteria: each a text, the measured ratio and the least ratio."""
     limits = [1 / (1 / v + 1 / p) for v, p in zip(results.verifications, results.rates[OURS, PUBLIC])]
     cold_to_limit = statistics.median(cold / limit for cold, limit in zip(results.rates[COLD, MANY], limits))
     for text, value, least in [
@@ -178,8 +169,8 @@ def criteria(results):
 def report(results, names, rounds, seconds):
     hono = results.rate(BUN_HONO, ONE)
     print(f"\nMachine: {description()}. One core for the server, one for `wrk -t1 -c{CONNECTIONS}`; RSA 4096; all in turn, {seconds} s "
-          f"each, medians of {rounds} rounds. First how many times as many requests with one token as {BUN_HONO}; then requests per "
-          f"second, and MB of memory after the load and at most.\n")
+          f"each, medians of {rounds} rounds. The first figure is the rate with one token, as a multiple of that of {BUN_HONO}. Then "
+          f"requests per second, and MB of memory after the load, and its peak.\n")
     head = ["", f"× {BUN_HONO.split(' + jose')[0]}", "public", "Bearer", "cookie", f"{TOKENS:,} tokens", "every token new", "RSS", "peak"]
     lines = []
     for name, rates, (rss, peak) in rows(results, names):
@@ -189,10 +180,10 @@ def report(results, names, rounds, seconds):
     print(table(head, lines))
     least_busy = min(results.busy, key=lambda key: statistics.median(results.busy[key]))
     print(f"\nOpenSSL verifies {count(statistics.median(results.verifications))} RSA 4096 signatures per second on that core. "
-          f"Least busy of its core was {least_busy[0]} at `{least_busy[1][0]}`, "
-          f"{statistics.median(results.busy[least_busy]):.0%}: near 100%, wrk was nowhere the limit.\n")
-    print(f"The public route of {OURS} serves {count(results.rate(OURS, PUBLIC_WITH_TOKEN))} requests per second that carry a token all "
-          f"the same; benches/pairs compares these closely.\n")
+          f"The least busy server was {least_busy[0]} at `{least_busy[1][0]}`, which used "
+          f"{statistics.median(results.busy[least_busy]):.0%} of its core: if this is near 100%, wrk was never the limit.\n")
+    print(f"The public route of {OURS} serves {count(results.rate(OURS, PUBLIC_WITH_TOKEN))} requests per second if they have a token "
+          f"that it does not need; benches/pairs compares these precisely.\n")
     held = True
     lines = []
     for text, value, least in criteria(results):
@@ -205,7 +196,7 @@ def report(results, names, rounds, seconds):
 def program():
     parser = argparse.ArgumentParser(prog="benches/peers/run", description=__doc__)
     parser.add_argument("--rounds", type=int, default=12, help="how often each server is measured (default: %(default)s)")
-    parser.add_argument("--seconds", type=int, default=1, help="of each measurement (default: %(default)s)")
+    parser.add_argument("--seconds", type=int, default=1, help="seconds of each measurement (default: %(default)s)")
     parser.add_argument("--chart", type=pathlib.Path, default=HERE / "chart.svg", help="where the chart is written")
     arguments = parser.parse_args()
     for tool in ("wrk", "openssl", "taskset", "setpriv", "node"):

@@ -64,7 +64,7 @@ int posix_memalign(void **found, size_t alignment, size_t size) {
     return *found ? 0 : ENOMEM;
 }
 
-/* Byte by byte, only until the real ones are known. */
+/* Copies byte by byte; used only until the real functions are known. */
 __attribute__((optimize("no-tree-loop-distribute-patterns")))
 static void *move(void *to, const void *from, size_t bytes) {
     unsigned char *target = to;

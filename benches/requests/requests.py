@@ -53,7 +53,7 @@ def request(line, *fields, body=""):
 
 
 class Client:
-    """One connection, which sends a request when the response before is complete."""
+    """One connection, which sends a request when the previous response is complete."""
 
     def __init__(self, port):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=120)
@@ -128,12 +128,14 @@ def count_allocations(hanko, cores, all_kinds, times):
 
 
 def count_instructions(hanko, cores, all_kinds, times):
-    """Instructions of the server outside of the kernel, per request of each kind."""
+    """Instructions of the server outside of the kernel, and their misses of a simulated first-level cache, per request of each kind."""
     found = {}
+    # The same caches on every machine.
+    simulation = ["--cache-sim=yes", "--I1=32768,8,64", "--D1=32768,8,64"]
     for settings, group in by_settings(all_kinds):
         environment = {**ONE_THREAD, **dict(settings), "HANKO_API_URL": hanko.url}
         with tempfile.TemporaryDirectory() as folder:
-            prefix = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out"]
+            prefix = ["valgrind", "--tool=callgrind", *simulation, f"--callgrind-out-file={folder}/out"]
             with server(prefix, cores, environment) as (process, client):
                 control = ["vgdb", f"--pid={process.child.pid}"]
                 for number, (name, _, sent, status) in enumerate(group, 1):
@@ -142,7 +144,12 @@ def count_instructions(hanko, cores, all_kinds, times):
                     client.send(name, sent, status, times)
                     subprocess.run([*control, "dump"], check=True, capture_output=True)
                     dump = pathlib.Path(f"{folder}/out.{number}").read_text()
-                    found[name] = int(re.search(r"^(?:totals|summary): (\d+)", dump, re.MULTILINE)[1]) / times
+                    events = re.search(r"^events: (.*)$", dump, re.MULTILINE)[1].split()
+                    totals = re.search(r"^(?:totals|summary): (.*)$", dump, re.MULTILINE)[1].split()
+                    counts = dict(zip(events, map(int, totals)))
+                    # Misses of code, and of data that is read and written.
+                    misses = sum(counts.get(event, 0) for event in ("I1mr", "D1mr", "D1mw"))
+                    found[name] = counts["Ir"] / times, misses / times
     return found
 
 
@@ -160,9 +167,10 @@ def program():
     rows = []
     for name, *_ in all_kinds:
         number, allocated, _, copied = allocations[name]
-        rows.append([name, f"{instructions[name]:,.0f}", f"{number:.0f}", f"{allocated:,.0f}", f"{copied:,.0f}"])
+        executed, misses = instructions[name]
+        rows.append([name, *(f"{count:,.0f}" for count in (executed, misses, number, allocated, copied))])
     print(f"{description()}\n")
-    print(table(["request", "instructions", "allocations", "bytes allocated", "bytes copied"], rows))
+    print(table(["request", "instructions", "cache misses", "allocations", "bytes allocated", "bytes copied"], rows))
     return 0
 
 

@@ -1,7 +1,6 @@
 """How this service scales with cores, connections and distinct tokens. Started by `run`."""
 
 import argparse
-import json
 import pathlib
 import resource
 import socket
@@ -23,6 +22,7 @@ from machine import (  # noqa: E402
     count,
     description,
     free_port,
+    load,
     main,
     progress,
     table,
@@ -33,37 +33,14 @@ from machine import (  # noqa: E402
 CACHE = 10_000
 CONNECTIONS = [10, 100, 1_000, 10_000]
 TOKENS = [1, 1_000, 100_000]
-# Where the memory of a full cache is compared with that of one that overflows.
+# The number of connections at which the memory with a full cache is compared with that with more tokens than the cache holds.
 CROWD = 1_000
 MAX_RSS = 40
 MAX_START_UP = 100
 
 
-def load(server, path, cores, connections, *options):
-    """Runs the load generator, which counts as failed what was not answered 200, and returns what it found."""
-    address = server.url.removeprefix("http://")
-    command = [LOAD, "request", address, path, "--connections", connections, *options]
-    with Process("load generator", command, cores, stdout=subprocess.PIPE) as generator:
-
-        def line():
-            text = generator.child.stdout.readline()
-            if not text:
-                generator.child.wait()
-                generator.check()
-            return text
-
-        line()
-        busy, start = server.cpu_seconds(), time.monotonic()
-        found = json.loads(line())
-        found["cpu_seconds"] = server.cpu_seconds() - busy
-        found["busy"] = found["cpu_seconds"] / (time.monotonic() - start)
-    if found["failures"] or not found["requests"]:
-        raise Failed(f"{found['failures']} of {found['requests']} requests to {path} were not answered with 200")
-    return found
-
-
 def ceiling(cores, seconds):
-    """What the generator can do at most: requests a second to a server that does nothing."""
+    """The limit of the generator: requests per second to a server that does nothing."""
     server_core, load_core = cores
     with Process("trivial server", [LOAD, "answer"], [server_core], stdout=subprocess.PIPE) as server:
         server.url = server.child.stdout.readline().decode().strip()
@@ -71,7 +48,7 @@ def ceiling(cores, seconds):
 
 
 def start_up(hanko, cores):
-    """Milliseconds from the start of the process until it listens, the median of some."""
+    """Milliseconds from the start of the process until it listens, the median of several starts."""
     times = []
     for _ in range(15):
         port = free_port()
@@ -100,13 +77,13 @@ def measure(hanko, cores, server_cores, tokens, connections, seconds):
     with Server("poem-hanko", [POEM_HANKO], cores[:server_cores], environment) as server:
         check_answers(server, hanko.token)
         sent = ["--tokens", hanko.tokens, "--first", tokens]
-        # Every token once, and some more for the connection handling.
+        # Warms up: every token once, and more requests for the connection handling if the tokens are few.
         load(server, "/protected", load_cores, 100, "--requests", max(tokens, 5_000), *sent)
         full = load(server, "/protected", load_cores, connections, "--seconds", seconds, *sent)
         rate = full["per_second"] / 2
         half = load(server, "/protected", load_cores, connections, "--seconds", seconds, "--rate", rate, *sent)
         if half["per_second"] < 0.97 * rate:
-            progress(f"  warning: only {half['per_second']:.0f} of {rate:.0f} requests/s were answered at half load")
+            progress(f"  warning: only {half['per_second']:.0f} of {rate:.0f} requests/s got a response at half load")
         rss, peak = server.memory()
         server.check()
     return {
@@ -123,15 +100,15 @@ def measure(hanko, cores, server_cores, tokens, connections, seconds):
 
 
 def latency(microseconds):
-    """Three digits, in the unit that suits."""
+    """Formats a latency with three digits, in µs or ms."""
     if microseconds < 1_000:
         return f"{microseconds:.0f} µs"
     return f"{microseconds / 1_000:.3g} ms"
 
 
 def criteria(rows, start):
-    """What must hold, and whether it did."""
-    yield f"it listens {start:.1f} ms after its start, at most {MAX_START_UP}", start <= MAX_START_UP
+    """The criteria, and whether each is met."""
+    yield f"the server listens {start:.1f} ms after its start, at most {MAX_START_UP}", start <= MAX_START_UP
 
     def pick(cores, tokens, connections):
         found = [row for row in rows if (row["cores"], row["tokens"], row["connections"]) == (cores, tokens, connections)]
@@ -140,7 +117,8 @@ def criteria(rows, start):
     one, two = pick(1, 1_000, 100), pick(2, 1_000, 100)
     if one and two:
         ratio = 2 * two["per_cpu_second"] / one["per_cpu_second"]
-        yield f"two cores serve × one (1,000 tokens, 100 connections, by CPU time): {ratio:.2f}, at least 1.80", ratio >= 1.8
+        yield (f"two cores serve {ratio:.2f} times as many requests as one (1,000 tokens, 100 connections, by CPU time), at least 1.80",
+               ratio >= 1.8)
     full, over = pick(1, CACHE, CROWD), pick(1, 100_000, CROWD)
     if full and over:
         yield (f"memory with {CROWD:,} connections and a full cache: {full['peak']:.1f} MB at most, under {MAX_RSS} MB",
@@ -150,8 +128,8 @@ def criteria(rows, start):
 
 
 def report(rows, generator, start, seconds):
-    print(f"\nMachine: {description()}. `/protected`, RSA 4096, tokens in turn, a cache of {CACHE:,} tokens, {seconds} s each; "
-          "latencies at half of the rate, at a constant rate, from the moment a request was due; MB of memory after the load and at most.\n")
+    print(f"\nMachine: {description()}. `/protected`, RSA 4096, tokens in turn, a cache of {CACHE:,} tokens, {seconds} s each; latencies "
+          "at a constant half of the rate, from the moment a request was due; MB of memory after the load, and its peak.\n")
     head = ["cores", "tokens", "connections", "requests/s", "per CPU second", "busy", "p50", "p99", "p99.9", "RSS", "peak"]
     lines = [
         [row["cores"], f"{row['tokens']:,}", f"{row['connections']:,}", count(row["rate"]), count(row["per_cpu_second"]),
@@ -159,10 +137,9 @@ def report(rows, generator, start, seconds):
         for row in rows
     ]
     print(table(head, lines))
-    print(f"\nWith one core the load generator has the other to itself; it manages {count(generator)} requests/s against a server "
-          "that answers without looking. With two it takes its share of both, so that requests/s says as much of the generator as of "
-          "the server: *per CPU second*, requests by the CPU time that the server took for them, is what to compare there. *busy* is "
-          "the share of its cores that the server used.\n")
+    print(f"\nIf the server has one core, the load generator has the other; it can send {count(generator)} requests/s to a server that "
+          "does nothing. If the server has two, the generator shares them, and requests/s depends on the generator too: compare *per CPU "
+          "second* there, the requests divided by the CPU time of the server. *busy* is the share of its cores that the server used.\n")
     held = True
     for text, holds in criteria(rows, start):
         held &= holds
@@ -175,9 +152,9 @@ def program():
         return [int(number) for number in text.split(",")]
 
     parser = argparse.ArgumentParser(prog="benches/scale/run", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=4, help="of each measurement (default: %(default)s)")
+    parser.add_argument("--seconds", type=int, default=4, help="seconds of each measurement (default: %(default)s)")
     parser.add_argument("--connections", type=numbers, default=CONNECTIONS, metavar="N,N")
-    parser.add_argument("--tokens", type=numbers, default=TOKENS, metavar="N,N", help="1e5 take minutes to sign")
+    parser.add_argument("--tokens", type=numbers, default=TOKENS, metavar="N,N", help="100,000 take minutes to sign")
     arguments = parser.parse_args()
     cores = two_cores()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -186,7 +163,7 @@ def program():
         raise Failed(f"{max(arguments.connections):,} connections need as many file descriptors; this machine allows {hard:,}")
     warn_if_busy()
     generator = ceiling(cores, arguments.seconds)
-    progress(f"the load generator manages {count(generator)} requests/s")
+    progress(f"the load generator can send {count(generator)} requests/s")
 
     runs = [(tokens, connections) for tokens in arguments.tokens for connections in arguments.connections]
     if max(arguments.tokens) > CACHE and CROWD in arguments.connections:

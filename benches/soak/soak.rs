@@ -1,11 +1,11 @@
-//! Soaks the program with sessions that end without a webhook while Hanko fails now and then. See `benches/soak/run`.
+//! A soak test: uses sessions that end without a webhook, while Hanko fails now and then. See `benches/soak/run`.
 //!
 //! Every response is checked:
 //!
 //! - An active session gets 200. No outage is as long as `SESSION_MAX_STALE`, and all sessions were used before the first.
 //! - An ended session does not get 200 later than twice `SESSION_CACHE_TTL` plus one validation request after its end. This
-//!   is guaranteed while Hanko answers, so the time begins anew at the end of an outage. A healthy phase is longer than
-//!   that.
+//!   is guaranteed while Hanko responds, so the time starts again at the end of an outage. Hanko works for longer than that
+//!   between two outages.
 //! - An ended session that got 401 does not get 200 again.
 
 use std::{
@@ -33,27 +33,27 @@ use uuid::Uuid;
 
 const CLIENTS: usize = 50;
 const SESSIONS: usize = 2000;
-/// One session in so many is used rarely, with pauses of up to [`RARE_PAUSE`] times the cache TTL.
+/// One session out of this many is used rarely, with pauses of up to [`RARE_PAUSE`] times the cache TTL.
 const RARE: usize = 4;
 const RARE_PAUSE: u32 = 5;
 /// A session in steady use is used this often, or four times in a cache TTL if that is more often.
 const STEADY_PAUSE: Duration = Duration::from_secs(4);
 
 /// The longest time of one validation request: 15 s in the queue, `SESSION_VALIDATION_TIMEOUT`, and the fetch of the JWK Set
-/// that confirms a negative answer, which waits up to 1 s to be sent and ends after `JWKS_TIMEOUT`. The second request of
-/// one that could not be confirmed at once takes milliseconds.
+/// that confirms a negative answer, which waits up to 1 s to be sent and ends after `JWKS_TIMEOUT`. If the answer cannot be
+/// confirmed at once, Hanko is asked a second time, which takes milliseconds.
 const VALIDATION: Duration = Duration::from_secs(15 + 5 + 1 + 5);
 /// Longer than a response may take: a request waits for one validation request.
 const CLIENT_TIMEOUT: Duration = Duration::from_mins(1);
-/// A request that waits for a Hanko that hangs takes longer than this.
+/// A request takes longer than this if it waits for a Hanko that hangs.
 const WAITED: Duration = Duration::from_secs(4);
 
 const FAULTS: [Fault; 3] = [Fault::Down, Fault::Hangs, Fault::DatabaseDown];
-/// The lengths of the outages, in tenths of the cache TTL. In each round a fault gets another one.
+/// The lengths of the outages, in tenths of the cache TTL. In each round, each fault gets another length.
 const OUTAGES: [u32; 3] = [5, 15, 30];
 
 const PROGRESS: Duration = Duration::from_secs(30);
-/// So many wrong decisions are printed in full.
+/// How many wrong decisions are printed in full.
 const PRINTED: u64 = 20;
 
 struct Arguments {
@@ -81,7 +81,7 @@ impl Arguments {
     }
 }
 
-/// The program, which ends with this.
+/// The running program. It is killed when this is dropped.
 struct Program {
     process: Child,
     url: String,
@@ -157,7 +157,7 @@ impl Drop for Program {
     }
 }
 
-/// When Hanko answered and when it did not, on the monotonic clock.
+/// The beginning and end of each outage of Hanko, on the monotonic clock.
 #[derive(Default)]
 struct Outages(Vec<(Duration, Option<Duration>)>);
 
@@ -179,7 +179,7 @@ impl Outages {
             .any(|(begin, end)| *begin <= to && end.is_none_or(|end| end >= from))
     }
 
-    /// How long Hanko has answered between two moments, and for how long without an outage before the second one.
+    /// How long Hanko has responded between two moments, and how long before the second one without an outage.
     fn answering(&self, from: Duration, to: Duration) -> (Duration, Duration) {
         let mut total = to.saturating_sub(from);
         let mut since = from;
@@ -243,7 +243,8 @@ struct Totals {
     waited: u64,
     /// Of those sessions, the response times in milliseconds.
     times: Vec<u32>,
-    /// The latest 200 of an ended session: without an outage before it, and over all the time in which Hanko answered.
+    /// The longest time after its end in which a session still got 200: since the last outage, and over all the time in which
+    /// Hanko responded.
     latest: Duration,
     latest_in_all: Duration,
 }
@@ -289,7 +290,7 @@ impl Soak {
         self.outages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The guaranteed time.
+    /// The time within which an ended session must be rejected.
     fn bound(&self) -> Duration {
         self.ttl * 2 + VALIDATION
     }
@@ -385,7 +386,7 @@ impl Soak {
         })
     }
 
-    /// Lets Hanko fail in turn, until the future is dropped.
+    /// Sets one fault of Hanko after the other, until the future is dropped.
     async fn fail(&self, hanko: &LocalHanko) {
         for outage in 0.. {
             self.clock
@@ -518,7 +519,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         () = soak.clock.sleep(arguments.duration) => {}
         () = soak.fail(&hanko) => {}
         () = soak.report() => {}
-        // All have ended when a tenth of the run is left.
+        // All of them have ended when a tenth of the run is left.
         () = async {
             soak.end_sessions(&hanko, &sessions, arguments.duration.mul_f64(0.9)).await;
             std::future::pending::<()>().await;

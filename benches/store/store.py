@@ -22,7 +22,7 @@ def request(*words):
 
 
 class Connection:
-    """A connection that understands the replies that are needed here."""
+    """A connection that understands the kinds of replies that these commands get."""
 
     def __init__(self, port):
         self.socket = socket.create_connection(("127.0.0.1", port))
@@ -72,7 +72,7 @@ def write(connection, keys, batch):
 
 
 def discard(port, subscribers, stop):
-    """Subscribes and reads what comes."""
+    """Subscribes, and discards the messages until `stop` is set."""
     import selectors
 
     selector = selectors.DefaultSelector()
@@ -157,4 +157,5 @@ def measure(port, arguments):
         print(f"write of one revocation, {subscribers:,} subscribers: {cpu:.0f} µs of CPU{each}")
 
 
-main()
+if __name__ == "__main__":
+    main()

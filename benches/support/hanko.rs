@@ -1,4 +1,4 @@
-//! A local Hanko for the benchmarks: signs with RSA 4096, as Hanko does, and stays until it is ended.
+//! A local Hanko for the benchmarks. It signs with RSA 4096, as Hanko does, and runs until it is killed.
 //!
 //! `bench-hanko FOLDER TOKENS` writes that many session tokens, one a line, to `FOLDER/tokens`, the body of a webhook to
 //! `FOLDER/webhook`, and then its URL to `FOLDER/hanko-url`.
@@ -29,14 +29,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     fs::write(folder.join("tokens"), sign(&hanko, tokens.parse()?)?)?;
     let webhook = hanko.webhook_body("user.update", &Value::Null);
     fs::write(folder.join("webhook"), webhook.to_string())?;
-    // Last, and at once: whoever finds it finds everything.
+    // Last, and by a rename: if this file exists, all are complete.
     let url = folder.join("hanko-url");
     fs::write(url.with_extension("new"), hanko.url())?;
     fs::rename(url.with_extension("new"), url)?;
     std::future::pending().await
 }
 
-/// Signs a token for each of as many people, on all cores.
+/// Signs this many tokens, each for another user, on all cores.
 fn sign(hanko: &Arc<LocalHanko>, tokens: usize) -> Result<String, &'static str> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let signers: Vec<_> = (0..threads)

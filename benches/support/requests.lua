@@ -1,6 +1,7 @@
 -- wrk ... -s requests.lua URL -- TOKENS COUNT CREDENTIAL
--- Sends the first COUNT tokens of the file TOKENS in turn, or none at all, and prints one line for the program. CREDENTIAL says how:
--- `bearer`; `cookie`, among ten others, as browsers send it; `proxy`: the same, as nginx asks about a request.
+-- Sends the first COUNT tokens of the file TOKENS in turn, or no token if COUNT is 0, and prints one line that benches/machine.py reads.
+-- CREDENTIAL is how: `bearer`; `cookie`, among ten others, as browsers send it; `proxy`: the same cookie, with the header fields with
+-- which nginx asks about a request.
 
 local cookies = "_ga=GA1.1.1234567890.1700000000; theme=dark; locale=en-GB; consent=necessary; cart=3f2b8c; "
 local more_cookies = "; seen=1; ab_test=b; last_visit=1700000000; tz=Europe%2FBerlin; sidebar=open"
@@ -29,7 +30,7 @@ function init(args)
     requests[#requests + 1] = wrk.format("GET")
   end
   if count == 0 then set_credential(args[3], nil) end
-  -- Where there is but one request, wrk sends it without asking Lua each time.
+  -- With a single request, wrk sends it without calling Lua each time.
   if count > 1 then
     local turn = 0
     request = function()

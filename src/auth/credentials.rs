@@ -47,7 +47,7 @@ impl<'a> Credentials<'a> {
         })
     }
 
-    /// The same for a request that may have been made by a page that acts for the user or not, as `may_use_cookie` tells.
+    /// Like `from_request`, but `may_use_cookie` decides whether the cookie is accepted.
     pub(super) fn select(
         headers: &'a HeaderMap,
         hanko: &'a Hanko,
@@ -85,19 +85,26 @@ pub(crate) fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
+/// The name of the scheme, which is case-insensitive (RFC 9110 section 11.1).
+const BEARER: &[u8] = b"Bearer";
+
 /// Returns the token of an `Authorization: Bearer` header (RFC 6750 section 2.1). Other schemes are ignored.
 fn bearer_token(headers: &HeaderMap) -> Result<Option<&[u8]>, Rejection> {
-    let Some(value) = single(headers.get_all(AUTHORIZATION).iter(), Source::Bearer)? else {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else {
         return Ok(None);
     };
+    if values.next().is_some() {
+        return Err(ambiguous(Source::Bearer));
+    }
     // HTTP/1 parsers remove white space around a value, HTTP/2 does not (RFC 9110 section 5.5).
     let value = value.as_bytes().trim_ascii();
-    let scheme_length = value
-        .iter()
-        .position(|byte| !is_token_byte(*byte))
-        .unwrap_or(value.len());
-    let (scheme, token) = value.split_at(scheme_length);
-    if !scheme.eq_ignore_ascii_case(b"Bearer") {
+    let Some((scheme, token)) = value.split_at_checked(BEARER.len()) else {
+        return Ok(None);
+    };
+    // The name of another scheme may start with this one.
+    let is_longer = token.first().is_some_and(|byte| is_token_byte(*byte));
+    if is_longer || !scheme.eq_ignore_ascii_case(BEARER) {
         return Ok(None);
     }
     // Scheme and token are separated by `1*SP` (RFC 9110 section 11.4).
@@ -112,11 +119,15 @@ fn is_token_byte(byte: u8) -> bool {
 
 /// Returns the value of the session cookie in all `Cookie` headers: HTTP/2 may split the header (RFC 9113 section 8.2.3).
 fn cookie<'a>(headers: &'a HeaderMap, hanko: &'a Hanko) -> Result<Option<&'a [u8]>, Rejection> {
-    let values = headers
-        .get_all(COOKIE)
-        .iter()
-        .flat_map(|header| hanko.cookie_values(header.as_bytes()));
-    let Some(value) = single(values, Source::Cookie(hanko.cookie_name()))? else {
+    let mut found = None;
+    for header in headers.get_all(COOKIE) {
+        for value in hanko.cookie_values(header.as_bytes()) {
+            if found.replace(value).is_some() {
+                return Err(ambiguous(Source::Cookie(hanko.cookie_name())));
+            }
+        }
+    }
+    let Some(value) = found else {
         return Ok(None);
     };
     // Some frontends delete a cookie by setting it to nothing.
@@ -129,16 +140,9 @@ fn cookie<'a>(headers: &'a HeaderMap, hanko: &'a Hanko) -> Result<Option<&'a [u8
     }))
 }
 
-/// Returns the only item, or rejects several: it is unknown which one is meant.
-fn single<T>(
-    mut items: impl Iterator<Item = T>,
-    source: Source<'_>,
-) -> Result<Option<T>, Rejection> {
-    let first = items.next();
-    if items.next().is_some() {
-        return Err(Rejection::AmbiguousCredentials(source.credential()));
-    }
-    Ok(first)
+/// Returns the rejection of several credentials of one kind: it is unknown which one is meant.
+fn ambiguous(source: Source<'_>) -> Rejection {
+    Rejection::AmbiguousCredentials(source.credential())
 }
 
 /// Returns whether a page that may act for the user sent this request. A browser sends the cookie with the forms of any site,

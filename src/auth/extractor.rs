@@ -62,11 +62,27 @@ pub const COOKIE_SCHEME: &str = "cookie";
 /// ```
 ///
 /// # Errors
-/// [`Rejection`]. A handler that has a guard and declares its body before it responds with 500.
+/// [`Rejection`]. A handler that declares its body before its guard responds with 500.
 pub struct HankoAuth<G = ()>(Session, PhantomData<fn() -> G>);
 
 impl<G> HankoAuth<G> {
     /// Returns the session.
+    ///
+    /// ```
+    /// # use poem_hanko::{HankoAuth, JsonBody};
+    /// # use poem_openapi::OpenApi;
+    /// # struct Api;
+    /// #[OpenApi]
+    /// impl Api {
+    ///     /// Export your notes
+    ///     #[oai(path = "/export", method = "post", operation_id = "export")]
+    ///     async fn export(&self, auth: HankoAuth) -> JsonBody<&'static str> {
+    ///         let session = auth.into_session();
+    ///         tokio::spawn(async move { println!("exporting for {}", session.user_id()) });
+    ///         JsonBody("started")
+    ///     }
+    /// }
+    /// ```
     pub fn into_session(self) -> Session {
         self.0
     }
@@ -119,11 +135,31 @@ pub struct OptionalHankoAuth(Option<Session>);
 
 impl OptionalHankoAuth {
     /// Returns the session, or `None` for an anonymous request.
+    ///
+    /// ```
+    /// use poem_hanko::{OptionalHankoAuth, UserId};
+    ///
+    /// fn viewer(auth: &OptionalHankoAuth) -> Option<UserId> {
+    ///     auth.session().map(|session| session.user_id())
+    /// }
+    /// ```
     pub fn session(&self) -> Option<&Session> {
         self.0.as_ref()
     }
 
     /// Returns the session, or `None` for an anonymous request.
+    ///
+    /// ```
+    /// use poem_hanko::{OptionalHankoAuth, Session};
+    ///
+    /// struct Viewer(Option<Session>);
+    ///
+    /// impl From<OptionalHankoAuth> for Viewer {
+    ///     fn from(auth: OptionalHankoAuth) -> Self {
+    ///         Self(auth.into_session())
+    ///     }
+    /// }
+    /// ```
     pub fn into_session(self) -> Option<Session> {
         self.0
     }
@@ -200,6 +236,16 @@ pub async fn require<G: Guard>(request: &Request) -> Result<Session, Rejection> 
 pub struct Require<G = ()>(PhantomData<fn() -> G>);
 
 /// The endpoint that [`Require`] makes.
+///
+/// ```
+/// use poem::{EndpointExt, Route};
+/// use poem_hanko::{Require, Required, VerifiedEmail};
+///
+/// /// Puts the guard around all routes of the members' area.
+/// fn members_only(routes: Route) -> Required<Route, VerifiedEmail> {
+///     routes.with(Require::new())
+/// }
+/// ```
 pub struct Required<E, G> {
     inner: E,
     guard: PhantomData<fn() -> G>,
@@ -207,6 +253,18 @@ pub struct Required<E, G> {
 
 impl<G: Guard> Require<G> {
     /// Returns the middleware.
+    ///
+    /// ```
+    /// use poem::{EndpointExt, Route, get, handler};
+    /// use poem_hanko::{Fresh, Require};
+    ///
+    /// #[handler]
+    /// fn keys() -> &'static str {
+    ///     "the API keys of the account"
+    /// }
+    ///
+    /// let settings = Route::new().at("/keys", get(keys)).with(Require::<Fresh<300>>::new());
+    /// ```
     pub fn new() -> Self {
         Self(PhantomData)
     }
@@ -302,7 +360,9 @@ pub(super) fn missing_credentials(hanko: &Hanko) -> Rejection {
 }
 
 async fn try_authenticate(request: &Request) -> Result<Option<Session>, Rejection> {
-    let hanko: &Hanko = request.data().ok_or(Rejection::NotConfigured)?;
+    let Some(hanko) = request.data::<Hanko>() else {
+        return Err(Rejection::NotConfigured);
+    };
     let Some(credentials) = credentials(request, hanko)? else {
         hanko.counts().authenticated(Authentication::Anonymous);
         return Ok(None);
@@ -311,7 +371,9 @@ async fn try_authenticate(request: &Request) -> Result<Option<Session>, Rejectio
 }
 
 async fn try_require(request: &Request, rule: &Rule<'_>) -> Result<Session, Rejection> {
-    let hanko: &Hanko = request.data().ok_or(Rejection::NotConfigured)?;
+    let Some(hanko) = request.data::<Hanko>() else {
+        return Err(Rejection::NotConfigured);
+    };
     let Some(credentials) = credentials(request, hanko)? else {
         return Err(missing_credentials(hanko));
     };
@@ -324,7 +386,7 @@ async fn try_require(request: &Request, rule: &Rule<'_>) -> Result<Session, Reje
         Some(unmet) => {
             hanko.counts().guard_rejected(unmet.guard());
             let credential = credentials.credential();
-            Err(Rejection::GuardNotMet(Box::new(unmet), credential))
+            Err(Rejection::GuardNotMet(unmet, credential))
         }
     }
 }
@@ -335,7 +397,7 @@ async fn authenticate_for(
     token: &[u8],
     rule: &Rule<'_>,
     identified: Option<&Identified>,
-) -> Result<(Session, Option<Unmet>), AuthenticateError> {
+) -> Result<(Session, Option<Box<Unmet>>), AuthenticateError> {
     let is_live = rule.is_always_live();
     let session = if is_live {
         Box::pin(hanko.authenticate_live_noting(token, identified)).await?
@@ -461,7 +523,7 @@ fn register_schemes(registry: &mut Registry) {
         MetaSecurityScheme {
             ty: "apiKey",
             description: Some(
-                "A Hanko session token in the cookie that Hanko sets. It is not looked at where a Bearer token is \
+                "A Hanko session token in the cookie that Hanko sets. It is ignored if a Bearer token is \
                  sent. Methods other than GET, HEAD and OPTIONS need a request from a trusted origin.",
             ),
             name: Some(DEFAULT_COOKIE_NAME),

@@ -1,4 +1,4 @@
-//! Forward-auth: a proxy asks before it passes a request on whether the request has a session.
+//! Forward-auth: before a proxy passes a request on, it asks here whether the request has a session.
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use poem::{
@@ -49,7 +49,7 @@ pub(crate) struct ForwardAuth {
 
 /// The request that the proxy asks about.
 struct Original<'a> {
-    /// `None` unless it is exactly one method.
+    /// `None` if no header names it, or if such a header is malformed or repeated.
     method: Option<Method>,
     uri: Option<&'a str>,
     source: Source,
@@ -58,7 +58,7 @@ struct Original<'a> {
 /// Where the method and the URI of the original request come from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
-    /// `X-Forwarded-*`, or nothing.
+    /// `X-Forwarded-*`, or no header.
     Forwarded,
     /// `X-Original-*` alone, which is how nginx is configured.
     Original,
@@ -74,7 +74,7 @@ struct Query {
     claims: Vec<(String, String)>,
 }
 
-/// Why a request is not let through.
+/// Why a request is denied.
 enum Denial {
     Rejected(Rejection),
     /// The query of the proxy's configuration is not understood.
@@ -88,7 +88,7 @@ impl From<Rejection> for Denial {
 }
 
 impl ForwardAuth {
-    /// `path` begins with a slash and does not end in one.
+    /// `path` starts with a slash and does not end with one.
     #[cfg(feature = "server")]
     pub(crate) fn new(path: String, sign_in_url: Option<Url>) -> Self {
         Self { path, sign_in_url }
@@ -130,12 +130,12 @@ impl ForwardAuth {
 
     async fn decide(&self, request: &Request, original: &Original<'_>) -> Result<Session, Denial> {
         let query = match original.source {
-            // A proxy that tells the method and the URI by headers is configured with a path that ends in a slash, which would
-            // drop its requirements.
+            // With these headers the proxy should use the path itself, but its configuration has a slash at the end. The
+            // requirements in its query would be ignored.
             Source::Request if has_original(request.headers()) => {
                 return Err(malformed(
                     request,
-                    "a request below forward-auth has headers of the original request",
+                    "a request below the forward-auth path has headers with the original method or URI",
                 ));
             }
             Source::Request => Query::default(),
@@ -199,7 +199,7 @@ impl ForwardAuth {
             .filter(|name| is_present(name))
             .map(|name| single(headers, name)?.parse().ok())
             .collect();
-        // Of two methods, one that changes something.
+        // If two headers name methods, an unsafe one counts.
         let method = methods.and_then(|methods| {
             let unsafe_first = |first, second| if is_safe(&first) { second } else { first };
             methods.into_iter().reduce(unsafe_first)
@@ -211,7 +211,7 @@ impl ForwardAuth {
         }
     }
 
-    /// Returns where a browser that navigates signs in.
+    /// Returns the URL at which the user signs in, if the original request is a navigation.
     fn sign_in(
         &self,
         headers: &HeaderMap,
@@ -243,7 +243,7 @@ impl ForwardAuth {
     }
 }
 
-/// Whether a proxy tells by a header what the original request was.
+/// Whether a header names the method or the URI of the original request.
 fn has_original(headers: &HeaderMap) -> bool {
     [
         &FORWARDED_METHOD,
@@ -255,7 +255,7 @@ fn has_original(headers: &HeaderMap) -> bool {
     .any(|name| headers.contains_key(name))
 }
 
-/// Logs that a proxy is not configured as documented, without anything of the request.
+/// Logs that a proxy is not configured as documented. The log has no data of the request.
 fn malformed(request: &Request, reason: &'static str) -> Denial {
     if let Some(hanko) = request.data::<Hanko>() {
         hanko.sampler().log(Line::ForwardAuthQuery, &reason);
@@ -278,7 +278,7 @@ impl Original<'_> {
 
     fn comes_from_trusted_page(&self, headers: &HeaderMap, hanko: &Hanko) -> bool {
         if !headers.contains_key(ORIGIN) && !headers.contains_key(&FETCH_SITE) {
-            // Envoy and Gateway API forward neither unless told to, so their absence says nothing there.
+            // By default, Envoy and Gateway API forward neither header, so their absence proves nothing.
             return self.source != Source::Request;
         }
         let is_own =
@@ -299,7 +299,7 @@ impl Original<'_> {
     /// Returns the URL of the original request.
     fn url(&self, headers: &HeaderMap) -> Option<String> {
         let uri = self.uri.map(|uri| if uri.is_empty() { "/" } else { uri })?;
-        // Anything else would continue the host.
+        // Any other text would continue the host name.
         let is_path = uri.starts_with('/') && uri.bytes().all(|byte| byte.is_ascii_graphic());
         let url = is_path.then_some(format!("{}{uri}", Self::site(headers)?))?;
         Url::parse(&url).is_ok().then_some(url)
@@ -307,7 +307,7 @@ impl Original<'_> {
 }
 
 impl Query {
-    /// Parses the query. Returns `None` if there is anything in it that is not a requirement.
+    /// Parses the query. Returns `None` if any part of it is not a requirement.
     fn parse(query: &str) -> Option<Self> {
         let mut parsed = Self::default();
         if query.is_empty() {
@@ -325,7 +325,7 @@ impl Query {
                 Some(("claim", claim)) => {
                     let (name, value) = claim.split_once(':')?;
                     let name = percent_decode(name).filter(|name| !name.is_empty())?;
-                    // An unset variable of the proxy would let in users for whom the claim is empty.
+                    // An empty value, as from an unset variable of the proxy, would let in users whose claim is empty.
                     let value = percent_decode(value).filter(|value| !value.is_empty())?;
                     parsed.claims.push((name, value));
                 }
@@ -339,7 +339,7 @@ impl Query {
         let check = |rule: &Rule<'_>| match rule.evaluate(session, false) {
             Outcome::Met => Ok(()),
             Outcome::IfLive => Err(Box::new(Unmet::of_proxy())),
-            Outcome::Unmet(unmet) => Err(Box::new(unmet)),
+            Outcome::Unmet(unmet) => Err(unmet),
         };
         if self.verified_email {
             check(&Rule::VERIFIED_EMAIL)?;
@@ -347,7 +347,7 @@ impl Query {
         for (name, value) in &self.claims {
             let values = [value.as_str()];
             let alternatives = Rule::string_or_element(name, value, &values);
-            // Without the text, which comes from the query.
+            // The text of the rule is not sent, because it comes from the query.
             check(&Rule::any(&alternatives)).map_err(|_| Box::new(Unmet::of_proxy()))?;
         }
         if let Some(seconds) = self.max_age {
@@ -357,7 +357,7 @@ impl Query {
     }
 }
 
-/// Decodes text in which each `%` begins an encoded byte; the library would leave others as they are.
+/// Percent-decodes text. Rejects a `%` that does not start an encoded byte; the library would leave it as it is.
 fn percent_decode(text: &str) -> Option<String> {
     let is_hex = |digits: &str| {
         let digits = digits.as_bytes().get(..2);
@@ -398,7 +398,8 @@ fn only_401_and_403(rejection: &Rejection) -> Response {
     response
 }
 
-/// Tells the proxy who it is. Each header is always there, so that the proxy replaces one that the client has sent.
+/// Returns the response with the user and the session. Each header is always present, so that the proxy replaces any that the
+/// client sent.
 fn identity(session: &Session) -> Response {
     let email = session.email();
     let verified = email.map_or("", |email| if email.is_verified { "true" } else { "false" });

@@ -1,4 +1,4 @@
-//! What a guard requires of a session, as data: one place evaluates it, another documents it.
+//! What a guard requires of a session, as data, so that it can be evaluated and documented.
 
 use std::fmt::{self, Display};
 
@@ -8,7 +8,7 @@ use serde_json::{Number, Value};
 use super::challenge::Challenge;
 use crate::{hanko::Session, problem::ProblemType};
 
-/// Integers below this have an IEEE 754 double of their own (RFC 8259 section 6).
+/// All integers below this are exact as IEEE 754 doubles (RFC 8259 section 6).
 const FIRST_INEXACT_NUMBER: f64 = 9_007_199_254_740_992.0;
 
 /// What a [`Guard`](super::Guard) requires of a session.
@@ -30,7 +30,7 @@ const FIRST_INEXACT_NUMBER: f64 = 9_007_199_254_740_992.0;
 #[derive(Clone, Copy)]
 pub struct Requirement(pub(super) Rule<'static>);
 
-/// A requirement that may be made at run time.
+/// A requirement that can also be created at run time.
 #[derive(Clone, Copy)]
 pub(crate) struct Rule<'a> {
     test: Test<'a>,
@@ -78,11 +78,27 @@ enum Quantity {
     All,
 }
 
-/// A claim of which a [`Requirement`] is made. See [`Requirement::claim`].
+/// A claim from which a [`Requirement`] is made. See [`Requirement::claim`].
+///
+/// ```
+/// use poem_hanko::{ClaimRequirement, Requirement};
+///
+/// const PLAN: ClaimRequirement = Requirement::claim("plan");
+/// const PRO: Requirement = PLAN.equals("pro");
+/// const TEAM: Requirement = PLAN.equals("team");
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ClaimRequirement(&'static str);
 
-/// A claim with scopes of which a [`Requirement`] is made. See [`Requirement::scope`].
+/// A claim with scopes from which a [`Requirement`] is made. See [`Requirement::scope`].
+///
+/// ```
+/// use poem_hanko::{Requirement, ScopeRequirement};
+///
+/// const SCOPE: ScopeRequirement = Requirement::scope("scope");
+/// const CAN_READ: Requirement = SCOPE.contains_any(&["notes:read", "notes:write"]);
+/// const CAN_WRITE: Requirement = SCOPE.contains_all(&["notes:write"]);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ScopeRequirement(&'static str);
 
@@ -90,21 +106,55 @@ impl Requirement {
     /// Requires nothing beyond the session.
     pub const NONE: Self = Self(Rule::all(&[]));
 
-    /// Begins a requirement of a claim. `name` is the name of the claim, or a JSON Pointer (RFC 6901) if it starts with `/`:
+    /// Starts a requirement on a claim. `name` is the name of the claim, or a JSON Pointer (RFC 6901) if it starts with `/`:
     /// a name may contain dots.
     ///
     /// An absent claim and `null` meet no requirement.
+    ///
+    /// ```
+    /// use poem_hanko::{Guard, Requirement};
+    ///
+    /// struct Owner;
+    ///
+    /// impl Guard for Owner {
+    ///     // The token has the claim `{"org": {"role": "owner"}}`.
+    ///     const REQUIRES: Requirement = Requirement::claim("/org/role").equals("owner");
+    /// }
+    /// ```
     pub const fn claim(name: &'static str) -> ClaimRequirement {
         ClaimRequirement(name)
     }
 
-    /// Begins a requirement of a claim that lists scopes: a string in which they are separated by single spaces
+    /// Starts a requirement on a claim that lists scopes: a string in which they are separated by single spaces
     /// (RFC 8693 section 4.2), or an array of strings. `name` is as for [`claim`](Self::claim).
+    ///
+    /// ```
+    /// use poem_hanko::{Guard, Requirement};
+    ///
+    /// struct CanRead;
+    ///
+    /// impl Guard for CanRead {
+    ///     // The token has a claim such as `{"scope": "notes:read notes:write"}`.
+    ///     const REQUIRES: Requirement = Requirement::scope("scope").contains_all(&["notes:read"]);
+    /// }
+    /// ```
     pub const fn scope(name: &'static str) -> ScopeRequirement {
         ScopeRequirement(name)
     }
 
-    /// Requires what a function decides. `text` completes the sentence "Requires …" in the document and in the rejection.
+    /// Requires that a function returns `true` for the session. `text` completes the sentence "Requires …" in the document and
+    /// in the rejection.
+    ///
+    /// ```
+    /// use poem_hanko::{Guard, Requirement};
+    ///
+    /// struct HasUsername;
+    ///
+    /// impl Guard for HasUsername {
+    ///     const REQUIRES: Requirement =
+    ///         Requirement::that("a username", |session| session.username().is_some());
+    /// }
+    /// ```
     pub const fn that(text: &'static str, is_met: fn(&Session) -> bool) -> Self {
         Self(Rule::new(Test::Custom { text, is_met }))
     }
@@ -126,7 +176,7 @@ impl Requirement {
     ///
     /// # Panics
     /// If the status of the type is not 402 to 499, or if another sign-in would help: only authentication and guards on the
-    /// sign-in reject with 401. In a constant, this is an error of the compiler.
+    /// sign-in reject with 401. In a constant, this is a compile-time error.
     #[must_use]
     pub const fn with_problem(mut self, problem_type: ProblemType) -> Self {
         assert!(
@@ -149,11 +199,17 @@ impl Requirement {
 }
 
 impl ClaimRequirement {
-    /// Requires the claim to be this string: the same characters, in the same case, with nothing around them.
+    /// Requires the claim to be exactly this string, in the same case.
+    ///
+    /// ```
+    /// use poem_hanko::Requirement;
+    ///
+    /// const ADMIN: Requirement = Requirement::claim("role").equals("admin");
+    /// ```
     ///
     /// # Panics
-    /// If the string is empty: a JWT template makes an empty string of what a user does not have. In a constant, this is an
-    /// error of the compiler.
+    /// If the string is empty: a JWT template writes an empty string for a value that the user does not have. In a constant,
+    /// this is a compile-time error.
     pub const fn equals(self, value: &'static str) -> Requirement {
         assert!(!value.is_empty(), "the string is empty");
         self.expecting(Expected::String(value))
@@ -161,9 +217,15 @@ impl ClaimRequirement {
 
     /// Requires the claim to be this number. Numbers compare by value, as IEEE 754 doubles: 3, 3.0 and 3e0 are equal.
     ///
+    /// ```
+    /// use poem_hanko::Requirement;
+    ///
+    /// const TOP_LEVEL: Requirement = Requirement::claim("/plan/level").equals_number(3.0);
+    /// ```
+    ///
     /// # Panics
     /// If a number of this size cannot be compared exactly: its magnitude is 2^53 or more, or it is not finite. In a constant,
-    /// this is an error of the compiler.
+    /// this is a compile-time error.
     pub const fn equals_number(self, value: f64) -> Requirement {
         assert!(
             value.abs() < FIRST_INEXACT_NUMBER,
@@ -172,24 +234,44 @@ impl ClaimRequirement {
         self.expecting(Expected::Number(value))
     }
 
-    /// Requires the claim to be this Boolean. The string `"true"` is none.
+    /// Requires the claim to be this Boolean. The string `"true"` is not a Boolean.
+    ///
+    /// ```
+    /// use poem_hanko::Requirement;
+    ///
+    /// const HAS_BETA_FEATURES: Requirement = Requirement::claim("beta").equals_bool(true);
+    /// ```
     pub const fn equals_bool(self, value: bool) -> Requirement {
         self.expecting(Expected::Boolean(value))
     }
 
-    /// Requires the claim to be an array of strings, and of nothing else, with at least one of these values.
+    /// Requires the claim to be an array of only strings that contains at least one of these values.
+    ///
+    /// ```
+    /// use poem_hanko::Requirement;
+    ///
+    /// const EDITOR_OR_ADMIN: Requirement =
+    ///     Requirement::claim("roles").contains_any(&["editor", "admin"]);
+    /// ```
     ///
     /// # Panics
-    /// If `values` is empty. In a constant, this is an error of the compiler.
+    /// If `values` is empty. In a constant, this is a compile-time error.
     pub const fn contains_any(self, values: &'static [&'static str]) -> Requirement {
         assert!(!values.is_empty(), "at least one value is needed");
         self.expecting(Expected::Strings(Quantity::Any, values))
     }
 
-    /// Requires the claim to be an array of strings, and of nothing else, with all of these values.
+    /// Requires the claim to be an array of only strings that contains all of these values.
+    ///
+    /// ```
+    /// use poem_hanko::Requirement;
+    ///
+    /// const EDITOR_OF_BOTH: Requirement =
+    ///     Requirement::claim("sites").contains_all(&["shop", "blog"]);
+    /// ```
     ///
     /// # Panics
-    /// If `values` is empty. In a constant, this is an error of the compiler.
+    /// If `values` is empty. In a constant, this is a compile-time error.
     pub const fn contains_all(self, values: &'static [&'static str]) -> Requirement {
         assert!(!values.is_empty(), "at least one value is needed");
         self.expecting(Expected::Strings(Quantity::All, values))
@@ -206,14 +288,28 @@ impl ClaimRequirement {
 impl ScopeRequirement {
     /// Requires at least one of these scopes.
     ///
+    /// ```
+    /// use poem_hanko::Requirement;
+    ///
+    /// const CAN_READ: Requirement =
+    ///     Requirement::scope("scope").contains_any(&["notes:read", "notes:write"]);
+    /// ```
+    ///
     /// # Panics
     /// If `scopes` is empty, or if one of them is not a scope (RFC 6749 section 3.3): it is empty, or contains a space, `"`,
-    /// `\` or something other than visible ASCII. In a constant, this is an error of the compiler.
+    /// `\` or something other than visible ASCII. In a constant, this is a compile-time error.
     pub const fn contains_any(self, scopes: &'static [&'static str]) -> Requirement {
         self.expecting(Quantity::Any, scopes)
     }
 
     /// Requires all of these scopes.
+    ///
+    /// ```
+    /// use poem_hanko::Requirement;
+    ///
+    /// const CAN_MOVE: Requirement =
+    ///     Requirement::scope("scope").contains_all(&["notes:read", "notes:write"]);
+    /// ```
     ///
     /// # Panics
     /// As [`contains_any`](Self::contains_any).
@@ -254,10 +350,24 @@ pub(super) enum Outcome {
     Met,
     /// It is met if Hanko confirms the session now.
     IfLive,
-    Unmet(Unmet),
+    /// Boxed: the future of every authenticated request carries space for an outcome.
+    Unmet(Box<Unmet>),
 }
 
 /// The requirement that a session does not meet.
+///
+/// ```
+/// use poem::Request;
+/// use poem_hanko::{Fresh, Rejection, Session, require};
+///
+/// async fn recent_session(request: &Request) -> Result<Session, Rejection> {
+///     require::<Fresh<300>>(request).await.inspect_err(|rejection| {
+///         if let Rejection::GuardNotMet(unmet, _) = rejection {
+///             println!("guard {}: requires {unmet}", unmet.guard());
+///         }
+///     })
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unmet {
     text: String,
@@ -267,7 +377,7 @@ pub struct Unmet {
 }
 
 impl Unmet {
-    /// Returns the rejection of a session that does not meet what a proxy asks for, without saying what that is.
+    /// Returns the rejection of a session that does not meet a requirement of the proxy, without naming the requirement.
     pub(super) fn of_proxy() -> Self {
         let text = "a claim that the proxy asks for";
         Self {
@@ -282,17 +392,49 @@ impl Unmet {
     }
 
     /// Returns the problem type of the response.
+    ///
+    /// ```
+    /// use poem_hanko::{ProblemType, Unmet};
+    ///
+    /// fn can_sign_in_again(unmet: &Unmet) -> bool {
+    ///     unmet.problem_type() == ProblemType::SIGN_IN_TOO_OLD
+    /// }
+    /// ```
     pub fn problem_type(&self) -> ProblemType {
         self.problem_type
     }
 
-    /// Returns the challenge of the response: none if the problem type is an application's own with a status other than 403.
+    /// Returns the challenge of the response, or `None` if the problem type is an application's own and its status is not 403.
+    ///
+    /// ```
+    /// use poem_hanko::{Challenge, Unmet};
+    ///
+    /// /// Returns how old the sign-in may be, in seconds.
+    /// fn max_age(unmet: &Unmet) -> Option<u64> {
+    ///     match unmet.challenge() {
+    ///         Some(Challenge::InsufficientUserAuthentication { max_age, .. }) => *max_age,
+    ///         _ => None,
+    ///     }
+    /// }
+    /// ```
     pub fn challenge(&self) -> Option<&Challenge> {
         self.challenge.as_ref()
     }
 
     /// Returns the kind of guard: `verified-email`, `fresh`, `second-factor`, `passkey`, `strong-sign-in`, `claim`, `scope`,
     /// `custom` or `any-of`.
+    ///
+    /// ```
+    /// use poem_hanko::Unmet;
+    ///
+    /// fn hint(unmet: &Unmet) -> &'static str {
+    ///     match unmet.guard() {
+    ///         "verified-email" => "Verify your e-mail address first.",
+    ///         "fresh" | "passkey" | "second-factor" | "strong-sign-in" => "Sign in again.",
+    ///         _ => "Ask an administrator for access.",
+    ///     }
+    /// }
+    /// ```
     pub fn guard(&self) -> &'static str {
         self.label
     }
@@ -325,11 +467,14 @@ impl<'a> Rule<'a> {
     pub(super) const VERIFIED_EMAIL: Self = Self::new(Test::VerifiedEmail);
 
     pub(super) const fn signed_in_within(seconds: u64) -> Self {
-        assert!(seconds > 0, "no sign-in is less than 0 seconds old");
+        assert!(
+            seconds > 0,
+            "the maximum age of a sign-in is at least 1 second"
+        );
         Self::max_age(seconds)
     }
 
-    /// Like [`signed_in_within`](Self::signed_in_within), for any number.
+    /// Like [`signed_in_within`](Self::signed_in_within), but accepts 0.
     pub(super) const fn max_age(seconds: u64) -> Self {
         Self::new(Test::SignedInWithin { seconds })
     }
@@ -365,7 +510,7 @@ impl<'a> Rule<'a> {
         })
     }
 
-    /// Whether it consists of anything that another sign-in would help.
+    /// Whether another sign-in could help to meet any part of the rule.
     const fn concerns_sign_in(&self) -> bool {
         match self.test {
             Test::SignedInWithin { .. } | Test::SignedInWith { .. } => true,
@@ -415,7 +560,7 @@ impl<'a> Rule<'a> {
         if is_met {
             Outcome::Met
         } else {
-            Outcome::Unmet(self.unmet())
+            Outcome::Unmet(Box::new(self.unmet()))
         }
     }
 
@@ -428,7 +573,9 @@ impl<'a> Rule<'a> {
                 Outcome::Unmet(unmet) if self.problem_type.is_none() => {
                     return Outcome::Unmet(unmet);
                 }
-                Outcome::Unmet(unmet) => return Outcome::Unmet(self.unmet_like(unmet)),
+                Outcome::Unmet(unmet) => {
+                    return Outcome::Unmet(Box::new(self.unmet_like(*unmet)));
+                }
             }
         }
         outcome
@@ -446,13 +593,13 @@ impl<'a> Rule<'a> {
             match outcome {
                 Outcome::Met => return Outcome::Met,
                 Outcome::IfLive => is_met_if_live = true,
-                // The client can do something about a sign-in, so that one is reported.
+                // The user can sign in again, so a requirement on the sign-in is reported rather than another one.
                 Outcome::Unmet(unmet)
                     if reported.as_ref().is_none_or(|reported| {
                         unmet.asks_for_sign_in() && !reported.asks_for_sign_in()
                     }) =>
                 {
-                    reported = Some(unmet);
+                    reported = Some(*unmet);
                 }
                 Outcome::Unmet(_) => {}
             }
@@ -465,17 +612,17 @@ impl<'a> Rule<'a> {
             None => self.unmet(),
         };
         match &mut unmet.challenge {
-            // They are one way of several.
+            // The scopes are only one of several ways to meet the rule.
             Some(Challenge::InsufficientScope { scope, .. }) => *scope = None,
             Some(Challenge::InsufficientUserAuthentication { max_age, .. }) => {
                 *max_age = max_ages.into_iter().max();
             }
             _ => {}
         }
-        Outcome::Unmet(unmet)
+        Outcome::Unmet(Box::new(unmet))
     }
 
-    /// Returns the rejection by a rule that consists of no others.
+    /// Returns the rejection by a rule that has no parts.
     fn unmet(&self) -> Unmet {
         let text = self.to_string();
         let (problem_type, challenge) = match self.test {
@@ -509,7 +656,7 @@ impl<'a> Rule<'a> {
         })
     }
 
-    /// Returns the rejection by this rule, because of one of the rules that it consists of.
+    /// Returns the rejection by this rule because of a `part` that is not met.
     fn unmet_like(&self, part: Unmet) -> Unmet {
         let text = self.to_string();
         let challenge = match (self.problem_type, part.challenge) {
@@ -558,14 +705,14 @@ impl<'a> Rule<'a> {
         }
     }
 
-    /// Returns the problem types as which a request may be rejected.
+    /// Returns the problem types of the rule's rejections.
     pub(crate) fn problem_types(&self) -> Vec<ProblemType> {
         let own = match self.test {
             Test::All(rules) => rules.iter().flat_map(Self::problem_types).collect(),
             Test::Any(rules) => {
                 let of_each: Vec<_> = rules.iter().map(Self::problem_types).collect();
                 if of_each.iter().any(Vec::is_empty) {
-                    // Hanko decides, and what it rejects has no session.
+                    // The rule itself never rejects: one part requires nothing, or asks Hanko, and then authentication fails.
                     vec![]
                 } else if of_each.contains(&vec![ProblemType::SIGN_IN_TOO_OLD]) {
                     vec![ProblemType::SIGN_IN_TOO_OLD]
@@ -609,10 +756,7 @@ impl Unmet {
     }
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a sign-in that many seconds ago does not exist"
-)]
+#[expect(clippy::cast_precision_loss, reason = "no sign-in is 2^53 seconds old")]
 fn seconds_as_f64(seconds: u64) -> f64 {
     seconds as f64
 }
@@ -668,7 +812,7 @@ fn equals_number(expected: f64, claim: &Number) -> bool {
         .map(i128::from)
         .or(claim.as_u64().map(i128::from));
     match integer {
-        // As integers, since the claim may have no exact double.
+        // Compared as integers, because the claim may not be exact as a double.
         Some(integer) => expected.fract() == 0.0 && integer == expected as i128,
         None => claim.as_f64() == Some(expected),
     }

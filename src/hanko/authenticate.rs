@@ -76,12 +76,11 @@ struct Moment {
     monotonic: Duration,
 }
 
-/// A session whose token was verified, now or before.
+/// A session whose token was verified, now or before, and which was not revoked.
 struct Found {
     session: Session,
-    /// When its times and its key were checked.
-    now: Moment,
-    is_cached: bool,
+    /// When its times and its key were checked, by the monotonic clock.
+    checked_at: Duration,
 }
 
 impl fmt::Debug for Hanko {
@@ -96,6 +95,17 @@ impl fmt::Debug for Hanko {
 
 impl Hanko {
     /// Returns a builder with default settings for the Hanko API at `url`.
+    ///
+    /// ```
+    /// use poem_hanko::{Hanko, HankoUrl};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let url: HankoUrl = "https://hanko.example.com".parse()?;
+    /// let hanko = Hanko::builder(url).audiences(["app.example.com".to_owned()]).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn builder(url: HankoUrl) -> HankoBuilder {
         HankoBuilder::new(url)
     }
@@ -105,6 +115,25 @@ impl Hanko {
     }
 
     /// Authenticates a session token, as text or as the bytes that were sent.
+    ///
+    /// ```
+    /// use poem_hanko::{AuthenticateError, Hanko};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// async fn greet(hanko: &Hanko, token: &str) -> Result<String, AuthenticateError> {
+    ///     let session = hanko.authenticate(token).await?;
+    ///     Ok(format!("Hello, {}!", session.user_id()))
+    /// }
+    /// # use poem_hanko::testing::{Person, TestHanko};
+    /// # let hanko = TestHanko::start().await;
+    /// # let ada = hanko.sign_in(&Person::default());
+    /// # let greeting = greet(hanko.hanko(), ada.token()).await?;
+    /// # assert_eq!(greeting, format!("Hello, {}!", ada.user_id()));
+    /// # assert!(greet(hanko.hanko(), "no token").await.is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`AuthenticateError::Token`] or [`AuthenticateError::SessionEnded`] if there is no such session. Any other error says
@@ -116,7 +145,7 @@ impl Hanko {
         self.authenticate_noting(token.as_ref(), None).await
     }
 
-    /// The same. Notes whose token it is.
+    /// Does the same as [`authenticate`](Self::authenticate), and notes the ids of the token.
     pub(crate) fn authenticate_noting(
         &self,
         token: &[u8],
@@ -130,25 +159,43 @@ impl Hanko {
         token: &[u8],
         identified: Option<&Identified>,
     ) -> Result<Session, AuthenticateError> {
+        // Boxed, since few requests wait: the future of every other request carries no space for it.
+        match self.cached(token, identified)? {
+            Some(found) => match self.recall(&found) {
+                Some(status) => status.accept(found.session),
+                None => Box::pin(self.ask(found.session)).await,
+            },
+            None => Box::pin(self.authenticate_new(token, identified)).await,
+        }
+    }
+
+    /// Authenticates a token that is not cached.
+    async fn authenticate_new(
+        &self,
+        token: &[u8],
+        identified: Option<&Identified>,
+    ) -> Result<Session, AuthenticateError> {
         let found = self.verify(token, identified).await?;
-        let status = (self.0.liveness).recall(&found.session, found.now.monotonic);
-        // Not one that is rejected every time: it would take the place of another.
+        let status = self.recall(&found);
+        // A token that is rejected every time would displace a useful one from the cache.
         if !matches!(status, Some(Status::Ended)) {
-            self.remember(&found);
+            self.remember(&found.session);
         }
-        let session = found.session;
         match status {
-            Some(Status::Active) => Ok(session),
-            Some(Status::Ended) => Err(AuthenticateError::SessionEnded),
-            // Boxed, since few requests need it: the future of every other request carries no space for it.
-            None => {
-                Box::pin(async {
-                    let outcome = self.0.liveness.wait(&session).await;
-                    self.check_again(session, outcome)
-                })
-                .await
-            }
+            Some(status) => status.accept(found.session),
+            None => self.ask(found.session).await,
         }
+    }
+
+    /// Decides from memory whether the session is active; `None` if Hanko has to be asked.
+    fn recall(&self, found: &Found) -> Option<Status> {
+        (self.0.liveness).recall(&found.session, found.checked_at)
+    }
+
+    /// Waits for Hanko's answer about a session.
+    async fn ask(&self, session: Session) -> Result<Session, AuthenticateError> {
+        let outcome = self.0.liveness.wait(&session).await;
+        self.check_again(session, outcome)
     }
 
     /// Authenticates a session token and asks Hanko whether the session is active now, in every
@@ -173,7 +220,7 @@ impl Hanko {
         self.authenticate_live_noting(token.as_ref(), None).await
     }
 
-    /// The same. Notes whose token it is.
+    /// Does the same as [`authenticate_live`](Self::authenticate_live), and notes the ids of the token.
     pub(crate) fn authenticate_live_noting(
         &self,
         token: &[u8],
@@ -187,43 +234,37 @@ impl Hanko {
         token: &[u8],
         identified: Option<&Identified>,
     ) -> Result<Session, AuthenticateError> {
-        let found = self.verify(token, identified).await?;
-        self.remember(&found);
-        let session = found.session;
+        let session = match self.cached(token, identified)? {
+            Some(found) => found.session,
+            None => {
+                let found = self.verify(token, identified).await?;
+                self.remember(&found.session);
+                found.session
+            }
+        };
         let outcome = self.0.liveness.ask_now(&session).await;
         self.check_again(session, outcome)
     }
 
-    /// Verifies a token, or finds it in the cache, and rejects a revoked session.
-    async fn verify(
-        &self,
-        token: &[u8],
-        identified: Option<&Identified>,
-    ) -> Result<Found, AuthenticateError> {
-        if token.len() > MAX_TOKEN_BYTES {
-            return Err(TokenError::TooLarge.into());
-        }
-        let found = match self.cached(token, identified)? {
-            Some(found) => found,
-            None => Box::pin(self.verify_session_token(token, identified)).await?,
-        };
-        self.reject_revoked(&found.session)?;
-        Ok(found)
-    }
-
-    /// Caches a token that was not found in the cache.
-    fn remember(&self, found: &Found) {
-        if let (false, Some(cache)) = (found.is_cached, &self.0.verified) {
-            cache.insert(&found.session);
+    /// Caches the token of a session.
+    fn remember(&self, session: &Session) {
+        if let Some(cache) = &self.0.verified {
+            cache.insert(session);
         }
     }
 
-    /// Returns the session of a cached token, if it is still valid.
+    /// Returns the session of a cached token; `None` if the token has to be verified.
+    ///
+    /// # Errors
+    /// Those of a token that is too large or has expired, and of a session that was revoked.
     fn cached(
         &self,
         token: &[u8],
         identified: Option<&Identified>,
-    ) -> Result<Option<Found>, TokenError> {
+    ) -> Result<Option<Found>, AuthenticateError> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(TokenError::TooLarge.into());
+        }
         let Some(cache) = &self.0.verified else {
             return Ok(None);
         };
@@ -238,18 +279,22 @@ impl Hanko {
         } else {
             CacheLookup::Outdated
         });
-        // Also if it has expired since, but not if its key has been withdrawn.
+        // Also for an expired token, but not if its key has been withdrawn.
         if let (Some(identified), Ok(true) | Err(_)) = (identified, holds) {
             identified.note_session(&session);
         }
-        Ok(holds?.then_some(Found {
+        if !holds? {
+            return Ok(None);
+        }
+        self.reject_revoked(&session)?;
+        Ok(Some(Found {
             session,
-            now,
-            is_cached: true,
+            checked_at: now.monotonic,
         }))
     }
 
-    async fn verify_session_token(
+    /// Verifies a token, and rejects a session that was revoked.
+    async fn verify(
         &self,
         token: &[u8],
         identified: Option<&Identified>,
@@ -264,23 +309,20 @@ impl Hanko {
         let now = inner.moment();
         let verified = payload.validate(&inner.session_rules, now.unix)?;
         let session = Session::new(Arc::new(Authenticated::new(verified, inner)));
+        self.reject_revoked(&session)?;
         Ok(Found {
             session,
-            now,
-            is_cached: false,
+            checked_at: now.monotonic,
         })
     }
 
-    /// Applies Hanko's response about a session. Whatever was checked before may have changed while it was awaited.
+    /// Applies Hanko's response about a session. Repeats the earlier checks, since their results may have changed meanwhile.
     fn check_again(
         &self,
         session: Session,
         outcome: Result<Status, ValidationError>,
     ) -> Result<Session, AuthenticateError> {
-        match outcome? {
-            Status::Active => {}
-            Status::Ended => return Err(AuthenticateError::SessionEnded),
-        }
+        let session = outcome?.accept(session)?;
         if !self.0.still_holds(session.verified(), self.0.moment())? {
             self.0.keys.current()?;
             return Err(TokenError::UnknownKey.into());
@@ -326,6 +368,18 @@ impl Hanko {
     /// Receives the body of a webhook request from this client address, see [`receive_webhook`](Self::receive_webhook).
     /// If there is no room to hold more webhooks, those of the address that holds most are dropped.
     ///
+    /// ```
+    /// use std::net::IpAddr;
+    ///
+    /// use poem_hanko::{Hanko, WebhookError};
+    ///
+    /// async fn receive(hanko: &Hanko, body: &[u8], client: IpAddr) -> Result<(), WebhookError> {
+    ///     let receipt = hanko.receive_webhook_from(body, client).await?;
+    ///     println!("{receipt:?}");
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
     /// # Errors
     /// [`WebhookError`]
     pub async fn receive_webhook_from(
@@ -336,7 +390,7 @@ impl Hanko {
         webhook::receive(&self.0, Bytes::copy_from_slice(body), Some(client)).await
     }
 
-    /// The same, without a copy of the body.
+    /// Does the same as [`receive_webhook_from`](Self::receive_webhook_from), without copying the body.
     pub(crate) async fn receive_webhook_bytes(
         &self,
         body: Bytes,
@@ -392,63 +446,193 @@ impl Hanko {
         self.0.webhooks.counts()
     }
 
-    /// Returns when the revocations were last known to be those of the store, since 1970-01-01T00:00:00Z.
+    /// Returns when this process last had all revocations of the store, since 1970-01-01T00:00:00Z.
     #[cfg(feature = "server")]
     pub(crate) fn last_store_sync(&self) -> Option<Duration> {
         self.0.revocations.last_sync()
     }
 
     /// Returns the counts of the webhooks received so far.
+    ///
+    /// ```
+    /// use poem_hanko::Hanko;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url: poem_hanko::HankoUrl = "http://localhost:8000".parse()?;
+    /// let hanko = Hanko::builder(url).build()?;
+    /// let webhooks = hanko.webhook_status();
+    /// println!("{} accepted, {} rejected", webhooks.accepted, webhooks.rejected);
+    /// # assert_eq!(webhooks.accepted, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn webhook_status(&self) -> WebhookStatus {
         self.0.webhooks.status()
     }
 
     /// Returns whether sessions can be authenticated: there are usable keys, and the revocations are known.
+    ///
+    /// ```
+    /// use poem::{handler, http::StatusCode, web::Data};
+    /// use poem_hanko::Hanko;
+    ///
+    /// #[handler]
+    /// fn ready(hanko: Data<&Hanko>) -> StatusCode {
+    ///     if hanko.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+    /// }
+    /// ```
     pub fn is_ready(&self) -> bool {
         self.0.keys.status().usable_keys > 0 && self.knows_revocations()
     }
 
     /// Returns whether all revocations made so far are known. Until then no session is accepted.
+    ///
+    /// ```
+    /// use poem_hanko::Hanko;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url: poem_hanko::HankoUrl = "http://localhost:8000".parse()?;
+    /// // A store in memory is ready at once; Redis is not.
+    /// let hanko = Hanko::builder(url).build()?;
+    /// assert!(hanko.knows_revocations());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn knows_revocations(&self) -> bool {
         self.0.revocations.is_ready()
     }
 
     /// Returns whether the revocation store works.
+    ///
+    /// ```
+    /// use poem_hanko::{Hanko, StoreStatus};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url: poem_hanko::HankoUrl = "http://localhost:8000".parse()?;
+    /// let hanko = Hanko::builder(url).build()?;
+    /// if hanko.revocation_store_status() == StoreStatus::Unshared {
+    ///     println!("run a single instance, or share the revocations through Redis");
+    /// }
+    /// # assert_eq!(hanko.revocation_store_status(), StoreStatus::Unshared);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn revocation_store_status(&self) -> StoreStatus {
         self.0.revocations.status()
     }
 
     /// Returns the number of revocations that are kept.
+    ///
+    /// ```
+    /// use poem_hanko::testing::{Person, TestHanko};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let test = TestHanko::start().await;
+    /// let ada = test.sign_in(&Person::default());
+    /// test.end_session(&ada).await?;
+    /// assert_eq!(test.hanko().revocations(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn revocations(&self) -> usize {
         self.0.revocations.len()
     }
 
     /// Returns the URL of the Hanko API whose sessions are authenticated.
+    ///
+    /// ```
+    /// use poem_hanko::Hanko;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url: poem_hanko::HankoUrl = "https://hanko.example.com".parse()?;
+    /// let hanko = Hanko::builder(url).build()?;
+    /// assert_eq!(hanko.url().as_str(), "https://hanko.example.com/");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn url(&self) -> &HankoUrl {
         &self.0.url
     }
 
     /// Returns the state of the keys.
+    ///
+    /// ```
+    /// use poem_hanko::Hanko;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url: poem_hanko::HankoUrl = "http://localhost:8000".parse()?;
+    /// let hanko = Hanko::builder(url).build()?;
+    /// let keys = hanko.key_set_status();
+    /// println!("{} keys, fetched {:?} ago", keys.usable_keys, keys.age);
+    /// # assert_eq!(keys.usable_keys, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn key_set_status(&self) -> KeySetStatus {
         self.0.keys.status()
     }
 
     /// Returns the counts of the validation requests sent to Hanko.
+    ///
+    /// ```
+    /// use poem_hanko::Hanko;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url: poem_hanko::HankoUrl = "http://localhost:8000".parse()?;
+    /// let hanko = Hanko::builder(url).build()?;
+    /// let validations = hanko.validation_status();
+    /// println!("{} ended, {} open", validations.validations, validations.in_flight);
+    /// # assert_eq!(validations.validations, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn validation_status(&self) -> ValidationStatus {
         self.0.liveness.status()
     }
 
     /// Returns how sessions are validated.
+    ///
+    /// ```
+    /// use poem_hanko::{Hanko, SessionMode};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url: poem_hanko::HankoUrl = "http://localhost:8000".parse()?;
+    /// let hanko = Hanko::builder(url).session_mode(SessionMode::Stateful).build()?;
+    /// assert_eq!(hanko.session_policy().mode, SessionMode::Stateful);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn session_policy(&self) -> &SessionPolicy {
         self.0.liveness.policy()
     }
 
     /// Waits until `fetches` fetches of the JWK Set have ended since the start, whether they succeeded or failed.
+    ///
+    /// ```
+    /// use poem_hanko::{Hanko, testing::LocalHanko};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let local_hanko = LocalHanko::builder().start().await?;
+    /// let hanko = Hanko::builder(local_hanko.hanko_url()).build()?;
+    /// hanko.wait_for_key_set_fetches(1).await;
+    /// assert!(hanko.is_ready());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn wait_for_key_set_fetches(&self, fetches: u64) {
         self.0.keys.wait_for_fetches(fetches).await;
     }
 
-    /// Prepares for a clock that stands still: waits for no limit of the fetches of the keys.
+    /// Removes the minimum intervals between fetches of the keys, for a clock that stands still.
     #[cfg(feature = "testing")]
     pub(crate) fn lift_limits(&self) {
         self.0.keys.lift_limits();
@@ -467,6 +651,18 @@ impl Hanko {
     }
 
     /// Returns the name of the session cookie.
+    ///
+    /// ```
+    /// use poem_hanko::Hanko;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url: poem_hanko::HankoUrl = "http://localhost:8000".parse()?;
+    /// let hanko = Hanko::builder(url).build()?;
+    /// assert_eq!(hanko.cookie_name(), "hanko");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn cookie_name(&self) -> &str {
         self.0.cookie_name.as_str()
     }
@@ -487,12 +683,36 @@ impl Hanko {
     }
 
     /// Returns whether pages of this origin may send the cookie with requests that change something.
+    ///
+    /// ```
+    /// use poem_hanko::Hanko;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url: poem_hanko::HankoUrl = "http://localhost:8000".parse()?;
+    /// let app = "https://app.example.com";
+    /// let hanko = Hanko::builder(url).trusted_origins([app.to_owned()]).build()?;
+    /// assert!(hanko.trusts_origin(app));
+    /// assert!(!hanko.trusts_origin("https://other.example.com"));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn trusts_origin(&self, origin: &str) -> bool {
         self.0
             .trusted_origins
             .iter()
             .any(|trusted| trusted == origin)
             || (self.0.trusts_loopback_origins && is_loopback_origin(origin))
+    }
+}
+
+impl Status {
+    /// Returns the session if it is active.
+    fn accept(self, session: Session) -> Result<Session, AuthenticateError> {
+        match self {
+            Self::Active => Ok(session),
+            Self::Ended => Err(AuthenticateError::SessionEnded),
+        }
     }
 }
 

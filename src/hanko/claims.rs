@@ -4,9 +4,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::id::{SessionId, UserId};
-use crate::jose::{Claims, REGISTERED_CLAIMS, RegisteredClaims, TokenError};
+use crate::jose::{Claims, Members, REGISTERED_CLAIMS, RegisteredClaims, TokenError};
 
 /// The claim `email` of a session token.
+///
+/// ```
+/// use poem_hanko::EmailClaim;
+///
+/// fn is_colleague(email: &EmailClaim) -> bool {
+///     email.is_verified && email.address.ends_with("@example.com")
+/// }
+///
+/// let address = "ada@example.com".to_owned();
+/// assert!(is_colleague(&EmailClaim { address, is_primary: true, is_verified: true }));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct EmailClaim {
     /// The address.
@@ -17,7 +28,7 @@ pub struct EmailClaim {
     pub is_verified: bool,
 }
 
-/// The claims of a session token that Hanko itself adds, beside the registered ones.
+/// The claims of a session token that Hanko itself adds to the registered claims.
 #[derive(Clone, Debug)]
 pub(super) struct SessionClaims {
     pub(super) user_id: UserId,
@@ -26,24 +37,27 @@ pub(super) struct SessionClaims {
     pub(super) username: Option<String>,
 }
 
-/// The private claims that [`SessionClaims`] has.
+/// The names of the private claims that [`SessionClaims`] has.
 const SESSION_CLAIMS: [&str; 3] = ["session_id", "email", "username"];
 
-/// Returns those of all claims of a session token that the JWT template adds.
+/// Keeps only the claims of a session token that the JWT template adds.
 pub(super) fn custom_claims(mut all: Map<String, Value>) -> Map<String, Value> {
     all.retain(|name, _| {
         let name = name.as_str();
         !REGISTERED_CLAIMS.contains(&name) && !SESSION_CLAIMS.contains(&name)
     });
-    // Collected again, so that it has no space for the removed members: cached sessions live for hours.
+    // Collected again to free the space of the removed members, since cached sessions live for hours.
     all.into_iter().collect()
 }
 
 impl Claims for SessionClaims {
-    /// `sub` and `session_id` must be UUIDs. This rejects Hanko's webhook tokens, which have the same keys and audience.
+    const NAMES: &[&'static str] = &SESSION_CLAIMS;
+
+    /// `sub` and `session_id` must be UUIDs. This rejects Hanko's webhook tokens, which have the same keys and
+    /// audience.
     fn from_claims(
         registered: &RegisteredClaims,
-        mut private: Map<String, Value>,
+        mut private: Members,
     ) -> Result<Self, TokenError> {
         let subject = registered
             .subject

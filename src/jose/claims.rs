@@ -3,13 +3,24 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, Utc};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::error::TokenError;
+use super::{error::TokenError, json::Members};
 
 /// A `NumericDate` (RFC 7519 section 2): seconds since 1970-01-01T00:00:00Z, with or without a fraction.
 ///
 /// Converts to [`SystemTime`] and [`DateTime<Utc>`].
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+///
+/// use poem_hanko::NumericDate;
+///
+/// let date = NumericDate::from(Duration::from_secs(1_767_268_800));
+/// assert_eq!(SystemTime::from(date), SystemTime::UNIX_EPOCH + date.since_epoch());
+/// let text = chrono::DateTime::<chrono::Utc>::from(date).to_rfc3339();
+/// assert_eq!(text, "2026-01-01T12:00:00+00:00");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NumericDate(Duration);
 
@@ -18,6 +29,15 @@ impl NumericDate {
     pub const LAST: Self = Self(Duration::from_secs(253_402_300_799));
 
     /// Returns the time since 1970-01-01T00:00:00Z.
+    ///
+    /// ```
+    /// use poem_hanko::Session;
+    ///
+    /// /// The value for `max-age` of a cookie, at `now` seconds since 1970.
+    /// fn max_age(session: &Session, now: u64) -> u64 {
+    ///     session.expires_at().since_epoch().as_secs().saturating_sub(now)
+    /// }
+    /// ```
     pub fn since_epoch(self) -> Duration {
         self.0
     }
@@ -52,7 +72,7 @@ impl From<NumericDate> for DateTime<Utc> {
     }
 }
 
-/// The registered claims of a token, of the right types.
+/// The registered claims of a token, with their types checked.
 #[derive(Clone, Debug)]
 pub(crate) struct RegisteredClaims {
     /// `iss`
@@ -72,10 +92,13 @@ pub(crate) struct RegisteredClaims {
 /// The names of the registered claims that [`RegisteredClaims`] has.
 pub(crate) const REGISTERED_CLAIMS: [&str; 6] = ["iss", "sub", "aud", "exp", "nbf", "iat"];
 
+/// The claim that binds a token to a key of its client (RFC 7800).
+pub(super) const CONFIRMATION: &str = "cnf";
+
 impl RegisteredClaims {
     /// Moves the registered claims out of a Claims Set.
-    pub(super) fn take_from(claims: &mut Map<String, Value>) -> Result<Self, TokenError> {
-        if claims.contains_key("cnf") {
+    pub(super) fn take_from(claims: &mut Members) -> Result<Self, TokenError> {
+        if claims.contains(CONFIRMATION) {
             return Err(TokenError::KeyBound);
         }
         Ok(Self {
@@ -96,12 +119,12 @@ impl RegisteredClaims {
         if now.0 >= self.expires_at.0 + leeway {
             return Err(TokenError::Expired);
         }
-        let lies_in_the_future =
+        let is_in_the_future =
             |date: Option<NumericDate>| date.is_some_and(|date| date.0 > now.0 + leeway);
-        if lies_in_the_future(self.not_before) {
+        if is_in_the_future(self.not_before) {
             return Err(TokenError::NotYetValid);
         }
-        if lies_in_the_future(self.issued_at) {
+        if is_in_the_future(self.issued_at) {
             return Err(TokenError::IssuedInTheFuture);
         }
         Ok(())
@@ -110,22 +133,22 @@ impl RegisteredClaims {
 
 /// The claims of one kind of token.
 pub(crate) trait Claims: Sized {
+    /// The names of the private claims that [`from_claims`](Self::from_claims) reads.
+    const NAMES: &[&'static str];
+
     /// Reads the claims of this kind of token.
     ///
     /// # Errors
     /// A [`TokenError`] if the token is not of this kind.
-    fn from_claims(
-        registered: &RegisteredClaims,
-        private: Map<String, Value>,
-    ) -> Result<Self, TokenError>;
+    fn from_claims(registered: &RegisteredClaims, private: Members) -> Result<Self, TokenError>;
 }
 
 /// The rules that registered claims are validated by.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ClaimsRules {
-    /// `aud` must contain one of these. If there are none, `aud` is not checked.
+    /// `aud` must contain one of these. If empty, `aud` is not checked.
     pub(crate) audiences: Vec<String>,
-    /// `iss` must equal this. If there is none, `iss` is not checked.
+    /// `iss` must equal this. If `None`, `iss` is not checked.
     pub(crate) issuer: Option<String>,
     /// The allowed clock skew for `exp`, `nbf` and `iat`.
     pub(crate) leeway: Duration,
@@ -161,10 +184,7 @@ impl ClaimsRules {
     }
 }
 
-fn take_string(
-    claims: &mut Map<String, Value>,
-    name: &'static str,
-) -> Result<Option<String>, TokenError> {
+fn take_string(claims: &mut Members, name: &'static str) -> Result<Option<String>, TokenError> {
     match claims.remove(name) {
         None => Ok(None),
         Some(Value::String(value)) => Ok(Some(value)),
@@ -173,7 +193,7 @@ fn take_string(
 }
 
 fn take_numeric_date(
-    claims: &mut Map<String, Value>,
+    claims: &mut Members,
     name: &'static str,
 ) -> Result<Option<NumericDate>, TokenError> {
     claims
@@ -182,7 +202,7 @@ fn take_numeric_date(
         .transpose()
 }
 
-fn take_audience(claims: &mut Map<String, Value>) -> Result<Vec<String>, TokenError> {
+fn take_audience(claims: &mut Members) -> Result<Vec<String>, TokenError> {
     let malformed = TokenError::MalformedClaim("aud");
     match claims.remove("aud") {
         None => Ok(Vec::new()),

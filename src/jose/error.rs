@@ -2,11 +2,24 @@
 
 /// Why a token was rejected. The same token will be rejected again.
 ///
-/// The messages are fixed and contain nothing of the token, so they may be logged and sent to clients.
+/// The messages are fixed and contain no part of the token, so they may be logged and sent to clients.
+///
+/// ```
+/// use poem_hanko::TokenError;
+///
+/// fn hint(error: TokenError) -> Option<&'static str> {
+///     match error {
+///         TokenError::UnknownKey => Some("is the token of another Hanko?"),
+///         TokenError::IssuedInTheFuture | TokenError::NotYetValid => Some("compare the clocks"),
+///         _ => None,
+///     }
+/// }
+/// # assert_eq!(hint(TokenError::NotYetValid), Some("compare the clocks"));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// Longer than a token may be: 16 KiB for a session token.
+    /// The token is longer than allowed: 16 KiB for a session token.
     #[error("the token is too large")]
     TooLarge,
     /// Not three non-empty segments (RFC 7515 section 7.1).
@@ -24,13 +37,13 @@ pub enum TokenError {
     /// `typ` is neither absent nor `JWT` (RFC 8725 section 3.11).
     #[error("the token is of another type")]
     WrongType,
-    /// `crit` or `b64` is present, and no extension is supported (RFC 7515 section 4.1.11, RFC 7797).
-    #[error("the token demands an extension that is not supported")]
+    /// `crit` or `b64` is present, but no extension is supported (RFC 7515 section 4.1.11, RFC 7797).
+    #[error("the token requires an extension that is not supported")]
     CriticalExtension,
     /// No key of the current set has this `kid`.
     #[error("the token was signed by an unknown key")]
     UnknownKey,
-    /// No key with this `kid` has made the signature.
+    /// The signature was made by no key with this `kid`.
     #[error("the token's signature is invalid")]
     InvalidSignature,
     /// The Claims Set is not a JSON object without duplicate members (RFC 7519 section 4).
@@ -60,7 +73,7 @@ pub enum TokenError {
     /// `cnf` binds the token to a key whose possession the sender must prove (RFC 7800), so it is not a bearer token.
     #[error("the token is bound to a key and cannot be used as a bearer token")]
     KeyBound,
-    /// A token of another kind, signed by the same keys.
+    /// Another kind of token, signed by the same keys, such as a webhook token.
     #[error("the token is of another kind")]
     WrongKind,
 }
@@ -82,15 +95,15 @@ pub(crate) enum UnusableKey {
     #[error("its `alg` is not RS256")]
     Algorithm,
     /// `key_ops` is present without `verify`.
-    #[error("its `key_ops` lack verify")]
+    #[error("its `key_ops` does not contain verify")]
     Operations,
-    /// A private key is published, so anybody can sign with it.
+    /// The set publishes a private key, so anybody can sign with it.
     #[error("it is a private key")]
     Private,
-    /// Less than 2048 bits or more than 8192.
-    #[error("its modulus is not of 2048 to 8192 bits")]
+    /// The modulus has fewer than 2048 bits or more than 8192.
+    #[error("its modulus does not have 2048 to 8192 bits")]
     Size,
     /// The exponent is even, less than 3 or more than 33 bits long, or the modulus is even.
-    #[error("its components are no RSA public key")]
+    #[error("its modulus and exponent do not form an RSA public key")]
     Components,
 }

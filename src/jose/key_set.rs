@@ -18,7 +18,7 @@ const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"]
 
 /// The largest RSA modulus that is accepted. Verification time grows with the square of the size.
 const MAX_MODULUS_BITS: usize = 8192;
-/// The smallest (RFC 7518 section 3.3).
+/// The smallest RSA modulus that is accepted (RFC 7518 section 3.3).
 const MIN_MODULUS_BITS: usize = 2048;
 /// The largest exponent that aws-lc accepts. It checks this only when it verifies a signature, and reports it as an
 /// invalid signature.
@@ -27,12 +27,12 @@ const MAX_EXPONENT_BITS: usize = 33;
 /// The members that restrict the use of a key. `null` is of the wrong type; it does not mean that there is no restriction.
 const RESTRICTING_MEMBERS: [&str; 3] = ["use", "alg", "key_ops"];
 
-/// The JWK thumbprint (RFC 7638, SHA-256) of a key: its identity, whatever its `kid`.
+/// The JWK thumbprint (RFC 7638, SHA-256) of a key: identifies its key material, whatever its `kid`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct KeyThumbprint([u8; 32]);
 
 impl fmt::Debug for KeyThumbprint {
-    /// Writes it in base64url, as RFC 7638 does.
+    /// Writes the thumbprint in base64url, as RFC 7638 does.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&BASE64_URL_SAFE_NO_PAD.encode(self.0))
     }
@@ -56,7 +56,7 @@ impl VerificationKey {
         self.kid.as_deref()
     }
 
-    /// Returns the identity of the key material.
+    /// Returns the thumbprint of the key.
     pub(crate) fn thumbprint(&self) -> KeyThumbprint {
         self.thumbprint
     }
@@ -83,7 +83,7 @@ pub(crate) struct KeySet {
 pub(crate) struct SkippedKey {
     /// Its index in `keys`.
     pub(crate) index: usize,
-    /// Its `kid`, if it has a readable one.
+    /// Its `kid`, if that is present and a string.
     pub(crate) kid: Option<String>,
     /// Why it is not used.
     pub(crate) reason: UnusableKey,
@@ -92,7 +92,7 @@ pub(crate) struct SkippedKey {
 /// A parsed JWK Set document: the usable keys, and the others with the reason.
 #[derive(Debug)]
 pub(crate) struct KeySetDocument {
-    /// The keys that may verify RS256, perhaps none.
+    /// The keys that may verify RS256; may be empty.
     pub(crate) key_set: KeySet,
     /// All other keys of the document.
     pub(crate) skipped: Vec<SkippedKey>,
@@ -149,7 +149,7 @@ impl KeySet {
         self.candidates(kid).next().is_some()
     }
 
-    /// Returns whether the set has this key material.
+    /// Returns whether the set has the key with this thumbprint.
     pub(crate) fn contains(&self, thumbprint: KeyThumbprint) -> bool {
         self.keys.iter().any(|key| key.thumbprint() == thumbprint)
     }
@@ -200,7 +200,7 @@ fn parse_key(members: Option<&Value>) -> Result<VerificationKey, UnusableKey> {
     {
         return Err(UnusableKey::Operations);
     }
-    // `kty` is RSA, so any other variant means that `n` or `e` is not a string.
+    // `kty` is RSA, so another variant means that `n` or `e` is not a string.
     let AlgorithmParameters::RSA(parameters) = &jwk.algorithm else {
         return Err(UnusableKey::Malformed);
     };
@@ -217,7 +217,7 @@ fn parse_key(members: Option<&Value>) -> Result<VerificationKey, UnusableKey> {
 
 /// Computes the thumbprint of an RSA key (RFC 7638 section 3): the digest of its required members in lexicographic order.
 ///
-/// Not `Jwk::thumbprint`, which needs a crypto provider for the whole process: that is the choice of the program.
+/// Does not use `Jwk::thumbprint`: it needs a process-wide crypto provider, and only the program may choose that.
 fn thumbprint(modulus: &[u8], exponent: &[u8]) -> KeyThumbprint {
     let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
     let (n, e) = (encode(modulus), encode(exponent));

@@ -1,4 +1,4 @@
-//! Tests of what cannot be seen through `Hanko`: why a key is skipped, and a signature without a session.
+//! Tests of behaviour that `Hanko` does not show: why a key is skipped, and signatures of tokens that are no session tokens.
 
 mod fuzz;
 mod key_sets;
@@ -19,12 +19,12 @@ use aws_lc_rs::{
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-use self::unusable_keys::Stranger;
+use self::unusable_keys::AttackerKeys;
 
 /// Generated once for all tests.
 struct Keys {
     good: KeyPair,
-    stranger: Stranger,
+    attacker: AttackerKeys,
 }
 
 static KEYS: LazyLock<Keys> = LazyLock::new(|| {
@@ -34,7 +34,7 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| {
     let ed25519 = Ed25519KeyPair::generate().expect("a key");
     Keys {
         good: rsa(),
-        stranger: Stranger {
+        attacker: AttackerKeys {
             modulus: components(&rsa()).n,
             p256: p256.public_key().as_ref().to_vec(),
             p384: p384.public_key().as_ref().to_vec(),
@@ -61,7 +61,7 @@ impl Keys {
         })
     }
 
-    /// Signs any bytes under any header with the good key.
+    /// Signs a payload and a header of any bytes with the good key.
     fn sign(&self, header: &[u8], payload: &[u8]) -> String {
         let signing_input = format!("{}.{}", encode(header), encode(payload));
         let mut signature = vec![0; self.good.public_modulus_len()];

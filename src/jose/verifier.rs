@@ -3,10 +3,11 @@
 use std::fmt;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use memchr::memchr_iter;
 use serde_json::{Map, Value};
 
 use super::{
-    claims::{Claims, ClaimsRules, NumericDate, RegisteredClaims},
+    claims::{CONFIRMATION, Claims, ClaimsRules, NumericDate, REGISTERED_CLAIMS, RegisteredClaims},
     error::TokenError,
     json,
     key_set::{KeySet, KeyThumbprint, VerificationKey},
@@ -25,10 +26,12 @@ pub(crate) struct UnverifiedToken<'a> {
 }
 
 impl<'a> UnverifiedToken<'a> {
-    /// Parses a session token of at most [`MAX_TOKEN_BYTES`]. Rejects, before any cryptography, what can never be accepted.
+    /// Parses a session token of at most [`MAX_TOKEN_BYTES`]. Rejects a token that can never be accepted before any
+    /// cryptography.
     ///
     /// # Errors
-    /// [`TokenError::TooLarge`] up to [`TokenError::CriticalExtension`], in the order of that enum.
+    /// The variants of [`TokenError`] from [`TooLarge`](TokenError::TooLarge) to
+    /// [`CriticalExtension`](TokenError::CriticalExtension).
     pub(crate) fn parse(token: &'a str) -> Result<Self, TokenError> {
         Self::parse_within(token, MAX_TOKEN_BYTES)
     }
@@ -41,22 +44,20 @@ impl<'a> UnverifiedToken<'a> {
         if token.len() > max_bytes {
             return Err(TokenError::TooLarge);
         }
-        let mut segments = token.split('.');
-        let (Some(header), Some(payload), Some(signature), None) = (
-            segments.next(),
-            segments.next(),
-            segments.next(),
-            segments.next(),
-        ) else {
+        let mut dots = memchr_iter(b'.', token.as_bytes());
+        let (Some(first), Some(second), None) = (dots.next(), dots.next(), dots.next()) else {
             return Err(TokenError::NotCompact);
         };
+        let header = &token[..first];
+        let payload = &token[first + 1..second];
+        let signature = &token[second + 1..];
         if header.is_empty() || payload.is_empty() || signature.is_empty() {
             return Err(TokenError::NotCompact);
         }
         Ok(Self {
             text: token,
             kid: parse_header(&decode(header)?)?,
-            signing_input: &token[..header.len() + 1 + payload.len()],
+            signing_input: &token[..second],
             payload: decode(payload)?,
             signature: decode(signature)?,
         })
@@ -67,8 +68,8 @@ impl<'a> UnverifiedToken<'a> {
         self.kid.as_deref()
     }
 
-    /// Validates the claims without the signature, to reject a token that can never become valid. Nothing in them can be
-    /// trusted.
+    /// Validates the claims without verifying the signature, to reject a token that can never become valid. The claims
+    /// cannot be trusted.
     ///
     /// # Errors
     /// Those of [`SignedPayload::validate`].
@@ -102,7 +103,7 @@ impl<'a> UnverifiedToken<'a> {
     }
 }
 
-/// A payload that a key of the set has signed. Its claims may have expired, or be meant for somebody else.
+/// A payload that a key of the set has signed. The token may have expired, or be meant for another audience.
 pub(crate) struct SignedPayload<'a> {
     text: &'a str,
     signed_by: KeyThumbprint,
@@ -110,7 +111,7 @@ pub(crate) struct SignedPayload<'a> {
 }
 
 impl SignedPayload<'_> {
-    /// Returns the Claims Set as it was signed, not validated; `None` if it is malformed.
+    /// Returns the Claims Set without validating it; `None` if it is malformed.
     pub(crate) fn claims(&self) -> Option<Map<String, Value>> {
         json::parse_object(&self.payload)
     }
@@ -118,7 +119,7 @@ impl SignedPayload<'_> {
     /// Reads the Claims Set and validates it at `now`.
     ///
     /// # Errors
-    /// [`TokenError::MalformedClaims`] and those after it in that enum.
+    /// [`TokenError::MalformedClaims`] or a variant after it.
     pub(crate) fn validate<C: Claims>(
         self,
         rules: &ClaimsRules,
@@ -139,7 +140,8 @@ fn read_claims<C: Claims>(
     rules: &ClaimsRules,
     now: NumericDate,
 ) -> Result<(RegisteredClaims, C), TokenError> {
-    let mut private = json::parse_object(payload).ok_or(TokenError::MalformedClaims)?;
+    let names = [&REGISTERED_CLAIMS[..], &[CONFIRMATION], C::NAMES];
+    let mut private = json::parse_members(payload, &names).ok_or(TokenError::MalformedClaims)?;
     let registered = RegisteredClaims::take_from(&mut private)?;
     rules.check(&registered, now)?;
     let claims = C::from_claims(&registered, private)?;
@@ -152,7 +154,7 @@ pub(crate) struct UnverifiedClaims<C> {
     pub(crate) claims: C,
 }
 
-/// A token with a verified signature, and its claims. They were valid when they were validated.
+/// A token with a verified signature, and its claims, which were valid when they were checked.
 pub(crate) struct Verified<C> {
     text: Box<str>,
     signed_by: KeyThumbprint,
@@ -161,7 +163,7 @@ pub(crate) struct Verified<C> {
 }
 
 impl<C: fmt::Debug> fmt::Debug for Verified<C> {
-    /// Leaves the token out.
+    /// Omits the token.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Verified")
@@ -200,20 +202,20 @@ fn decode(segment: &str) -> Result<Vec<u8>, TokenError> {
         .map_err(|_| TokenError::NotBase64Url)
 }
 
-/// Checks a JOSE Header and returns its `kid`. Never reads `jku`, `jwk`, `x5u` and `x5c`: a key that comes with the token
-/// proves nothing.
+/// Checks a JOSE Header and returns its `kid`. Never reads `jku`, `jwk`, `x5u` or `x5c`: a key that comes with the
+/// token proves nothing.
 fn parse_header(header: &[u8]) -> Result<Option<String>, TokenError> {
-    let mut header: Map<String, Value> =
-        json::parse_object(header).ok_or(TokenError::MalformedHeader)?;
-    if header.get("alg").and_then(Value::as_str) != Some("RS256") {
+    let names = &["alg", "typ", "crit", "b64", "kid"][..];
+    let mut header = json::parse_members(header, &[names]).ok_or(TokenError::MalformedHeader)?;
+    if header.remove("alg").is_none_or(|alg| alg != "RS256") {
         return Err(TokenError::AlgorithmNotAllowed);
     }
-    match header.get("typ") {
+    match header.remove("typ") {
         None => {}
         Some(Value::String(typ)) if typ.eq_ignore_ascii_case("JWT") => {}
         Some(_) => return Err(TokenError::WrongType),
     }
-    if header.contains_key("crit") || header.contains_key("b64") {
+    if header.contains("crit") || header.contains("b64") {
         return Err(TokenError::CriticalExtension);
     }
     match header.remove("kid") {

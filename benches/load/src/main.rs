@@ -1,14 +1,15 @@
-//! A load generator for one HTTP/1.1 server on loopback: as fast as it answers, or at a constant rate.
+//! A load generator for one HTTP/1.1 server on loopback: as fast as the server responds, or at a constant rate.
 //!
-//! At a constant rate a request is due at a moment that does not depend on how the server keeps up, waits its turn where
-//! all connections are busy, and its latency counts from that moment, so that a slow answer is not hidden by the requests
-//! it held up (no "coordinated omission"). wrk has no constant rate, and oha cannot send tokens in turn; hence this. One
+//! At a constant rate, the moment when a request is due does not depend on the server. If all connections are busy, the
+//! request waits; its latency counts from the moment when it was due. So a slow response also shows in the latency of the
+//! requests that it delayed (no "coordinated omission"). wrk has no constant rate, and oha cannot send tokens in turn. One
 //! thread, epoll, no allocation for a request. With `--spin` it never sleeps.
 
 use std::{
     collections::VecDeque,
-    env, fmt, fs,
-    io::{self, ErrorKind, Read, Write},
+    env, fmt,
+    fs::File,
+    io::{self, BufRead, BufReader, ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     num::NonZeroU64,
     process::ExitCode,
@@ -22,20 +23,23 @@ use rustix::{
 };
 
 const USAGE: &str = "usage:
-  load request ADDRESS PATH --connections N (--seconds S | --requests N) [--rate PER_SECOND] [--tokens FILE [--first N]]
-               [--spin]
-      prints a line once connected, and then what it found as one JSON object; --rate 0, the default, is as fast as
-      the server answers; --spin asks for answers without pause instead of sleeping until one comes, and so keeps a core
-      busy: in a virtual machine, waking a sleeping client costs the server an interrupt through the hypervisor for each
-      answer
-  load answer
-      prints its address and answers every request with the same octets: what the generator itself can do at most";
+  load request ADDRESS PATH --connections N (--seconds S | --requests N) [--rate PER_SECOND]
+               [--tokens FILE [--first N] [--skip N]] [--spin]
+      prints a line once connected, and then the results as one JSON object
 
-/// So many connections are opened before making sure that the server has accepted them: half of the backlog that std and
-/// tokio listen with. Those that overflow it would wait for seconds.
+      --rate 0, the default, is as fast as the server responds
+      --tokens  one token a line, sent in turn; --first N sends only the first N of them; --skip N starts after N of them
+      --spin    polls for responses without a pause instead of sleeping until one arrives, and so keeps a core busy: in a
+                virtual machine, waking a sleeping client costs the server an interrupt through the hypervisor for each
+                response
+  load answer
+      prints its address and sends the same response to every request: to find the limit of the generator itself";
+
+/// After this many new connections, the generator waits until the server has accepted them: half of the backlog of std and
+/// tokio. Connections that overflow the backlog would wait for seconds.
 const BATCH: usize = 64;
 
-/// After the time is up, the answers that are under way may take this long.
+/// How long open requests may take after the end of the measurement.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
@@ -62,11 +66,11 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 struct Plan {
     connections: usize,
-    /// Requests a second; 0: as fast as the server answers.
+    /// Requests per second; 0: as fast as the server responds.
     rate: f64,
     duration: Duration,
     max_requests: u64,
-    /// Whether to ask for answers without pause instead of sleeping until one comes.
+    /// Whether to poll for responses without a pause instead of sleeping until one arrives.
     spins: bool,
 }
 
@@ -76,7 +80,7 @@ fn request(arguments: &[String]) -> Outcome<()> {
     };
     let address: SocketAddr = address.parse()?;
     if !address.ip().is_loopback() {
-        return Err("only loopback is loaded".into());
+        return Err("the address must be on loopback".into());
     }
     let options = Options::parse(options)?;
     let plan = Plan {
@@ -86,22 +90,22 @@ fn request(arguments: &[String]) -> Outcome<()> {
         max_requests: options.get("requests")?.unwrap_or(u64::MAX),
         spins: options.spins,
     };
-    let tokens = match options.get::<String>("tokens")? {
-        Some(file) => fs::read_to_string(file)?,
-        None => String::new(),
+    let mut heads = match options.get::<String>("tokens")? {
+        Some(file) => BufReader::new(File::open(file)?)
+            .lines()
+            .take(options.get("first")?.unwrap_or(usize::MAX))
+            .map(|token| Ok(head(address, path, Some(&token?))))
+            .collect::<io::Result<Vec<_>>>()?,
+        None => Vec::new(),
     };
-    let first = options.get("first")?.unwrap_or(usize::MAX);
-    let mut heads: Vec<Vec<u8>> = tokens
-        .lines()
-        .take(first)
-        .map(|token| head(address, path, Some(token)))
-        .collect();
     if heads.is_empty() {
         heads.push(head(address, path, None));
     }
-    // The kernel would put off a wake-up by up to 50 µs otherwise.
+    // Otherwise, the kernel may delay a wake-up by up to 50 µs.
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
-    let run = Run::connect(address, &heads, &plan)?;
+    let skipped: usize = options.get("skip")?.unwrap_or(0);
+    let mut run = Run::connect(address, &heads, &plan)?;
+    run.next_head = skipped % heads.len();
     println!("connected");
     run.run()
 }
@@ -127,6 +131,7 @@ impl<'a> Options<'a> {
             "rate",
             "tokens",
             "first",
+            "skip",
         ];
         let (flags, rest): (Vec<&String>, Vec<&String>) =
             arguments.iter().partition(|argument| *argument == "--spin");
@@ -158,9 +163,9 @@ impl<'a> Options<'a> {
 
 struct Connection {
     stream: TcpStream,
-    /// When the request that is under way was due.
+    /// When the open request was due.
     due: Option<Instant>,
-    /// What has been read of its answer.
+    /// The part of its response that has been read.
     answer: Vec<u8>,
 }
 
@@ -209,7 +214,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Loads the server, and prints what was found while the connections are still open.
+    /// Sends the requests, and prints the results while the connections are still open.
     fn run(mut self) -> Outcome<()> {
         let start = Instant::now();
         let end = start + self.plan.duration;
@@ -273,7 +278,7 @@ impl<'a> Run<'a> {
             return Ok(());
         };
         let connection = &mut self.connections[index];
-        // A head of a kilobyte always fits into the send buffer of a connection with nothing under way.
+        // A head of a kilobyte always fits into the send buffer of an idle connection.
         connection.stream.write_all(&self.heads[self.next_head])?;
         connection.due = Some(due);
         self.next_head = (self.next_head + 1) % self.heads.len();
@@ -281,7 +286,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Reads what has come on a connection; `true` where that makes the answer complete.
+    /// Reads from a connection. Returns whether its response is complete.
     fn receive(&mut self, index: usize) -> Outcome<bool> {
         let connection = &mut self.connections[index];
         let mut buffer = [0; 4096];
@@ -303,7 +308,10 @@ impl<'a> Run<'a> {
             connection.answer.clear();
             status
         };
-        let due = connection.due.take().ok_or("an answer without a request")?;
+        let due = connection
+            .due
+            .take()
+            .ok_or("a response without a request")?;
         let latency = due.elapsed().as_nanos() / 100;
         self.latencies
             .push(u32::try_from(latency).unwrap_or(u32::MAX));
@@ -326,7 +334,7 @@ fn wait_for_answer(stream: &mut TcpStream, head: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The status of an answer, once all of it is there. Only `Content-Length` frames a body here.
+/// Returns the status of a response that is complete. The length of its body must be given by `Content-Length`.
 fn complete_answer(octets: &[u8]) -> Option<[u8; 3]> {
     let head_length = octets.windows(4).position(|octets| octets == b"\r\n\r\n")? + 4;
     let mut lines = octets[..head_length].split(|octet| *octet == b'\n');
@@ -381,7 +389,7 @@ impl fmt::Display for Summary {
     }
 }
 
-/// One thread that answers whatever comes on any number of connections, without looking at it.
+/// Responds to every request on any number of connections, in one thread and without parsing it.
 fn answer() -> Outcome<()> {
     const ANSWER: &[u8] =
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 27\r\n\r\n{\"message\":\"Poem x Hanko!\"}";

@@ -1,4 +1,4 @@
-// The service of this repository as Hanko's guide for Go has it: Echo and lestrrat-go/jwx, with its set kept in a cache.
+// The service of this repository, written as in Hanko's guide for Go: Echo and lestrrat-go/jwx, with a cached JWK Set.
 package main
 
 import (
@@ -20,7 +20,7 @@ type message struct {
 
 var errNoToken = errors.New("no token")
 
-// sessionToken returns the token of a Bearer header, or else of the cookie `hanko`.
+// sessionToken returns the token of the Authorization header, or without that header, of the cookie `hanko`.
 func sessionToken(request *http.Request) (string, error) {
 	if header := request.Header.Get("Authorization"); header != "" {
 		token, isBearer := strings.CutPrefix(header, "Bearer ")

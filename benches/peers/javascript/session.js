@@ -1,4 +1,4 @@
-// What both frameworks share: the verification of a Hanko session token, as Hanko's guide for custom backends has it.
+// Verifies a Hanko session token, for both frameworks, as in Hanko's guide for custom backends.
 import { createRemoteJWKSet, jwtVerify } from 'jose'
 
 const jwks = createRemoteJWKSet(new URL(`${process.env.HANKO_API_URL}/.well-known/jwks.json`))

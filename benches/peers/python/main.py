@@ -11,7 +11,7 @@ app = FastAPI()
 
 
 def session(request: Request):
-    """A Bearer header, else the `hanko` cookie."""
+    """Verifies the token of the Authorization header, or without that header, of the `hanko` cookie."""
     header = request.headers.get("authorization")
     token = header.removeprefix("Bearer ") if header else request.cookies.get("hanko")
     if not token:

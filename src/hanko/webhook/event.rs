@@ -1,18 +1,20 @@
-//! What Hanko reports by webhook (Hanko `backend/webhooks/events/events.go`).
+//! The events that Hanko reports by webhook (Hanko `backend/webhooks/events/events.go`).
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::hanko::{
     id::{SessionId, UserId},
     revocation::{Revocation, Target},
 };
-use crate::jose::{Claims, NumericDate, RegisteredClaims, TokenError, Verified, parse_object};
+use crate::jose::{
+    Claims, Members, NumericDate, RegisteredClaims, TokenError, Verified, parse_object,
+};
 
 /// The `sub` of Hanko's webhook tokens.
 const WEBHOOK_SUBJECT: &str = "hanko webhooks";
@@ -24,7 +26,7 @@ pub(super) struct WebhookBody {
 }
 
 impl WebhookBody {
-    /// `None` where it is not a JSON object `{"token": …, "event": …}`. Hanko may add other members.
+    /// Parses a JSON object `{"token": …, "event": …}`; `None` if it is none. Hanko may add other members.
     pub(super) fn parse(body: &[u8]) -> Option<Self> {
         let mut members = parse_object(body)?;
         let mut take = |name| match members.remove(name) {
@@ -38,7 +40,7 @@ impl WebhookBody {
     }
 }
 
-/// The claims of a webhook token, beside the registered ones.
+/// The claims of a webhook token, except the registered ones.
 #[derive(Clone, Debug)]
 pub(super) struct WebhookClaims {
     event: String,
@@ -46,9 +48,11 @@ pub(super) struct WebhookClaims {
 }
 
 impl Claims for WebhookClaims {
+    const NAMES: &[&'static str] = &["evt", "data"];
+
     fn from_claims(
         registered: &RegisteredClaims,
-        mut private: Map<String, Value>,
+        mut private: Members,
     ) -> Result<Self, TokenError> {
         if registered.subject.as_deref() != Some(WEBHOOK_SUBJECT) {
             return Err(TokenError::WrongKind);
@@ -66,7 +70,7 @@ impl Claims for WebhookClaims {
 }
 
 impl WebhookClaims {
-    /// Whether the token was made for this event.
+    /// Returns whether the token was made for this event.
     pub(super) fn is_about(&self, event: &str) -> bool {
         self.event == event
     }
@@ -75,6 +79,19 @@ impl WebhookClaims {
 macro_rules! events {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
         /// What happened at Hanko.
+        ///
+        /// ```
+        /// use poem_hanko::EventKind;
+        ///
+        /// fn is_about_email(kind: &EventKind) -> bool {
+        ///     match kind {
+        ///         EventKind::UserUpdateEmailCreate | EventKind::UserUpdateEmailDelete => true,
+        ///         EventKind::Other(name) => name.contains("email"),
+        ///         _ => false,
+        ///     }
+        /// }
+        /// # assert!(is_about_email(&EventKind::from("user.update.email.create".to_owned())));
+        /// ```
         #[derive(Clone, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum EventKind {
@@ -87,7 +104,15 @@ macro_rules! events {
             /// The names of the events that this version knows.
             pub(crate) const NAMES: &[&str] = &[$($name,)*];
 
-            /// The name that Hanko gives it.
+            /// Returns Hanko's name of the event.
+            ///
+            /// ```
+            /// use poem_hanko::EventKind;
+            ///
+            /// let kind = EventKind::from("user.delete".to_owned());
+            /// assert_eq!(kind, EventKind::UserDelete);
+            /// assert_eq!(kind.name(), "user.delete");
+            /// ```
             pub fn name(&self) -> &str {
                 match self {
                     $(Self::$variant => $name,)*
@@ -140,11 +165,11 @@ events! {
     EmailSend = "email.send",
     /// Anything about a session.
     Session = "session",
-    /// A session has begun.
+    /// A session was created.
     SessionCreate = "session.create",
-    /// A session has begun by a sign-in.
+    /// A session was created by a sign-in.
     SessionCreateFlow = "session.create.flow",
-    /// A session was begun by an administrator.
+    /// A session was created by an administrator.
     SessionCreateAdmin = "session.create.admin",
     /// A session has ended.
     SessionDelete = "session.delete",
@@ -162,12 +187,20 @@ events! {
     SessionDeletePassive = "session.delete.passive",
     /// A session has expired.
     SessionDeletePassiveExpire = "session.delete.passive.expire",
-    /// A user has more sessions than are allowed, and the oldest had to go.
+    /// The oldest session of a user was ended, because the user had more than are allowed.
     SessionDeletePassiveLimit = "session.delete.passive.limit",
 }
 
 impl EventKind {
-    /// Whether it is this event or one below it: `session.delete` stands for `session.delete.explicit.logout` too.
+    /// Returns whether this is the event `ancestor` or one below it: `session.delete.explicit.logout` is within
+    /// `session.delete`.
+    ///
+    /// ```
+    /// use poem_hanko::EventKind;
+    ///
+    /// assert!(EventKind::UserUpdateEmailPrimary.is_within("user.update"));
+    /// assert!(!EventKind::UserLogin.is_within("user.update"));
+    /// ```
     pub fn is_within(&self, ancestor: &str) -> bool {
         self.name()
             .strip_prefix(ancestor)
@@ -207,7 +240,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// A verified token whose `evt` is the event that the request claims to be about.
+    /// Creates the event of a verified token. Its `evt` must be the event that the request names.
     pub(super) fn from_verified(
         verified: &Verified<WebhookClaims>,
         body: &WebhookBody,
@@ -229,34 +262,92 @@ impl Event {
         })
     }
 
-    /// The id of the event: a hash of its token, the same however often it is received. For deduplication.
+    /// Returns the id of the event, for deduplication: a hash of its token, which stays the same if it is received again.
+    ///
+    /// ```
+    /// use std::{collections::HashSet, sync::Mutex};
+    ///
+    /// use poem_hanko::Event;
+    ///
+    /// /// Whether the event is delivered for the first time.
+    /// fn is_new(seen: &Mutex<HashSet<String>>, event: &Event) -> bool {
+    ///     seen.lock().unwrap().insert(event.id().to_owned())
+    /// }
+    /// ```
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// What happened.
+    /// Returns what happened.
+    ///
+    /// ```
+    /// use poem_hanko::{Event, EventKind};
+    ///
+    /// fn is_sign_up(event: &Event) -> bool {
+    ///     *event.kind() == EventKind::UserCreate
+    /// }
+    /// ```
     pub fn kind(&self) -> &EventKind {
         &self.kind
     }
 
-    /// What it happened to: the session, or the user, as Hanko describes it.
+    /// Returns the session or user that the event is about, as Hanko describes it.
+    ///
+    /// ```
+    /// use poem_hanko::Event;
+    ///
+    /// fn username(event: &Event) -> Option<&str> {
+    ///     event.data().pointer("/username/username")?.as_str()
+    /// }
+    /// ```
     pub fn data(&self) -> &Value {
         &self.data
     }
 
-    /// When Hanko has signed it.
+    /// Returns when Hanko signed the event.
+    ///
+    /// ```
+    /// use std::time::SystemTime;
+    ///
+    /// use poem_hanko::Event;
+    ///
+    /// fn line(event: &Event) -> String {
+    ///     format!("{:?}: {}", SystemTime::from(event.issued_at()), event.kind())
+    /// }
+    /// ```
     pub fn issued_at(&self) -> NumericDate {
         self.issued_at
     }
 
-    /// The id of the session or the user.
+    /// Returns the id of the session or user that the event is about.
+    ///
+    /// ```
+    /// use poem_hanko::{Receipt, UserId, testing::TestHanko};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let test = TestHanko::start().await;
+    /// # let hanko = test.hanko();
+    /// # let id = "019c0000-0000-7000-8000-0000000000ab";
+    /// # let body = test.webhook_body("user.delete", &serde_json::json!({ "id": id })).to_string();
+    /// if let Receipt::Verified(event) = hanko.receive_webhook(body.as_bytes()).await? {
+    ///     let user = event.subject_id().map(UserId::from);
+    ///     println!("{}: {user:?}", event.kind());
+    /// #     assert_eq!(user, Some(id.parse()?));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn subject_id(&self) -> Option<Uuid> {
         self.data.get("id")?.as_str()?.parse().ok()
     }
 
-    /// The revocation that follows from the event, if one does. `Err` where one should and the data do not tell of what.
+    /// Returns the revocation that the event causes, if any.
+    ///
+    /// # Errors
+    /// If it causes one, but does not name the session or user.
     pub(super) fn revocation(&self, leeway: Duration) -> Result<Option<Revocation>, ()> {
-        // In whole seconds and rounded up, so that nothing is forgotten a fraction of a second early.
+        // In whole seconds and rounded up, so that no revocation is dropped a fraction of a second early.
         let token_ends =
             |end: Duration| NumericDate::from(Duration::from_secs((end + leeway).as_secs() + 1));
         if self.kind.is_within("session.delete") {
@@ -272,7 +363,7 @@ impl Event {
                     id: UserId::from(id),
                     issued_until: self.issued_at,
                 },
-                // How long the operator's sessions live is not known here: any token may still be valid.
+                // The lifetime of the operator's sessions is not known here, so any token may still be valid.
                 until: NumericDate::LAST,
             }))
         } else {
@@ -280,7 +371,7 @@ impl Event {
         }
     }
 
-    /// `data.expires_at` of a session, which Hanko writes as RFC 3339.
+    /// Returns `data.expires_at` of a session, which Hanko writes as RFC 3339.
     fn expires_at(&self) -> Option<Duration> {
         let text = self.data.get("expires_at")?.as_str()?;
         let time: DateTime<Utc> = text.parse().ok()?;

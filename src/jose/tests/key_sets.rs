@@ -10,11 +10,11 @@ use crate::jose::{KeySetDocument, error::UnusableKey};
 
 #[test]
 fn unusable_keys_are_skipped_for_their_own_reason() {
-    let unusable = unusable(&KEYS.stranger);
+    let unusable = unusable(&KEYS.attacker);
     for (kid, jwk, reason) in &unusable {
         let set = json!({ "keys": [jwk, KEYS.good_jwk()] });
         let document = KeySetDocument::parse(set.to_string().as_bytes()).expect("a JWK Set");
-        assert_eq!(document.key_set.len(), 1, "{kid}: the good key beside it");
+        assert_eq!(document.key_set.len(), 1, "{kid}: the good key is used");
         let skipped = &document.skipped[..];
         assert_eq!(skipped.len(), 1, "{kid}: {jwk}");
         assert_eq!(format!("{:?}", skipped[0].reason), *reason, "{kid}: {jwk}");
@@ -39,7 +39,7 @@ fn a_key_with_duplicate_members_is_skipped() {
 }
 
 #[test]
-fn a_key_with_the_least_safe_exponent_is_usable() {
+fn a_key_with_exponent_3_is_usable() {
     let set = json!({ "keys": [with(KEYS.good_jwk(), json!({ "e": "Aw" }))] });
     let document = KeySetDocument::parse(set.to_string().as_bytes()).expect("a JWK Set");
     assert_eq!(document.key_set.len(), 1);

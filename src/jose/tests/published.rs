@@ -1,8 +1,8 @@
-//! The vectors of others, for the tests of signatures here and for those of a whole server in `tests/integration`.
+//! Published test vectors, for the signature tests here and for the tests of the running server in `tests/integration`.
 
 use serde_json::{Value, json};
 
-/// Beside the repository; there is no copy of them in it.
+/// The Wycheproof vectors, which are not part of the repository.
 pub(crate) const WYCHEPROOF: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../shared/vectors/wycheproof-rs256.json"
@@ -11,7 +11,7 @@ pub(crate) const WYCHEPROOF: &str = concat!(
 /// The ids of the Wycheproof vectors whose signature is valid.
 pub(crate) const VERIFIED: [u64; 7] = [33, 260, 261, 262, 263, 345, 349];
 
-/// RFC 7515 appendix A.2, the public part of its key.
+/// The public part of the key of RFC 7515 appendix A.2.
 pub(crate) fn rfc_7515_a_2_jwk() -> Value {
     json!({
         "kty": "RSA",

@@ -12,7 +12,7 @@ fn encode(bytes: impl AsRef<[u8]>) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// Returns the JWK with other members.
+/// Returns the JWK with these members added or replaced.
 pub(super) fn with(mut jwk: Value, members: Value) -> Value {
     if let (Value::Object(jwk), Value::Object(members)) = (&mut jwk, members) {
         jwk.extend(members);
@@ -20,23 +20,23 @@ pub(super) fn with(mut jwk: Value, members: Value) -> Value {
     jwk
 }
 
-/// The public keys of the attacker, who has the private ones.
-pub(super) struct Stranger {
-    /// Of a key of RSA 2048.
+/// The public keys of the attacker, who has the private keys.
+pub(super) struct AttackerKeys {
+    /// The modulus of an RSA key of 2048 bits.
     pub(super) modulus: Vec<u8>,
-    /// An uncompressed point.
+    /// The public key, an uncompressed point.
     pub(super) p256: Vec<u8>,
-    /// An uncompressed point.
+    /// The public key, an uncompressed point.
     pub(super) p384: Vec<u8>,
     pub(super) ed25519: Vec<u8>,
 }
 
-/// Returns keys that must be skipped: `kid`, JWK, and the name of the reason. Each JWK with the material of an RSA key has
-/// that of the stranger.
-#[allow(clippy::too_many_lines, reason = "a table is as long as it has rows")]
-pub(super) fn unusable(keys: &Stranger) -> Vec<(&'static str, Value, &'static str)> {
+/// Returns keys that must be skipped: `kid`, JWK, and the name of the reason. Each RSA JWK is made from the attacker's
+/// modulus.
+#[allow(clippy::too_many_lines, reason = "a table with one row per key")]
+pub(super) fn unusable(keys: &AttackerKeys) -> Vec<(&'static str, Value, &'static str)> {
     let modulus = &keys.modulus;
-    let stranger = |kid: &'static str, members: Value, reason: &'static str| {
+    let attacker = |kid: &'static str, members: Value, reason: &'static str| {
         let jwk = json!({ "kty": "RSA", "kid": kid, "n": encode(modulus), "e": "AQAB" });
         (kid, with(jwk, members), reason)
     };
@@ -55,71 +55,71 @@ pub(super) fn unusable(keys: &Stranger) -> Vec<(&'static str, Value, &'static st
     let leading_zero = [&[0], &modulus[..]].concat();
     let (p256, p384, ed25519) = (&keys.p256, &keys.p384, &keys.ed25519);
     vec![
-        stranger("alg RS384", json!({ "alg": "RS384" }), "Algorithm"),
-        stranger("alg RS512", json!({ "alg": "RS512" }), "Algorithm"),
-        stranger("alg PS256", json!({ "alg": "PS256" }), "Algorithm"),
-        stranger("alg HS256", json!({ "alg": "HS256" }), "Algorithm"),
-        stranger("alg ES256", json!({ "alg": "ES256" }), "Algorithm"),
-        stranger("alg none", json!({ "alg": "none" }), "Algorithm"),
-        stranger("alg rs256", json!({ "alg": "rs256" }), "Algorithm"),
-        stranger(
+        attacker("alg RS384", json!({ "alg": "RS384" }), "Algorithm"),
+        attacker("alg RS512", json!({ "alg": "RS512" }), "Algorithm"),
+        attacker("alg PS256", json!({ "alg": "PS256" }), "Algorithm"),
+        attacker("alg HS256", json!({ "alg": "HS256" }), "Algorithm"),
+        attacker("alg ES256", json!({ "alg": "ES256" }), "Algorithm"),
+        attacker("alg none", json!({ "alg": "none" }), "Algorithm"),
+        attacker("alg rs256", json!({ "alg": "rs256" }), "Algorithm"),
+        attacker(
             "alg RSA-OAEP",
             json!({ "alg": "RSA-OAEP-256" }),
             "Algorithm",
         ),
-        stranger("alg null", json!({ "alg": null }), "Malformed"),
-        stranger("alg a number", json!({ "alg": 256 }), "Malformed"),
-        stranger("use enc", json!({ "use": "enc" }), "Use"),
-        stranger("use SIG", json!({ "use": "SIG" }), "Use"),
-        stranger("use empty", json!({ "use": "" }), "Use"),
-        stranger("use null", json!({ "use": null }), "Malformed"),
-        stranger("use an array", json!({ "use": ["sig"] }), "Malformed"),
-        stranger(
+        attacker("alg null", json!({ "alg": null }), "Malformed"),
+        attacker("alg a number", json!({ "alg": 256 }), "Malformed"),
+        attacker("use enc", json!({ "use": "enc" }), "Use"),
+        attacker("use SIG", json!({ "use": "SIG" }), "Use"),
+        attacker("use empty", json!({ "use": "" }), "Use"),
+        attacker("use null", json!({ "use": null }), "Malformed"),
+        attacker("use an array", json!({ "use": ["sig"] }), "Malformed"),
+        attacker(
             "key_ops encrypt",
             json!({ "key_ops": ["encrypt"] }),
             "Operations",
         ),
-        stranger("key_ops sign", json!({ "key_ops": ["sign"] }), "Operations"),
-        stranger("key_ops empty", json!({ "key_ops": [] }), "Operations"),
-        stranger("key_ops null", json!({ "key_ops": null }), "Malformed"),
-        stranger(
+        attacker("key_ops sign", json!({ "key_ops": ["sign"] }), "Operations"),
+        attacker("key_ops empty", json!({ "key_ops": [] }), "Operations"),
+        attacker("key_ops null", json!({ "key_ops": null }), "Malformed"),
+        attacker(
             "key_ops a string",
             json!({ "key_ops": "verify" }),
             "Malformed",
         ),
-        stranger("private d", json!({ "d": "AQAB" }), "Private"),
-        stranger("private p", json!({ "p": "AQAB" }), "Private"),
-        stranger("private oth", json!({ "oth": [] }), "Private"),
-        stranger("symmetric k", json!({ "k": "AQAB" }), "Private"),
-        stranger("e 1", json!({ "e": "AQ" }), "Components"),
-        stranger("e 2", json!({ "e": "Ag" }), "Components"),
-        stranger("e 65536", json!({ "e": "AQAA" }), "Components"),
-        stranger("e 2^34 + 1", json!({ "e": "BAAAAAE" }), "Components"),
-        stranger("e 0", json!({ "e": "AA" }), "Malformed"),
-        stranger("e empty", json!({ "e": "" }), "Malformed"),
-        stranger(
+        attacker("private d", json!({ "d": "AQAB" }), "Private"),
+        attacker("private p", json!({ "p": "AQAB" }), "Private"),
+        attacker("private oth", json!({ "oth": [] }), "Private"),
+        attacker("symmetric k", json!({ "k": "AQAB" }), "Private"),
+        attacker("e 1", json!({ "e": "AQ" }), "Components"),
+        attacker("e 2", json!({ "e": "Ag" }), "Components"),
+        attacker("e 65536", json!({ "e": "AQAA" }), "Components"),
+        attacker("e 2^34 + 1", json!({ "e": "BAAAAAE" }), "Components"),
+        attacker("e 0", json!({ "e": "AA" }), "Malformed"),
+        attacker("e empty", json!({ "e": "" }), "Malformed"),
+        attacker(
             "e with a leading zero",
             json!({ "e": "AAEAAQ" }),
             "Malformed",
         ),
-        stranger("e padded", json!({ "e": "AQAB====" }), "Malformed"),
-        stranger("e a number", json!({ "e": 65537 }), "Malformed"),
-        stranger("n of 512 bits", end_of_modulus(64), "Size"),
-        stranger("n of 1024 bits", end_of_modulus(128), "Size"),
-        stranger("n of 2047 bits", n(&modulus_of_2047_bits), "Size"),
-        stranger("n of 8193 bits", n(&modulus_of_8193_bits), "Size"),
-        stranger("n even", n(&even_modulus), "Components"),
-        stranger("n with a leading zero", n(&leading_zero), "Malformed"),
-        stranger("n empty", json!({ "n": "" }), "Malformed"),
-        stranger("n null", json!({ "n": null }), "Malformed"),
-        stranger(
+        attacker("e padded", json!({ "e": "AQAB====" }), "Malformed"),
+        attacker("e a number", json!({ "e": 65537 }), "Malformed"),
+        attacker("n of 512 bits", end_of_modulus(64), "Size"),
+        attacker("n of 1024 bits", end_of_modulus(128), "Size"),
+        attacker("n of 2047 bits", n(&modulus_of_2047_bits), "Size"),
+        attacker("n of 8193 bits", n(&modulus_of_8193_bits), "Size"),
+        attacker("n even", n(&even_modulus), "Components"),
+        attacker("n with a leading zero", n(&leading_zero), "Malformed"),
+        attacker("n empty", json!({ "n": "" }), "Malformed"),
+        attacker("n null", json!({ "n": null }), "Malformed"),
+        attacker(
             "n padded",
             json!({ "n": format!("{}==", encode(modulus)) }),
             "Malformed",
         ),
-        stranger("kty rsa", json!({ "kty": "rsa" }), "KeyType"),
-        stranger("kty null", json!({ "kty": null }), "KeyType"),
-        stranger("kty oct", json!({ "kty": "oct", "k": "AAAA" }), "KeyType"),
+        attacker("kty rsa", json!({ "kty": "rsa" }), "KeyType"),
+        attacker("kty null", json!({ "kty": null }), "KeyType"),
+        attacker("kty oct", json!({ "kty": "oct", "k": "AAAA" }), "KeyType"),
         (
             "oct",
             json!({ "kty": "oct", "kid": "oct", "alg": "HS256", "k": encode(HMAC_SECRET) }),

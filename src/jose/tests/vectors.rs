@@ -1,4 +1,4 @@
-//! Vectors that others published.
+//! Published test vectors.
 
 use std::{fs, path::Path};
 
@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use super::published::{RFC_7515_A_2_TOKEN, VERIFIED, WYCHEPROOF, rfc_7515_a_2_jwk};
 use crate::jose::{KeySetDocument, TokenError, UnverifiedToken};
 
-/// Those whose label says `valid` but that are rejected, with the rule that rejects them and the argument.
-const ARGUED: [(&[u64], TokenError, &str); 4] = [
+/// Vectors that are labelled valid but rejected here: their ids, the error, and the reason.
+const EXCEPTIONS: [(&[u64], TokenError, &str); 4] = [
     (
         &[259, 264, 268, 272, 320, 325],
         TokenError::NotCompact,
-        "an empty payload: that of a JWT is a JSON object (RFC 7519 section 7.2)",
+        "the payload is empty, but a JWT's is a JSON object (RFC 7519 section 7.2)",
     ),
     (
         &[265, 266, 267, 269, 270, 271],
@@ -24,8 +24,8 @@ const ARGUED: [(&[u64], TokenError, &str); 4] = [
         TokenError::AlgorithmNotAllowed,
         "PS256, PS384 and PS512 are not RS256",
     ),
-    // The label contradicts the bytes, too. The other cases of which that is true, 347, 351, 367, 370, 372 and 373, are
-    // not about RSA and not among these vectors.
+    // Here the label is wrong, too. The other wrong labels (347, 351, 367, 370, 372 and 373) are not about RSA and not among
+    // these vectors.
     (
         &[346, 350],
         TokenError::AlgorithmNotAllowed,
@@ -56,10 +56,10 @@ fn wycheproof_signatures_are_verified_as_labelled() {
             let name = format!("{} {id} {}", group["name"], test["name"]);
             let is_labelled_valid = test["valid"] == true;
             let verdict = verify(&group["jwk"], test["jws"].as_str().expect("a JWS"));
-            let argued = ARGUED.iter().find(|(ids, ..)| ids.contains(&id));
-            if let Some((_, rule, argument)) = argued {
-                assert!(is_labelled_valid, "{name} needs no argument");
-                assert_eq!(verdict, Err(*rule), "{name}: {argument}");
+            let exception = EXCEPTIONS.iter().find(|(ids, ..)| ids.contains(&id));
+            if let Some((_, error, reason)) = exception {
+                assert!(is_labelled_valid, "{name} is no exception");
+                assert_eq!(verdict, Err(*error), "{name}: {reason}");
             } else {
                 assert_eq!(verdict.is_ok(), is_labelled_valid, "{name}: {verdict:?}");
             }

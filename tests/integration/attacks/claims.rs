@@ -1,4 +1,4 @@
-//! Tokens that the right key has signed, with claims that are no session, or none now, or none for us.
+//! Tokens signed by the right key whose claims are not those of a session, or not valid now, or not meant for this service.
 
 use serde_json::json;
 
@@ -240,7 +240,7 @@ fn ids() -> Vec<Case> {
             "6c6c1d5e9-e1a-4f0e-8d53-0d2f6f8f5a11".to_owned(),
         ),
         (
-            "36 octets with full-width digits",
+            "36 bytes with full-width digits",
             "６c1d5e-9e1a-4f0e-8d53-0d2f6f8f5a11".to_owned(),
         ),
         ("an e-mail address", "ada@example.com".to_owned()),
@@ -351,7 +351,7 @@ fn texts() -> Vec<Case> {
         .collect()
 }
 
-/// What else is signed with the keys of the sessions, or could be.
+/// Other tokens that are, or could be, signed with the keys of the sessions.
 fn other_kinds() -> Vec<Case> {
     let now = now();
     let webhook = Members::new([

@@ -1,4 +1,4 @@
-//! Requests whose credentials are none, too many, in the wrong place or in the wrong octets.
+//! Requests whose credentials are missing, too many, in the wrong place or wrongly encoded.
 
 use super::{
     Case, Expected, Service,
@@ -17,7 +17,7 @@ pub(super) fn cases() -> Vec<Case> {
         cookies(token),
         together(token),
         several(token),
-        octets(token),
+        non_text_bytes(token),
         heads(token),
     ]
     .concat()
@@ -27,7 +27,7 @@ fn invalid(rule: &str) -> Expected {
     Expected::InvalidToken(rule.to_owned())
 }
 
-/// A token is no credential where nobody looks for one.
+/// A token in any other place is not a credential.
 fn none(token: &str) -> Vec<Case> {
     let elsewhere = [
         "Proxy-Authorization",
@@ -128,7 +128,7 @@ fn none(token: &str) -> Vec<Case> {
         .collect()
 }
 
-/// What an `Authorization` header may say instead.
+/// Other contents of an `Authorization` header.
 fn schemes(token: &str) -> Vec<Case> {
     let other = [
         "Basic",
@@ -413,7 +413,7 @@ fn cookies(token: &str) -> Vec<Case> {
     .collect()
 }
 
-/// A bad Bearer token is not rescued by a good cookie.
+/// A good cookie is not used instead of a bad Bearer token.
 fn together(token: &str) -> Vec<Case> {
     let expired = sign(header().json(), claims().with("exp", "1").json());
     [
@@ -449,7 +449,7 @@ fn together(token: &str) -> Vec<Case> {
     .to_vec()
 }
 
-/// Which one is meant cannot be known.
+/// Several credentials are ambiguous.
 fn several(token: &str) -> Vec<Case> {
     let bearer = || ("Authorization", format!("Bearer {token}"));
     let authorization = |value: &str| ("Authorization", value.to_owned());
@@ -553,10 +553,10 @@ fn several(token: &str) -> Vec<Case> {
     .to_vec()
 }
 
-/// Octets that are no text.
-fn octets(token: &str) -> Vec<Case> {
-    let bytes = |before: &str, octets: &[u8], after: &str| {
-        [before.as_bytes(), octets, after.as_bytes()].concat()
+/// Bytes that are not text.
+fn non_text_bytes(token: &str) -> Vec<Case> {
+    let bytes = |before: &str, middle: &[u8], after: &str| {
+        [before.as_bytes(), middle, after.as_bytes()].concat()
     };
     let authorization = [
         (
@@ -570,7 +570,7 @@ fn octets(token: &str) -> Vec<Case> {
             rule::COMPACT,
         ),
         (
-            "an octet of 0xFF",
+            "a byte of 0xFF",
             bytes("Bearer ", b"\xff", ""),
             rule::COMPACT,
         ),
@@ -597,7 +597,7 @@ fn octets(token: &str) -> Vec<Case> {
     ]
     .map(|(name, value, rule)| {
         Case::headers(
-            format!("octets: {name}"),
+            format!("bytes: {name}"),
             [("Authorization", value)],
             invalid(rule),
         )
@@ -620,23 +620,23 @@ fn octets(token: &str) -> Vec<Case> {
         ),
     ]
     .map(|(name, value, expected)| {
-        Case::headers(format!("octets: {name}"), [("Cookie", value)], expected)
+        Case::headers(format!("bytes: {name}"), [("Cookie", value)], expected)
     });
-    // These never come as far as the API.
-    let control = [0x00, 0x01, 0x07, 0x08, 0x0b, 0x0c, 0x1b, 0x1f, 0x7f].map(|octet: u8| {
+    // The HTTP parser rejects these before they reach the API.
+    let control = [0x00, 0x01, 0x07, 0x08, 0x0b, 0x0c, 0x1b, 0x1f, 0x7f].map(|byte: u8| {
         Case::headers(
-            format!("octets: 0x{octet:02x} in the token"),
+            format!("bytes: 0x{byte:02x} in the token"),
             [(
                 "Authorization",
-                bytes(&format!("Bearer {token}"), &[octet], "a"),
+                bytes(&format!("Bearer {token}"), &[byte], "a"),
             )],
             Expected::UnreadableHead(400),
         )
     });
-    let control_in_cookie = [0x00, 0x0b, 0x7f].map(|octet: u8| {
+    let control_in_cookie = [0x00, 0x0b, 0x7f].map(|byte: u8| {
         Case::headers(
-            format!("octets: 0x{octet:02x} in the cookie"),
-            [("Cookie", bytes("hanko=", &[octet], token))],
+            format!("bytes: 0x{byte:02x} in the cookie"),
+            [("Cookie", bytes("hanko=", &[byte], token))],
             Expected::UnreadableHead(400),
         )
     });

@@ -1,4 +1,4 @@
-//! An embedder's app whose routes change something: a cookie that a browser was made to send must not be enough.
+//! An embedder's app whose routes change something: a cookie in a cross-site request must not be enough.
 
 #![allow(
     clippy::unused_async,
@@ -104,7 +104,7 @@ pub(super) fn cases() -> Vec<Case> {
     [origins(&token), methods(&token), optional(&token)].concat()
 }
 
-/// What a browser says of the page, and none of it is good enough.
+/// Headers of a browser about the page, none of which make the page trusted.
 fn origins(token: &str) -> Vec<Case> {
     let site = |value: &'static str| ("Sec-Fetch-Site", value);
     let origin = |value: &'static str| ("Origin", value);

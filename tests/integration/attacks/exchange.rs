@@ -1,4 +1,4 @@
-//! HTTP/1.1 octet for octet: a client library would refuse to send most of what an attacker sends.
+//! HTTP/1.1 byte for byte: a client library would refuse to send most of what an attacker sends.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// An answer, taken apart.
+/// A parsed response.
 #[derive(Debug)]
 pub(super) struct Response {
     pub(super) status: String,
@@ -29,7 +29,7 @@ impl Response {
         }
     }
 
-    /// Whether `text` is anywhere in the answer.
+    /// Whether `text` is anywhere in the response.
     pub(super) fn contains(&self, text: &str) -> bool {
         self.body.contains(text) || self.headers.iter().any(|(_, value)| value.contains(text))
     }
@@ -52,7 +52,7 @@ pub(super) fn head<V: AsRef<[u8]>>(
     request
 }
 
-/// Sends `request` over a connection of its own and reads the answer to its end.
+/// Sends `request` over a new connection and reads the response to its end.
 pub(super) async fn exchange(address: SocketAddr, request: &[u8]) -> Response {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
     stream.write_all(request).await.expect("a request sent");

@@ -1,4 +1,4 @@
-//! An issuer whose private keys the tests hold, so that they can sign whatever they like, and a trap beside it.
+//! An issuer whose private keys the tests have, so that they can sign anything, and a trap for requests to other URLs.
 
 use std::sync::{
     Arc, LazyLock, Mutex,
@@ -32,9 +32,9 @@ use crate::support::START;
 pub(super) const KID: &str = "8f6b1f9c-6f0e-4d43-9f1a-3f1d5a1c0f6e";
 /// The `kid` of [`Keys::second`], whose JWK has neither `alg` nor `use`.
 pub(super) const SECOND_KID: &str = "second";
-/// Two keys go by this `kid`: [`Keys::current`] and [`Keys::second`].
+/// Two keys have this `kid`: [`Keys::current`] and [`Keys::second`].
 pub(super) const TWIN_KID: &str = "twin";
-/// Two keys go by this `kid`: [`Keys::second`], and [`Keys::stranger`] for encryption.
+/// Two keys have this `kid`: [`Keys::second`], and [`Keys::stranger`] for encryption.
 pub(super) const HALF_KID: &str = "half";
 
 /// An RSA key.
@@ -64,7 +64,7 @@ impl RsaKey {
         self.0.public_key().as_ref().to_vec()
     }
 
-    /// The octets of `n`. In `RSAPublicKey` only the exponent comes after them: 65537, in five octets of DER.
+    /// The bytes of `n`. In `RSAPublicKey` only the exponent comes after them: 65537, in five bytes of DER.
     pub(super) fn modulus(&self) -> Vec<u8> {
         let der = self.pkcs1();
         let end = der.len() - 5;
@@ -81,7 +81,7 @@ impl RsaKey {
 pub(super) struct Keys {
     /// Signs the sessions.
     pub(super) current: RsaKey,
-    /// In the set as well. As long as Hanko's keys.
+    /// Also in the set, with the length of Hanko's keys.
     pub(super) second: RsaKey,
     /// The attacker's. The set has it in many forms, none of which may verify.
     pub(super) stranger: RsaKey,
@@ -99,7 +99,7 @@ pub(super) static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys {
     ed25519: Ed25519KeyPair::generate().expect("a key"),
 });
 
-/// A JSON object as it is written, so that a row can write it wrongly: names and values are JSON text.
+/// The text of a JSON object, so that a row can make it invalid: names and values are JSON text.
 #[derive(Clone)]
 pub(super) struct Members(Vec<(String, String)>);
 
@@ -139,7 +139,7 @@ impl Members {
         Self(self.0.iter().rev().cloned().collect())
     }
 
-    /// The JSON text with `space` wherever white space may stand.
+    /// The JSON text with `space` wherever white space is allowed.
     pub(super) fn spaced(&self, space: &str) -> String {
         let members: Vec<String> = self
             .0
@@ -186,8 +186,8 @@ pub(super) fn now() -> u64 {
     START.as_secs()
 }
 
-pub(super) fn encode(octets: impl AsRef<[u8]>) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(octets)
+pub(super) fn encode(bytes: impl AsRef<[u8]>) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// The two segments that are signed.
@@ -201,7 +201,7 @@ pub(super) fn seal(key: &RsaKey, signing_input: &str) -> String {
     format!("{signing_input}.{}", encode(signature))
 }
 
-/// Signs any octets with the current key.
+/// Signs any bytes with the current key.
 pub(super) fn sign(header: impl AsRef<[u8]>, payload: impl AsRef<[u8]>) -> String {
     seal(&KEYS.current, &signing_input(header, payload))
 }
@@ -267,7 +267,7 @@ impl Issuer {
         self.trap_connections.load(Ordering::SeqCst)
     }
 
-    /// Connects to the trap and comes back when that was counted.
+    /// Connects to the trap and returns when the connection has been counted.
     pub(super) async fn walk_into_the_trap(&self) {
         let address = self.trap_url.trim_start_matches("http://");
         let mut stream = TcpStream::connect(address).await.expect("a connection");

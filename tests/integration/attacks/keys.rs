@@ -1,4 +1,4 @@
-//! Keys that a JWK Set may hold and that must not verify: the attacker owns each of them.
+//! Keys that a JWK Set may contain but that must not verify: the attacker owns each of them.
 
 use aws_lc_rs::{
     digest::{SHA256, digest},
@@ -19,7 +19,7 @@ use super::{
 mod unusable_keys;
 
 pub(super) use unusable_keys::HMAC_SECRET;
-use unusable_keys::{Stranger, with};
+use unusable_keys::{AttackerKeys, with};
 
 /// The set that the tests' issuer serves: three good keys among many of the stranger's.
 pub(super) fn key_set() -> Value {
@@ -46,7 +46,7 @@ pub(super) fn key_set() -> Value {
 
 /// The table of `jose`'s own tests, with keys that the tests here can sign with.
 fn unusable() -> Vec<(&'static str, Value, &'static str)> {
-    unusable_keys::unusable(&Stranger {
+    unusable_keys::unusable(&AttackerKeys {
         modulus: KEYS.stranger.modulus(),
         p256: KEYS.p256.public_key().as_ref().to_vec(),
         p384: KEYS.p384.public_key().as_ref().to_vec(),
@@ -54,7 +54,7 @@ fn unusable() -> Vec<(&'static str, Value, &'static str)> {
     })
 }
 
-/// Sessions signed, and signed well, by keys that may not.
+/// Sessions with valid signatures by keys that must not be used.
 pub(super) fn cases() -> Vec<Case> {
     let by_stranger =
         |header: String| seal(&KEYS.stranger, &signing_input(header, claims().json()));
@@ -120,8 +120,8 @@ pub(super) fn cases() -> Vec<Case> {
         .collect()
 }
 
-/// What a key with the exponent 1 takes for a signature: the EMSA-PKCS1-v1_5 encoding of the message (RFC 8017
-/// section 9.2). Everybody can write it.
+/// The valid signature for a key with the exponent 1: the EMSA-PKCS1-v1_5 encoding of the message (RFC 8017
+/// section 9.2). Anyone can compute it.
 fn own_signature(kid: &str) -> String {
     const DIGEST_INFO: [u8; 19] = [
         0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01,

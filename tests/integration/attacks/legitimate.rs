@@ -1,4 +1,4 @@
-//! What must be let in.
+//! Requests that must be accepted.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! What a rotation changes for tokens that were good, and what time does.
+//! How a rotation and the passing of time change the outcome for tokens that were good.
 
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ async fn a_key_that_turns_into_one_for_encryption_verifies_no_longer() {
 }
 
 #[tokio::test]
-async fn a_token_without_kid_dies_with_its_key() {
+async fn token_without_kid_is_rejected_once_its_key_leaves() {
     let issuer = Issuer::start().await;
     let app = start(&issuer).await;
     let token = sign(header().without("kid").json(), claims().json());

@@ -102,7 +102,7 @@ fn algorithm_none() -> Vec<Case> {
         rule::COMPACT,
     ));
     cases.push(Case::refused(
-        "alg none and nothing else, with a signature of one octet",
+        "alg none and nothing else, with a signature of one byte",
         format!("{}.AA", signing_input(r#"{"alg":"none"}"#, claims().json())),
         rule::ALGORITHM,
     ));
@@ -156,7 +156,7 @@ fn algorithms_by_name() -> Vec<Case> {
     named.into_iter().chain(absent).collect()
 }
 
-/// Whoever takes `alg` from the token verifies an HMAC with what everybody knows.
+/// A verifier that used the token's `alg` would verify an HMAC with a public value as the key.
 fn public_key_as_secret() -> Vec<Case> {
     let pem = |label: &str, der: &[u8]| {
         let text = BASE64_STANDARD.encode(der);
@@ -327,7 +327,7 @@ fn other_algorithms() -> Vec<Case> {
     cases
 }
 
-/// Signed by a stranger who brings his key along, or says where it is.
+/// Signed by an attacker whose header contains the key, or its URL.
 fn keys_that_come_along(issuer: &Issuer) -> Vec<Case> {
     let trap = issuer.trap_url();
     let own = issuer.url();
@@ -399,7 +399,7 @@ fn keys_that_come_along(issuer: &Issuer) -> Vec<Case> {
     cases
 }
 
-/// A `kid` is compared and nothing else. The signature is good.
+/// A `kid` is only compared, never used in another way. The signature is good.
 fn kids(issuer: &Issuer) -> Vec<Case> {
     let trap = issuer.trap_url();
     let unknown = [
@@ -462,7 +462,7 @@ fn kids(issuer: &Issuer) -> Vec<Case> {
     unknown.into_iter().chain(malformed).collect()
 }
 
-/// What must be understood and is not (RFC 7515 section 4.1.11, RFC 7797).
+/// Extensions that a verifier must understand, and that are not supported (RFC 7515 section 4.1.11, RFC 7797).
 fn extensions() -> Vec<Case> {
     let unencoded = header()
         .with("b64", "false")
@@ -623,7 +623,7 @@ fn other_serializations() -> Vec<Case> {
     ]
 }
 
-/// Two parsers that take different ones of equal members read different tokens.
+/// Duplicate members: parsers that use different ones of them read different tokens.
 fn header_members() -> Vec<Case> {
     let kid = json!(KID).to_string();
     [
@@ -678,7 +678,7 @@ fn header_members() -> Vec<Case> {
     .to_vec()
 }
 
-/// What `object` can be made into that is no JSON object, or nests too deep.
+/// Changes to `object` that make it invalid as a JSON object, or nested too deep.
 pub(super) fn broken_texts(object: &Members) -> Vec<(&'static str, Vec<u8>)> {
     let json = object.json();
     let with = |value: &str| object.and("a", value).json();
@@ -704,7 +704,7 @@ pub(super) fn broken_texts(object: &Members) -> Vec<(&'static str, Vec<u8>)> {
             text(json[..json.len() - 1].to_owned()),
         ),
         ("a trailing comma", text(json.replace('}', ",}"))),
-        ("trailing octets", text(format!("{json}x"))),
+        ("trailing bytes", text(format!("{json}x"))),
         ("a trailing NUL", text(format!("{json}\0"))),
         ("a leading NUL", text(format!("\0{json}"))),
         ("a second object", text(format!("{json}{json}"))),
@@ -768,9 +768,9 @@ fn header_texts() -> Vec<Case> {
         .collect()
 }
 
-/// Only canonical base64url without padding. What is changed is changed before signing.
+/// Only canonical base64url without padding is accepted. Changes are made before signing.
 fn encodings() -> Vec<Case> {
-    // Octets whose base64 has `-` and `_`, and lengths that leave bits over.
+    // Bytes whose base64 has `-` and `_`, and lengths that leave bits over.
     let odd_claims = claims().with("a", "\"???>>>~~~ÿÿÿ\"");
     let header = header().json();
     let payload = padded_to(odd_claims.json(), 1);
@@ -912,11 +912,11 @@ fn padded_to(mut json: String, remainder: usize) -> String {
     json
 }
 
-/// base64url that ends in bits which no octet uses, all set. `octets` must not be divisible into threes.
-fn with_bits_left_over(octets: impl AsRef<[u8]>) -> String {
+/// base64url that ends in bits which no byte uses, all set. `bytes` must not be divisible into threes.
+fn with_bits_left_over(bytes: impl AsRef<[u8]>) -> String {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = encode(&octets);
-    let unused_bits = match octets.as_ref().len() % 3 {
+    let mut text = encode(&bytes);
+    let unused_bits = match bytes.as_ref().len() % 3 {
         1 => 0b1111,
         2 => 0b11,
         _ => panic!("no bits are left over"),
@@ -930,7 +930,7 @@ fn with_bits_left_over(octets: impl AsRef<[u8]>) -> String {
     text
 }
 
-/// Not three segments, or empty ones.
+/// Tokens without exactly three segments, or with empty ones.
 fn shapes() -> Vec<Case> {
     let token = good_token();
     let [header, payload, signature] = segments();
@@ -997,13 +997,13 @@ fn signatures() -> Vec<Case> {
     let mut modulus_minus_1 = KEYS.current.modulus();
     modulus_minus_1[255] -= 1;
     let mut rows = vec![
-        ("without its last octet".to_owned(), good[..255].to_vec()),
-        ("without its first octet".to_owned(), good[1..].to_vec()),
+        ("without its last byte".to_owned(), good[..255].to_vec()),
+        ("without its first byte".to_owned(), good[1..].to_vec()),
         ("of its first half".to_owned(), good[..128].to_vec()),
-        ("of one octet".to_owned(), vec![good[0]]),
-        ("with an octet more".to_owned(), [&good[..], &[0]].concat()),
+        ("of one byte".to_owned(), vec![good[0]]),
+        ("with a byte more".to_owned(), [&good[..], &[0]].concat()),
         (
-            "with an octet before it".to_owned(),
+            "with a byte before it".to_owned(),
             [&[0], &good[..]].concat(),
         ),
         ("twice".to_owned(), good.repeat(2)),
@@ -1036,7 +1036,7 @@ fn signatures() -> Vec<Case> {
         (
             "in hexadecimal".to_owned(),
             good.iter()
-                .flat_map(|octet| format!("{octet:02x}").into_bytes())
+                .flat_map(|byte| format!("{byte:02x}").into_bytes())
                 .collect(),
         ),
     ];
@@ -1051,7 +1051,7 @@ fn signatures() -> Vec<Case> {
         (255, 0),
     ] {
         rows.push((
-            format!("with bit {bit} of octet {index} flipped"),
+            format!("with bit {bit} of byte {index} flipped"),
             flipped(index, bit),
         ));
     }
@@ -1115,39 +1115,39 @@ fn changed_after_signing() -> Vec<Case> {
     .to_vec()
 }
 
-/// A good token of exactly this many octets. One base64 text in four lengths does not exist, so that the header helps.
+/// A good token of exactly this many bytes. Base64 text cannot have every length, so the header is padded too.
 pub(super) fn of_length(length: usize) -> String {
     for spaces in 0..4 {
         let header = format!("{}{}", header().json(), " ".repeat(spaces));
         let signature_length = 342;
         let payload_length = length - encode(&header).len() - signature_length - 2;
         // A character holds six bits.
-        let octets = payload_length * 6 / 8;
+        let bytes = payload_length * 6 / 8;
         let json = claims().json();
-        let token = sign(header, format!("{json}{}", " ".repeat(octets - json.len())));
+        let token = sign(header, format!("{json}{}", " ".repeat(bytes - json.len())));
         if token.len() == length {
             return token;
         }
     }
-    panic!("no token is {length} octets long");
+    panic!("no token is {length} bytes long");
 }
 
 fn sizes() -> Vec<Case> {
     let limit = 16 * 1024;
     vec![
         Case::refused(
-            "a token of 16 KiB and one octet",
+            "a token of 16 KiB and one byte",
             of_length(limit + 1),
             rule::TOO_LARGE,
         ),
         Case::refused("a token of 48 KiB", of_length(48 * 1024), rule::TOO_LARGE),
         Case::refused(
-            "16 KiB and one octet of A",
+            "16 KiB and one byte of A",
             "A".repeat(limit + 1),
             rule::TOO_LARGE,
         ),
         Case::refused(
-            "16 KiB and one octet of dots",
+            "16 KiB and one byte of dots",
             ".".repeat(limit + 1),
             rule::TOO_LARGE,
         ),

@@ -1,4 +1,4 @@
-//! Vectors that others published.
+//! Published test vectors.
 
 #[path = "../../../src/jose/tests/published.rs"]
 mod published;
@@ -47,7 +47,7 @@ async fn no_wycheproof_vector_is_a_session() {
             let response = app.get_with_bearer("/protected", token).await;
             assert_eq!(response.status(), 401, "{name}");
             if is_valid {
-                // The signature holds: what refuses it is that its payload is no Claims Set.
+                // The signature is valid; the token is rejected because its payload is not a Claims Set.
                 assert_eq!(
                     header(&response, "www-authenticate").as_deref(),
                     Some(

@@ -31,7 +31,7 @@ struct AppState {
     decoder: Decoder<SessionClaims>,
 }
 
-/// A Bearer header, else the `hanko` cookie.
+/// The token of the Authorization header, or without that header, of the `hanko` cookie.
 struct SessionToken;
 
 impl TokenExtractor for SessionToken {

@@ -37,13 +37,13 @@ async fn protected(_session: JwtClaims<SessionClaims>) -> Json<Message> {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let keys = format!("{}/.well-known/jwks.json", env::var("HANKO_API_URL")?);
     let mut authorizers = Vec::new();
-    // A Bearer header, else the cookie.
+    // The Authorization header first, then the cookie.
     for source in [
         JwtSource::AuthorizationHeader,
         JwtSource::Cookie("hanko".to_owned()),
     ] {
         let authorizer: Authorizer<SessionClaims> = JwtAuthorizer::from_jwks_url(&keys)
-            .validation(Validation::new())
+            .validation(Validation::new().aud(&["localhost"]))
             .jwt_source(source)
             .build()
             .await?;

@@ -41,7 +41,7 @@ public class Application {
             .build();
     }
 
-    /** A Bearer header, else the cookie `hanko`. */
+    /** Reads the token of the Authorization header, or without that header, of the cookie `hanko`. */
     @Bean
     BearerTokenResolver tokens() {
         DefaultBearerTokenResolver bearer = new DefaultBearerTokenResolver();
