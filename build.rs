@@ -1,4 +1,4 @@
-//! Unpacks Swagger UI and compresses it once, at build time, so that the program serves it offline and small.
+//! Unpacks and compresses Swagger UI at build time, so that the program can serve it without internet access.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

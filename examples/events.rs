@@ -35,12 +35,12 @@ impl Database {
     }
 }
 
-/// Handles each event once, although it may be received again: its id is stored in the same transaction as what it causes.
+/// Handles each event once, even if it is received again: its id is stored in the same transaction as its effect.
 fn delete_user(database: &Database, event: &Event) -> Result<(), String> {
     if *event.kind() != EventKind::UserDelete {
         return Ok(());
     }
-    // An error is logged, and the event is passed on again for ten minutes.
+    // An error is logged, and the event is delivered again for up to ten minutes.
     let id = event.subject_id().ok_or("the event names no user")?;
     let mut tables = database.transaction();
     if tables.events.insert(event.id().to_owned()) {
@@ -70,7 +70,7 @@ impl Api {
         JsonBody(own.cloned().unwrap_or_default())
     }
 
-    /// Keep a note
+    /// Add a note
     #[oai(path = "/notes", method = "post", operation_id = "addNote")]
     async fn add(&self, auth: HankoAuth, note: Json<String>) -> JsonBody<String> {
         let mut tables = self.database.transaction();

@@ -45,7 +45,7 @@ struct Note {
     text: String,
 }
 
-/// A note to be kept.
+/// A new note.
 #[derive(Object)]
 struct NewNote {
     #[oai(validator(min_length = 1, max_length = 1000))]
@@ -77,7 +77,7 @@ impl Api {
         JsonBody(own.cloned().collect())
     }
 
-    /// Keep a note
+    /// Add a note
     #[oai(path = "/notes", method = "post", operation_id = "addNote")]
     async fn add(&self, auth: HankoAuth, new: Json<NewNote>) -> JsonBody<Note> {
         let mut notes = self.notes();

@@ -1,4 +1,4 @@
-//! Plain Poem handlers without an OpenAPI document, in a server of Poem's own, for the sessions of a Hanko.
+//! Plain Poem handlers in Poem's own server, without an OpenAPI document, that accept the sessions of a Hanko.
 //!
 //! ```sh
 //! HANKO_API_URL=https://….hanko.io cargo run --example plain_poem

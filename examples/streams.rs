@@ -34,7 +34,7 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 /// What a stream sends.
 #[derive(Object)]
 struct News {
-    /// `opened`, `heartbeat`, and at last `ended`.
+    /// `opened`, `heartbeat`, and finally `ended`.
     kind: String,
     /// Why the session has ended.
     #[oai(skip_serializing_if_is_none)]
@@ -50,7 +50,7 @@ impl News {
     }
 }
 
-/// The news of a session until it ends. Select on your own channel here, too.
+/// Returns the news of a session until it ends. Select on your own channel here, too.
 fn news(session: &Session) -> BoxStream<'static, News> {
     let ended = Box::pin(session.ended());
     let mut heartbeat = interval(HEARTBEAT);
@@ -106,7 +106,7 @@ async fn send_all(mut news: BoxStream<'static, News>, mut socket: WebSocketStrea
                     return;
                 }
             }
-            // Reading responds to pings, and notices that the client has gone.
+            // Reading responds to pings, and detects that the client has disconnected.
             message = socket.next() => if message.is_none_or(|message| message.is_err()) {
                 return;
             }

@@ -36,7 +36,7 @@ async fn figures(request: &Request) -> poem::Result<String> {
     Ok(format!("figures for {}", session.user_id()))
 }
 
-/// Authenticates the staff. A browser sends the cookies of a host to all its paths, so each tenant has a name of its own.
+/// Authenticates the staff. A browser sends the cookies of a host to all its paths, so each tenant has its own cookie name.
 fn staff_hanko(url: HankoUrl) -> Result<Hanko, Box<dyn Error>> {
     Ok(Hanko::builder(url).cookie_name("hanko_staff").build()?)
 }

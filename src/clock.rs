@@ -1,4 +1,4 @@
-//! The one source of time: the system's, or one that tests advance.
+//! The only source of time: the system clock, or a clock that tests advance.
 
 use std::{
     fmt,
@@ -9,10 +9,10 @@ use std::{
 
 use tokio::sync::watch;
 
-/// A future that ends when its time has come.
+/// A future that completes after a given time.
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Tells the time and waits for it.
+/// Returns the current time and waits for a duration.
 ///
 /// ```
 /// use std::{sync::Arc, time::Duration};
@@ -27,10 +27,10 @@ pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// }
 /// ```
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
-    /// Wall-clock time since 1970-01-01T00:00:00Z, as claims speak of it (RFC 7519 section 2, `NumericDate`).
+    /// Wall-clock time since 1970-01-01T00:00:00Z, as in claims (`NumericDate`, RFC 7519 section 2).
     fn unix_time(&self) -> Duration;
 
-    /// Time since an arbitrary origin that never goes backwards. Ages and intervals are measured with it.
+    /// Time since an arbitrary origin, which never goes backwards. Ages and intervals are measured with it.
     fn monotonic(&self) -> Duration;
 
     /// Waits for `duration`.
@@ -56,7 +56,16 @@ pub struct SystemClock {
     reason = "this is where time enters the program"
 )]
 impl SystemClock {
-    /// A clock whose monotonic time starts at zero now.
+    /// Creates a clock whose monotonic time is zero now.
+    ///
+    /// ```
+    /// use poem_hanko::{Clock, SystemClock};
+    ///
+    /// let clock = SystemClock::new();
+    /// let started = clock.monotonic();
+    /// let took = clock.monotonic() - started;
+    /// println!("took {took:?}, until {} s", clock.unix_time().as_secs());
+    /// ```
     pub fn new() -> Self {
         Self {
             origin: Instant::now(),
@@ -90,7 +99,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is told to advance. Clones share one time.
+/// A clock that stands still until [`advance`](Self::advance) is called. Clones share one time.
 ///
 /// ```
 /// use std::time::Duration;
@@ -108,7 +117,17 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// A clock that says `unix_time`, given as a duration since 1970-01-01T00:00:00Z.
+    /// Creates a clock that stands at `unix_time`, a duration since 1970-01-01T00:00:00Z.
+    ///
+    /// ```
+    /// use std::{sync::Arc, time::Duration};
+    ///
+    /// use poem_hanko::{ManualClock, MemoryStore};
+    ///
+    /// // 2026-01-01T12:00:00Z
+    /// let clock = ManualClock::new(Duration::from_secs(1_767_268_800));
+    /// let store = MemoryStore::new(Arc::new(clock.clone()));
+    /// ```
     pub fn new(unix_time: Duration) -> Self {
         Self {
             unix_origin: unix_time,
@@ -116,7 +135,22 @@ impl ManualClock {
         }
     }
 
-    /// Moves both the wall clock and the monotonic clock ahead and ends the sleeps whose time has come.
+    /// Moves both the wall clock and the monotonic clock forward, and completes the sleeps that are over.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use poem_hanko::{Clock, ManualClock};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let clock = ManualClock::new(Duration::ZERO);
+    /// let minute = clock.sleep(Duration::from_secs(60));
+    /// clock.advance(Duration::from_secs(60));
+    /// minute.await;
+    /// assert_eq!(clock.monotonic(), Duration::from_secs(60));
+    /// # }
+    /// ```
     pub fn advance(&self, duration: Duration) {
         self.elapsed.send_modify(|elapsed| *elapsed += duration);
     }
@@ -135,7 +169,7 @@ impl Clock for ManualClock {
         let mut elapsed = self.elapsed.subscribe();
         let deadline = self.monotonic().saturating_add(duration);
         Box::pin(async move {
-            // The sender is dropped only with the last clone of the clock: then time never moves again.
+            // The sender is dropped only with the last clone of the clock. Then the time never changes again.
             if elapsed.wait_for(|now| *now >= deadline).await.is_err() {
                 std::future::pending::<()>().await;
             }

@@ -1,4 +1,5 @@
-//! The API of Hanko: its URL, the claims of its tokens, which sessions are active, and its webhooks. Uses nothing of Poem.
+//! The API of Hanko: its URL, the claims of its tokens, which sessions are active, and its webhooks. Depends on Poem only
+//! for the OpenAPI types of the ids.
 
 mod authenticate;
 mod builder;

@@ -1,4 +1,4 @@
-//! Counters that any module can increment. Knows no exporter: the server reads them when it is scraped.
+//! Counters that any module can increment. They depend on no exporter: the server reads them at each scrape.
 //!
 //! Counters on the path of every request are kept [per thread](PerThread), so that threads do not contend for their memory.
 
@@ -121,7 +121,7 @@ labels! {
 }
 
 labels! {
-    /// What came of a fetch of the JWK Set.
+    /// The outcome of a fetch of the JWK Set.
     pub(crate) enum FetchOutcome {
         Success = "success",
         Transport = "transport",
@@ -134,7 +134,7 @@ labels! {
 }
 
 labels! {
-    /// What an unknown `kid` has led to.
+    /// The action that followed an unknown `kid`.
     pub(crate) enum UnknownKid {
         /// A fetch.
         Fetched = "fetched",
@@ -148,7 +148,7 @@ labels! {
 }
 
 labels! {
-    /// What came of validating a session at Hanko.
+    /// The outcome of the validation of a session at Hanko.
     pub(crate) enum ValidationOutcome {
         Active = "active",
         Ended = "ended",
@@ -158,7 +158,7 @@ labels! {
         UnexpectedResponse = "unexpected-response",
         Unconfirmed = "unconfirmed",
         Overloaded = "overloaded",
-        /// Hanko wants fewer requests, so none was sent.
+        /// No request was sent, since Hanko has asked for fewer.
         Postponed = "postponed",
     }
 }
@@ -166,9 +166,9 @@ labels! {
 labels! {
     /// The last outcome of a webhook.
     pub(crate) enum WebhookOutcome {
-        /// It was verified and applied, and every listener took it.
+        /// It was verified and applied, and every listener accepted it.
         Accepted = "accepted",
-        /// It was verified and applied, and a listener did not take it.
+        /// It was verified and applied, and a listener did not accept it.
         GivenUp = "given_up",
         /// It is not valid, or there was no room for it.
         Rejected = "rejected",
@@ -210,7 +210,7 @@ impl<const N: usize> Default for Counters<N> {
 }
 
 impl<const N: usize> Counters<N> {
-    /// Counts one more of the value with this number.
+    /// Increments the counter of the value with this number.
     pub(crate) fn add(&self, number: usize) {
         if let Some(counter) = self.0.get(number) {
             counter.fetch_add(1, Ordering::Relaxed);
@@ -233,15 +233,15 @@ pub(crate) const BUCKETS: [u64; 16] = [
 /// A histogram of durations.
 #[derive(Debug, Default)]
 pub(crate) struct Durations {
-    /// The last one is for what is longer than all bounds.
+    /// The last one is for durations above all bounds.
     counts: Counters<{ BUCKETS.len() + 1 }>,
     nanoseconds: AtomicU64,
 }
 
-/// What a histogram has counted.
+/// The counts of a histogram.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct DurationCounts {
-    /// By bucket, not summed up.
+    /// By bucket, not cumulative.
     pub(crate) counts: [u64; BUCKETS.len() + 1],
     pub(crate) sum: Duration,
 }
@@ -275,10 +275,10 @@ impl Durations {
     }
 }
 
-/// The most values that are kept apart.
+/// The largest number of values in a [`PerThread`].
 const MAX_THREADS: usize = 64;
 
-/// One value per thread, as far as there are values; further threads share them.
+/// One value per thread. If there are more threads than values, several threads share one.
 pub(crate) struct PerThread<T>(Box<[Slot<T>]>);
 
 /// Aligned to two cache lines, which processors fetch together, so that no two threads write to the same ones.
@@ -301,7 +301,7 @@ impl<T: Default> Default for PerThread<T> {
 impl<T> PerThread<T> {
     pub(crate) fn new(mut value: impl FnMut() -> T) -> Self {
         let cores = available_parallelism().map_or(1, usize::from);
-        // Worker threads, and as many others.
+        // One for each worker thread, and as many for other threads.
         let threads = (2 * cores).next_power_of_two().min(MAX_THREADS);
         Self((0..threads).map(|_| Slot(value())).collect())
     }
@@ -324,14 +324,14 @@ impl<T> PerThread<T> {
     }
 }
 
-/// What is counted on the way of every request to its session.
+/// The counts on the path of every request to its session.
 #[derive(Debug, Default)]
 struct RequestCounts {
     authentications: Counters<{ Authentication::COUNT }>,
     cache_lookups: Counters<{ CacheLookup::COUNT }>,
 }
 
-/// What is counted about the authentication of requests.
+/// The counts of the authentication of requests.
 #[derive(Debug, Default)]
 pub(crate) struct AuthenticationCounts {
     requests: PerThread<RequestCounts>,
@@ -347,7 +347,7 @@ impl AuthenticationCounts {
         self.requests.here().cache_lookups.add(found as usize);
     }
 
-    /// Counts a request with a session that does not meet the guard of this name, one of a fixed set.
+    /// Counts a request with a session that does not meet the guard of this name. The name must be one of a fixed set.
     pub(crate) fn guard_rejected(&self, guard: &'static str) {
         let mut guards = self.guards.lock().unwrap_or_else(PoisonError::into_inner);
         *guards.entry(guard).or_default() += 1;
@@ -375,7 +375,7 @@ impl AuthenticationCounts {
     }
 }
 
-/// What is counted about the fetches of the JWK Set.
+/// The counts of the fetches of the JWK Set.
 #[derive(Debug, Default)]
 pub(crate) struct FetchCounts {
     outcomes: Counters<{ FetchOutcome::COUNT }>,
@@ -402,7 +402,7 @@ impl FetchCounts {
     }
 }
 
-/// What is counted about validation requests.
+/// The counts of validation requests.
 #[derive(Debug, Default)]
 pub(crate) struct ValidationCounts {
     outcomes: Counters<{ ValidationOutcome::COUNT }>,

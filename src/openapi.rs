@@ -1,4 +1,4 @@
-//! The OpenAPI document: what operations document, and what becomes of it.
+//! The OpenAPI document: how operations document their responses, and how the document is made and served.
 
 mod apis;
 mod conflict;

@@ -22,16 +22,16 @@ pub use webhooks::{WebhooksApi, webhook_endpoint};
 /// The path of the webhook operation.
 pub(crate) const WEBHOOK_PATH: &str = "/webhooks/hanko";
 
-/// The path that proxies ask.
+/// The path of forward-auth, which proxies call.
 #[cfg(feature = "server")]
 pub(crate) const FORWARD_AUTH_PATH: &str = "/forward-auth";
 
 #[derive(Tags)]
 enum Tag {
-    /// Who is signed in.
+    /// The current session.
     Session,
-    /// For Hanko to tell of events.
+    /// Receives events from Hanko.
     Webhooks,
-    /// For those who run the service.
+    /// Liveness and readiness of the service.
     Health,
 }

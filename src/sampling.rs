@@ -9,10 +9,10 @@ use std::{
 
 use crate::clock::Clock;
 
-/// So many lines of most kinds are logged per [`INTERVAL`] and reason.
+/// How many lines of most kinds are logged per [`INTERVAL`] and reason.
 const LINES_PER_INTERVAL: u64 = 10;
-/// So many kinds and reasons are counted apart at the same time. Far more than there are in the code: the bound holds
-/// memory even if a reason turns out to vary with what a client sends.
+/// How many kinds and reasons are counted separately at the same time. The code has far fewer: the limit bounds the memory
+/// even if a reason varies with what a client sends.
 const MAX_WINDOWS: usize = 256;
 /// How long lines are counted before the count is logged.
 const INTERVAL: Duration = Duration::from_mins(1);
@@ -28,26 +28,26 @@ pub(crate) enum Line {
     HeldWebhook,
     /// A webhook that was held, and dropped before it could be verified.
     DroppedWebhook,
-    /// A revocation that the store has not taken, and that is enforced in this process alone.
+    /// A revocation that the store has not accepted, and that is enforced in this process alone.
     UnstoredRevocation,
-    /// An event that no listener has taken.
+    /// An event that a listener has not accepted.
     UndeliveredEvent,
     /// A handler that ended with a status of 500 or above.
     FailedHandler,
-    /// A panic, wherever it happened.
+    /// A panic anywhere.
     #[cfg(feature = "server")]
     Panic,
-    /// Spans that the collector did not take.
+    /// Spans that the collector did not accept.
     #[cfg(feature = "otlp")]
     UnexportedSpans,
     /// A proxy that is configured with requirements that are not understood.
     ForwardAuthQuery,
-    /// An application that does not give the crate what it needs.
+    /// An application that is not set up as the crate requires.
     Misconfigured,
 }
 
 impl Line {
-    /// Whether the lines are counted by their reason, beside their kind: the reason is one of a fixed set.
+    /// Returns whether the lines are counted by their reason as well as their kind, since the reason is one of a fixed set.
     fn has_fixed_reasons(self) -> bool {
         match self {
             Self::RejectedRequest | Self::RejectedWebhook | Self::Misconfigured => true,
@@ -64,12 +64,12 @@ impl Line {
         }
     }
 
-    /// So many lines of one kind and reason are logged per interval; the rest is counted.
+    /// Returns how many lines of one kind and reason are logged per interval; the rest is counted.
     fn lines_per_interval(self) -> u64 {
         match self {
-            // Every request repeats what is wrong with the configuration.
+            // Every request repeats the same error in the configuration.
             Self::ForwardAuthQuery => 1,
-            // Every batch repeats that the collector is away.
+            // Every batch repeats that the collector is unavailable.
             #[cfg(feature = "otlp")]
             Self::UnexportedSpans => 1,
             _ => LINES_PER_INTERVAL,
@@ -233,13 +233,13 @@ impl Sampler {
         self.log_as(line, reason, reason);
     }
 
-    /// The same, counted by `summary`, a name that is one of a fixed set. A client that causes a reason that varies, for
-    /// example with an address, could fill the log otherwise.
+    /// Logs a line, or counts it by `summary`, one of a fixed set of names. Otherwise a client could fill the log by causing
+    /// reasons that vary, for example with an address.
     pub(crate) fn log_as(&self, line: Line, summary: &dyn Display, reason: &dyn Display) {
         self.sample(line, summary, || line.log(summary, reason));
     }
 
-    /// Calls `log` if the line is not one too many, otherwise counts it.
+    /// Calls `log` unless too many such lines were logged in the interval; then counts the line.
     pub(crate) fn sample(&self, line: Line, summary: &dyn Display, log: impl FnOnce()) {
         let now = self.0.clock.monotonic();
         let summary = if line.has_fixed_reasons() {
@@ -281,7 +281,7 @@ impl Sampler {
         }
         let is_first_suppressed = !is_logged && window.suppressed == 1;
         let window_ends = window.started + INTERVAL;
-        // Not while writing to the log.
+        // Do not hold the lock while writing to the log.
         drop(windows);
 
         if suppressed_before > 0 {
@@ -294,7 +294,7 @@ impl Sampler {
         }
     }
 
-    /// Logs the count when the interval ends. Outside of a runtime, the next line of the kind does it.
+    /// Logs the count when the interval ends. Outside of a runtime, the next line of the kind causes that instead.
     fn log_count_at(&self, delay: Duration, key: (Line, String)) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
@@ -354,7 +354,7 @@ mod tests {
         for reason in 0..10 * MAX_WINDOWS {
             sampler.log(Line::RejectedWebhook, &reason);
         }
-        // One more, for all further reasons.
+        // One more than the limit: it counts all further reasons.
         assert_eq!(windows(&sampler), MAX_WINDOWS + 1);
         let windows = sampler.0.windows.lock().unwrap();
         let further = &windows[&(Line::RejectedWebhook, String::new())];

@@ -75,5 +75,5 @@ pub const SESSION_LIFESPAN: Duration = Duration::from_hours(12);
 /// How many sessions a user can have at the same time: Hanko's default.
 pub const DEFAULT_SESSION_LIMIT: usize = 5;
 
-/// The events that are sent unless others are chosen: all that the local Hanko has, except `session.create`.
+/// The events that are sent by default: all events of the local Hanko except `session.create`.
 pub const DEFAULT_WEBHOOK_EVENTS: [&str; 2] = ["user", "session.delete"];

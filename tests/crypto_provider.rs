@@ -8,7 +8,7 @@ use poem_hanko::{
     testing::{LocalHanko, Person},
 };
 
-/// What `jsonwebtoken` uses if both of its backends are enabled in a program, or another one that cannot do RS256.
+/// The provider that `jsonwebtoken` uses if a program enables both backends, or one that cannot do RS256.
 static UNUSABLE: CryptoProvider = CryptoProvider {
     signer_factory: |_, _| panic!("the process-wide provider signs"),
     verifier_factory: |_, _| panic!("the process-wide provider verifies"),

@@ -1,11 +1,11 @@
-//! The testing kit as an application uses it: through the public API alone, without a server and without sleeps.
+//! The testing kit as an application uses it: only through the public API, without a server and without sleeps.
 
 #![allow(
     clippy::unused_async,
     reason = "operations are async, whether they wait or not"
 )]
 
-// The tests of the examples run here, because each is also built as the program that others start.
+// The tests of the examples run here, because other tests start each example as a program.
 #[allow(dead_code, reason = "its `main` is not called")]
 #[path = "../examples/events.rs"]
 mod events;
@@ -260,7 +260,7 @@ async fn the_webhook_of_an_ended_session_arrives_at_once() {
 
 #[tokio::test]
 async fn a_deleted_user_is_rejected_with_all_sessions() {
-    // By the webhook alone.
+    // Only the webhook ends it.
     let hanko = TestHanko::builder()
         .hanko(|builder| builder.session_mode(SessionMode::Stateless))
         .start()
@@ -364,7 +364,7 @@ async fn an_outage_of_the_keys_ends_when_time_passes() {
 async fn a_token_expires_to_the_second() {
     let hanko = TestHanko::start().await;
     let client = hanko.client(routes());
-    // Whole days pass, and keys that old are not used: they are fetched before the next request.
+    // Whole days pass, after which the keys are too old to be used: they are fetched again before the next request.
     let long = hanko.sign_in(&Person::default().lifespan(Duration::from_hours(1000)));
     hanko.advance(Duration::from_hours(900)).await;
     assert_eq!(status(&client, &long).await, 200);

@@ -26,13 +26,13 @@ use tokio::{
 
 const SESSIONS: usize = 500;
 const ENDED: usize = 250;
-/// A generous bound for a machine that does other things; the figures are printed.
+/// A generous bound for a busy machine; the figures are printed.
 const BOUND: Duration = Duration::from_secs(1);
-/// What does not come about within this time never does.
+/// How long to wait for a condition before the test fails.
 const PATIENCE: Duration = Duration::from_mins(2);
 /// The address of the server, for the process of [`clients`].
 const SERVER: &str = "POEM_HANKO_TEST_STREAMS_SERVER";
-/// So many streams are opened at the same time.
+/// How many streams are opened at the same time.
 const OPENED_AT_ONCE: usize = 50;
 
 /// Writes a line that libtest does not capture.
@@ -88,17 +88,17 @@ fn start_server(hanko_url: &str) -> (Process, String) {
         let address = rest.split(' ').next()?;
         Some(format!("http://{address}"))
     });
-    // The pipe stays open, and nobody has to read it.
+    // Keeps the pipe open, without the need to read it.
     std::mem::forget(log);
     (Process(process), url.expect("it listens"))
 }
 
-/// What the process of [`clients`] reports of a stream.
+/// The report of the process of [`clients`] about a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Report {
     Opened,
     Heartbeat,
-    /// The server has named the reason and has closed it at this time since 1970-01-01T00:00:00Z.
+    /// The server has sent the reason and closed the stream at this time since 1970-01-01T00:00:00Z.
     Closed(Duration),
 }
 
@@ -124,7 +124,7 @@ impl Report {
     }
 }
 
-/// The process that has the streams open: as many with SSE as there are sessions, then as many with a
+/// The process that keeps the streams open: one with SSE for each session, then as many with a
 /// WebSocket.
 struct Clients {
     reports: mpsc::UnboundedReceiver<(usize, Report)>,
@@ -221,7 +221,7 @@ async fn a_webhook_closes_the_streams_of_its_session_alone() {
     ));
     assert!(p99 <= BOUND, "{p99:?}");
 
-    // What is reported now was seen after the last of these streams was closed.
+    // Reports from now on were made after the last of these streams was closed.
     let mut heartbeats: HashMap<usize, u32> = HashMap::new();
     while heartbeats.values().filter(|count| **count >= 2).count() < 2 * (SESSIONS - ENDED) {
         let (stream, seen) = clients.next().await;
@@ -235,7 +235,7 @@ async fn a_webhook_closes_the_streams_of_its_session_alone() {
     );
 }
 
-/// Keeps the streams of the sessions open whose tokens are the lines of standard input, and reports what it sees of them.
+/// Keeps the streams of the sessions open whose tokens are the lines of standard input, and reports their messages.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "the process of the clients, which the other test starts"]
 async fn clients() {

@@ -25,11 +25,22 @@ pub(crate) use telemetry::{TracesWarning, is_of_opentelemetry, traces_warnings};
 pub(crate) use unknown::{UnknownVariable, unknown_variables};
 
 /// Which Hanko a configuration is for.
+///
+/// ```
+/// use poem_hanko::{Config, HankoChoice};
+///
+/// let config = Config::from_lookup(|_| None, HankoChoice::Local)?;
+/// assert!(config.hanko.url.is_none());
+///
+/// let errors = Config::from_lookup(|_| None, HankoChoice::Configured).unwrap_err();
+/// assert_eq!(errors.0[0].variable, "HANKO_API_URL");
+/// # Ok::<(), poem_hanko::ConfigErrors>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HankoChoice {
-    /// The one at `HANKO_API_URL`.
+    /// The Hanko at `HANKO_API_URL`.
     Configured,
-    /// A local one that is started with the API: `HANKO_API_URL` is not read.
+    /// A local Hanko that is started with the API; `HANKO_API_URL` is not read.
     Local,
 }
 
@@ -51,7 +62,7 @@ pub enum HankoChoice {
 pub struct Config {
     /// Where and how the API is served.
     pub http: HttpConfig,
-    /// Whose sessions are verified, and how.
+    /// Which Hanko's sessions are accepted, and how they are verified.
     pub hanko: HankoConfig,
     /// Where revocations are kept.
     pub revocation: RevocationConfig,
@@ -60,7 +71,7 @@ pub struct Config {
     variables: Variables,
 }
 
-/// What is read from variables.
+/// The sections of a configuration, which are read from variables.
 struct Sections {
     http: HttpConfig,
     hanko: HankoConfig,
@@ -86,7 +97,7 @@ struct Variables(Arc<SharedLookup>);
 type SharedLookup = dyn Fn(&str) -> Option<String> + Send + Sync;
 
 impl fmt::Debug for Variables {
-    /// Values may be secrets.
+    /// Omits the values, which may be secrets.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Variables").finish_non_exhaustive()
     }
@@ -94,6 +105,18 @@ impl fmt::Debug for Variables {
 
 impl Config {
     /// Reads all variables through `lookup`, which returns the value of a variable that is set.
+    ///
+    /// ```
+    /// use std::collections::HashMap;
+    ///
+    /// use poem_hanko::{Config, HankoChoice};
+    ///
+    /// let variables = HashMap::from([("HANKO_API_URL", "https://example.hanko.io")]);
+    /// let lookup = move |name: &str| variables.get(name).map(|value| (*value).to_owned());
+    /// let config = Config::from_lookup(lookup, HankoChoice::Configured)?;
+    /// assert!(config.hanko.url.is_some());
+    /// # Ok::<(), poem_hanko::ConfigErrors>(())
+    /// ```
     ///
     /// # Errors
     /// All errors at once.
@@ -118,7 +141,7 @@ impl Config {
         })
     }
 
-    /// Returns the configuration of these variables alone, for a local Hanko.
+    /// Reads the configuration from these variables alone, for a local Hanko.
     ///
     /// # Panics
     /// If a variable is invalid.
@@ -132,7 +155,17 @@ impl Config {
         Self::from_lookup(lookup, HankoChoice::Local).unwrap_or_else(|errors| panic!("{errors}"))
     }
 
-    /// Returns the value of a variable of the environment, or of `.env`: for variables of the application's own.
+    /// Returns the value of a variable from the environment or `.env`, for the application's own variables.
+    ///
+    /// ```
+    /// use poem_hanko::{Config, HankoChoice};
+    ///
+    /// const URL: &str = "postgres://localhost/notes";
+    /// let lookup = |name: &str| (name == "DATABASE_URL").then(|| URL.to_owned());
+    /// let config = Config::from_lookup(lookup, HankoChoice::Local)?;
+    /// assert_eq!(config.variable("DATABASE_URL").as_deref(), Some(URL));
+    /// # Ok::<(), poem_hanko::ConfigErrors>(())
+    /// ```
     pub fn variable(&self, name: &str) -> Option<String> {
         (self.variables.0)(name)
     }

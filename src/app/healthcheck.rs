@@ -16,12 +16,12 @@ use tokio::net::TcpStream;
 use super::config::ProbeAddress;
 use crate::clock::Clock;
 
-/// How long the instance may take. Orchestrators wait 1 s (Kubernetes) to 30 s (Docker) for a probe.
+/// How long the instance may take to respond. Orchestrators wait 1 s (Kubernetes) to 30 s (Docker) for a probe.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// A problem is far smaller.
+/// The largest body that is read. A problem is far smaller.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// What is requested of the instance.
+/// What the probe tests.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Probe {
     /// Whether the process serves requests.
@@ -32,7 +32,7 @@ pub(super) enum Probe {
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Probes the instance at `address`, whose operations of the app are under `prefix`. Returns what to print.
+/// Probes the instance at `address`. On the listener of the API, the probes are below `prefix`. Returns the text to print.
 pub(super) async fn probe(
     probe: Probe,
     address: ProbeAddress,
@@ -61,7 +61,7 @@ pub(super) async fn probe(
     }
 }
 
-/// Returns where a client reaches what listens on `address`: an unspecified address means loopback.
+/// Returns the address at which a client reaches a listener on `address`: loopback if that is unspecified.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -79,7 +79,7 @@ enum Health {
 /// A response other than 200.
 struct BadHealth {
     status: u16,
-    /// Of its problem.
+    /// The `detail` of the problem in its body.
     detail: Option<String>,
 }
 
@@ -93,7 +93,7 @@ impl fmt::Display for BadHealth {
     }
 }
 
-/// Sends one request, over a connection of its own: no proxy and no TLS have a part in it.
+/// Sends one request over a new connection, without a proxy and without TLS.
 async fn get(address: SocketAddr, path: &str) -> Result<Health, BoxError> {
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;

@@ -40,14 +40,14 @@ use crate::{
 /// Libraries that log what they read from the wire, including session tokens, below this level.
 const WIRE_TARGETS: [&str; 4] = ["h2", "hyper", "hyper_util", "reqwest"];
 const WIRE_LEVEL: LevelFilter = LevelFilter::INFO;
-/// A client makes these log a warning per connection. `RUST_LOG` can name them to see the warnings.
+/// Clients can cause a warning of these libraries with each connection. `RUST_LOG` can enable the warnings.
 const QUIET_TARGETS: &str = "h2=error,hyper=error,hyper_util=error";
-/// How long the end of the process may be delayed by whoever reads the log.
+/// How long the end of the process may wait for the output of the log.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The format of what this process writes to standard error, once it is known.
+/// The format of the output to standard error, once it is known.
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
-/// What writes to standard error, once it is installed.
+/// The writer to standard error, once it is installed.
 static WRITER: OnceLock<LogWriter> = OnceLock::new();
 
 /// The name and version under which spans are exported, unless the environment names others.
@@ -62,16 +62,28 @@ pub(super) struct Service<'a> {
 }
 
 /// Why the log cannot be installed.
+///
+/// ```
+/// use poem_hanko::{InstallLogError, TelemetryConfig, install_log};
+///
+/// /// Installs the log, unless another part of the process has done so.
+/// fn ensure_log(config: &TelemetryConfig) -> Result<(), InstallLogError> {
+///     match install_log(config) {
+///         Err(InstallLogError::AlreadyInstalled) => Ok(()),
+///         result => result,
+///     }
+/// }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InstallLogError {
     /// The process has a log already.
     #[error("a log is installed already")]
     AlreadyInstalled,
-    /// There can be no thread that writes it.
+    /// The thread that writes the log cannot be started.
     #[error("the log cannot be written: {0}")]
     Thread(#[from] io::Error),
-    /// Traces cannot be exported as the environment says.
+    /// Traces cannot be exported as configured by the environment.
     #[cfg(feature = "otlp")]
     #[error("OTEL_EXPORTER_OTLP_ENDPOINT: traces cannot be exported: {0}")]
     Traces(String),
@@ -79,11 +91,11 @@ pub enum InstallLogError {
 
 /// Installs the log of this process, to standard error, as configured. Panics are logged too.
 ///
-/// Log output never blocks: if nobody reads standard error, lines are dropped, and their count is logged when there is room
-/// again.
+/// Log output never blocks: if nobody reads standard error, lines are dropped, and their count is logged when lines can be
+/// written again.
 ///
 /// With the feature `otlp`, traces are exported as well if `OTEL_EXPORTER_OTLP_ENDPOINT` is set in the environment of the
-/// process: the requests of an [`App`](crate::App), and the spans of the application from the level INFO on.
+/// process: the requests of an [`App`](crate::App), and the application's own spans of level INFO and above.
 ///
 /// ```no_run
 /// use poem_hanko::{Config, HankoChoice, flush_log, install_log};
@@ -103,7 +115,7 @@ pub fn install_log(config: &TelemetryConfig) -> Result<(), InstallLogError> {
     install(config, None)
 }
 
-/// The same, with traces under the name of a service.
+/// Like [`install_log`], with traces under the name of a service.
 pub(super) fn install(
     config: &TelemetryConfig,
     service: Option<Service<'_>>,
@@ -155,8 +167,8 @@ pub(crate) fn set_format(format: LogFormat) {
     let _ = FORMAT.set(format);
 }
 
-/// Writes why the program ends to standard error, whatever `RUST_LOG` says: as a line of the log if that is JSON, otherwise for
-/// people.
+/// Writes an error that ends the program to standard error, whatever `RUST_LOG` says: as a log line if the format is JSON,
+/// otherwise as plain text.
 pub(crate) fn report(event: &str, error: impl Display) {
     write(&match FORMAT.get() {
         Some(LogFormat::Json) => json_line(event, &error),
@@ -181,7 +193,7 @@ fn timestamp() -> String {
     timestamp
 }
 
-/// Writes to standard error. A closed one is ignored.
+/// Writes to standard error. An error, for example because it is closed, is ignored.
 fn write(line: &str) {
     let _ = match WRITER.get() {
         Some(writer) => writer.clone().write_all(line.as_bytes()),
@@ -189,13 +201,25 @@ fn write(line: &str) {
     };
 }
 
-/// Returns how many lines of the installed log were dropped, because its output did not take them.
+/// Returns how many lines of the installed log were dropped because its output was too slow.
 pub(crate) fn dropped_log_lines() -> u64 {
     WRITER.get().map_or(0, LogWriter::dropped_lines)
 }
 
 /// Waits until the installed log has been written, at most a second, and with the feature `otlp` until the last spans have been
 /// exported, at most another second. Call it before the process ends.
+///
+/// ```
+/// use std::process::ExitCode;
+///
+/// use poem_hanko::flush_log;
+///
+/// fn main() -> ExitCode {
+///     // … the program
+///     flush_log();
+///     ExitCode::SUCCESS
+/// }
+/// ```
 pub fn flush_log() {
     end_traces(FLUSH_TIMEOUT);
     flush_lines();
@@ -208,7 +232,7 @@ pub(super) fn flush_lines() {
     }
 }
 
-/// Exports the last spans, and waits for that, at most for `timeout`, or a second if that is more.
+/// Exports the last spans, and waits for that at most `timeout` or one second, whichever is longer.
 pub(super) fn end_traces(timeout: Duration) {
     #[cfg(feature = "otlp")]
     traces::end(timeout.max(FLUSH_TIMEOUT));
@@ -216,7 +240,7 @@ pub(super) fn end_traces(timeout: Duration) {
     let _ = timeout;
 }
 
-/// The event of a panic, the same as that of its further lines.
+/// The `event` of a panic, the same as that of the sampled lines that follow.
 const PANIC: &str = "panic";
 
 /// Reports a panic in the format of the log. A client may be able to cause it again and again.
@@ -234,7 +258,7 @@ fn report_panic(info: &panic::PanicHookInfo<'_>) {
         _ => String::new(),
     };
     let text = format!("panicked{location}: {message}");
-    // Not an event of the log, so that no filter hides it.
+    // Not a `tracing` event, so that no filter hides it.
     PANICS.sample(Line::Panic, &"", || {
         write(&match FORMAT.get() {
             Some(LogFormat::Json) => json_line(PANIC, &format!("{text}{backtrace}")),
@@ -245,14 +269,15 @@ fn report_panic(info: &panic::PanicHookInfo<'_>) {
             ),
         });
     });
-    // The process ends without another chance to flush.
+    // A panic of the main thread ends the process, so this is the last chance to flush.
     if thread::current().name() == Some("main") {
         flush_lines();
     }
 }
 
-/// Replaces whatever looks like a token: a panic may quote what a client sent. The header of a JWT is a JSON object, which
-/// begins with `eyJ` in base64url if nothing but a name follows its brace.
+/// Replaces everything that looks like a token, because a panic may quote input from a client.
+///
+/// The header of a JWT is a JSON object. In base64url it starts with `eyJ` if a member name directly follows the brace.
 fn without_tokens(text: &str) -> String {
     const START: &str = "eyJ";
     let mut shown = String::new();
@@ -272,7 +297,17 @@ fn without_tokens(text: &str) -> String {
     shown
 }
 
-/// Returns the log, written to what `writer` returns for each line.
+/// Returns a subscriber that logs as configured. Each line is written to the value that `writer` returns for it.
+///
+/// ```
+/// use std::io;
+///
+/// use poem_hanko::{LogFormat, TelemetryConfig, log_subscriber};
+///
+/// let config = TelemetryConfig { format: LogFormat::Json, filter: "info".to_owned() };
+/// let subscriber = log_subscriber(&config, io::stdout);
+/// tracing::subscriber::with_default(subscriber, || tracing::info!("started"));
+/// ```
 pub fn log_subscriber<F, W>(
     config: &TelemetryConfig,
     writer: F,
@@ -298,7 +333,7 @@ where
 {
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(writer)
-        // They would be written to standard error as text, and panic if it is closed.
+        // These errors would be written to standard error as text, with a panic if it is closed.
         .log_internal_errors(false);
     match format {
         LogFormat::Text => layer.with_ansi(false).boxed(),
@@ -306,7 +341,7 @@ where
     }
 }
 
-/// Whether the log may show this: nothing of the wire, and no spans that are for traces alone.
+/// Whether this may be logged: no data from the wire, and no spans that are only for traces.
 fn is_logged(metadata: &Metadata<'_>) -> bool {
     #[cfg(feature = "otlp")]
     if metadata.target() == crate::trace::TARGET {
@@ -315,7 +350,7 @@ fn is_logged(metadata: &Metadata<'_>) -> bool {
     !WIRE_TARGETS.contains(&root_of(metadata)) || *metadata.level() <= WIRE_LEVEL
 }
 
-/// Returns the crate that a line or a span is of.
+/// Returns the crate that a line or a span comes from.
 fn root_of<'a>(metadata: &Metadata<'a>) -> &'a str {
     metadata.target().split("::").next().unwrap_or_default()
 }

@@ -8,7 +8,7 @@ use crate::{edge::EdgeEndpoint, operations::Checks, testing::TestHanko};
 /// The URL of the app in its document, whose origin it trusts.
 const PUBLIC_URL: &str = "http://localhost:8000";
 
-/// An [`App`] under test, with a local Hanko and a clock that the test moves. It needs no port.
+/// An [`App`] under test, with a local Hanko and a clock that the test advances. It needs no port.
 ///
 /// ```
 /// use poem_hanko::{
@@ -43,18 +43,44 @@ pub struct TestApp {
 }
 
 impl App {
-    /// Makes the app for a test, with default settings.
+    /// Creates the app for a test, with default settings.
+    ///
+    /// ```
+    /// use poem::http::StatusCode;
+    /// use poem_hanko::{App, MeApi};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let app = App::new(MeApi, "hello", "1.0").test().await;
+    /// let response = app.client().get("/me").send().await;
+    /// response.assert_status(StatusCode::UNAUTHORIZED);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Panics
-    /// If it cannot be made. Must be called within a tokio runtime.
+    /// If it cannot be created. Must be called within a tokio runtime.
     pub async fn test(self) -> TestApp {
         self.test_with(&[]).await
     }
 
-    /// Makes the app for a test, configured by these variables and nothing from the environment.
+    /// Creates the app for a test, configured by these variables and nothing from the environment.
+    ///
+    /// ```
+    /// use poem_hanko::{App, MeApi, SessionMode};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let app = App::new(MeApi, "hello", "1.0")
+    ///     .test_with(&[("HANKO_SESSION_MODE", "stateless")])
+    ///     .await;
+    /// assert_eq!(app.hanko().session_policy().mode, SessionMode::Stateless);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Panics
-    /// If it cannot be made, or if a variable is invalid. Must be called within a tokio runtime.
+    /// If it cannot be created, or if a variable is invalid. Must be called within a tokio runtime.
     pub async fn test_with(mut self, variables: &[(&str, &str)]) -> TestApp {
         let config = Config::of_variables(variables);
         let builder = config
@@ -83,6 +109,19 @@ impl App {
 
 impl TestApp {
     /// Returns a client of the app. [`SignedInRequest`](crate::testing::SignedInRequest) signs its requests in.
+    ///
+    /// ```
+    /// use poem_hanko::{
+    ///     TestApp,
+    ///     testing::{Person, SignedInRequest},
+    /// };
+    ///
+    /// async fn shows_who_is_signed_in(app: &TestApp) {
+    ///     let ada = app.sign_in(&Person::default());
+    ///     let response = app.client().get("/me").signed_in(&ada).send().await;
+    ///     response.assert_status_is_ok();
+    /// }
+    /// ```
     pub fn client(&self) -> &TestClient<EdgeEndpoint> {
         &self.client
     }

@@ -4,9 +4,19 @@ use poem::http::HeaderValue;
 
 use crate::jose::TokenError;
 
-/// What the client is told about its credentials.
+/// The challenge of a rejection: why the credentials of the request were not accepted.
 ///
-/// A challenge contains nothing of the request, so nothing can be injected into it.
+/// A challenge contains no text of the request, so a client can inject nothing into it.
+///
+/// ```
+/// use poem_hanko::Challenge;
+///
+/// fn must_sign_in_again(challenge: &Challenge) -> bool {
+///     matches!(challenge, Challenge::InsufficientUserAuthentication { .. })
+/// }
+///
+/// assert!(!must_sign_in_again(&Challenge::Bearer));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Challenge {
@@ -20,22 +30,34 @@ pub enum Challenge {
     SessionEnded,
     /// The session lacks a permission: `insufficient_scope` (RFC 6750 section 3.1).
     InsufficientScope {
-        /// What completes the sentence "requires …".
+        /// The text that follows "requires".
         requires: String,
         /// The scopes that are needed.
         scope: Option<String>,
     },
     /// Another sign-in is needed: `insufficient_user_authentication` (RFC 9470 section 3).
     InsufficientUserAuthentication {
-        /// What completes the sentence "requires …".
+        /// The text that follows "requires".
         requires: String,
-        /// How many seconds ago the sign-in may have been.
+        /// The maximum age of the sign-in, in seconds.
         max_age: Option<u64>,
     },
 }
 
 impl Challenge {
     /// Returns the value of the header.
+    ///
+    /// ```
+    /// use poem_hanko::Challenge;
+    ///
+    /// let challenge = Challenge::InsufficientUserAuthentication {
+    ///     requires: "a sign-in in the last 300 s".to_owned(),
+    ///     max_age: Some(300),
+    /// };
+    /// let header = challenge.header_value();
+    /// assert!(header.to_str()?.ends_with(r#"max_age="300""#));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn header_value(&self) -> HeaderValue {
         match self {
             Self::Bearer => HeaderValue::from_static("Bearer"),
@@ -63,7 +85,7 @@ impl Challenge {
         }
     }
 
-    /// Sets what is required, if the challenge says so.
+    /// Sets the text that follows "requires", if this kind of challenge has one.
     pub(super) fn requiring(mut self, text: String) -> Self {
         if let Self::InsufficientScope { requires, .. }
         | Self::InsufficientUserAuthentication { requires, .. } = &mut self

@@ -1,8 +1,8 @@
-//! How the requirement of a guard reaches the document.
+//! Passes the requirements of guards to the OpenAPI document.
 //!
-//! Poem asks an extractor only for the names of its security schemes. While [`collect`] runs, a guard adds a marker to them,
-//! which stands for its requirement; at any other time it adds none, so that a document made without
-//! [`WithProblems`](crate::WithProblems) names no scheme that does not exist.
+//! Poem asks an extractor only for the names of its security schemes. While [`collect`] runs, a guard adds a marker to these
+//! names, which identifies its requirement. At other times it adds none: a document made without
+//! [`WithProblems`](crate::WithProblems) would name a scheme that does not exist.
 
 use std::cell::RefCell;
 
@@ -13,7 +13,7 @@ thread_local! {
     static COLLECTED: RefCell<Option<Vec<Requirement>>> = const { RefCell::new(None) };
 }
 
-/// Calls `f`, and returns with its result the requirements for which markers were made meanwhile.
+/// Calls `f`. Returns its result and the requirements for which it made markers.
 pub(crate) fn collect<T>(f: impl FnOnce() -> T) -> (T, Requirements) {
     let outer = COLLECTED.replace(Some(Vec::new()));
     let result = f();
@@ -21,7 +21,7 @@ pub(crate) fn collect<T>(f: impl FnOnce() -> T) -> (T, Requirements) {
     (result, Requirements(collected))
 }
 
-/// Returns the name that stands for a requirement among the security schemes of an operation.
+/// Returns the marker of a requirement, or `None` if nothing is required or [`collect`] is not running.
 pub(super) fn marker(requirement: &Requirement) -> Option<&'static str> {
     if requirement.0.is_empty() {
         return None;
@@ -37,7 +37,7 @@ pub(super) fn marker(requirement: &Requirement) -> Option<&'static str> {
 pub(crate) struct Requirements(Vec<Requirement>);
 
 impl Requirements {
-    /// Returns the requirement that this name stands for.
+    /// Returns the requirement whose marker this is.
     pub(crate) fn of_marker(&self, scheme: &str) -> Option<&Requirement> {
         let index: usize = scheme.strip_prefix("guard ")?.parse().ok()?;
         self.0.get(index)

@@ -2,7 +2,8 @@
 
 use super::requirement::{Requirement, Rule};
 
-/// Requires more than a session, as the parameter of [`HankoAuth`](super::HankoAuth). The whole of "the role is admin":
+/// Requires more than a session, as the type parameter of [`HankoAuth`](super::HankoAuth). This guard requires the role
+/// `admin`:
 ///
 /// ```
 /// use poem_hanko::{Guard, Requirement};
@@ -14,7 +15,7 @@ use super::requirement::{Requirement, Rule};
 /// }
 /// ```
 ///
-/// Guards compose: a tuple requires all of its guards, in this order, and [`AnyOf`] one of them. There is no negation. They
+/// Guards compose: a tuple requires all of its guards, in this order, and [`AnyOf`] one of them. There is no negation. Guards
 /// are checked after authentication and before the body is read.
 ///
 /// ```
@@ -56,15 +57,15 @@ use super::requirement::{Requirement, Rule};
 ///       role: '{{ .User.Metadata.Public "role" }}'
 /// ```
 ///
-/// **Never guard on a claim made from `unsafe_metadata`**: users write that themselves.
+/// **Never guard on a claim made from `unsafe_metadata`**: users can write it themselves.
 ///
 /// # Errors
 /// A session that does not meet a guard on the sign-in ([`Fresh`], [`SecondFactor`], [`Passkey`], [`StrongSignIn`]) is
-/// rejected with 401 and the challenge `insufficient_user_authentication` (RFC 9470 section 3), which tells the client to let
-/// the user sign in again; for any other guard with 403 and `insufficient_scope` (RFC 6750 section 3.1). If no guard of
-/// [`AnyOf`] is met, and another sign-in would help, the response is 401.
+/// rejected with 401 and the challenge `insufficient_user_authentication` (RFC 9470 section 3), which tells the client that
+/// the user must sign in again. For any other guard, it is rejected with 403 and `insufficient_scope` (RFC 6750 section 3.1).
+/// If no guard of [`AnyOf`] is met, and another sign-in would help, the response is 401.
 pub trait Guard: 'static {
-    /// What a session must meet.
+    /// The requirement that a session must meet.
     const REQUIRES: Requirement;
 }
 
@@ -125,8 +126,8 @@ impl<const SECONDS: u64> Guard for Fresh<SECONDS> {
 
 /// Requires a second factor at the sign-in: `amr` contains `totp` or `security_key`.
 ///
-/// Hanko asks for no second factor after a sign-in with a passkey, nor on a trusted device: these users are locked out.
-/// [`StrongSignIn`] lets the former in. In the token of a registration, `amr` names what the user has set up, not what they
+/// Hanko asks for no second factor after a sign-in with a passkey, or on a trusted device, so this guard rejects these users.
+/// [`StrongSignIn`] accepts a passkey. In the token of a registration, `amr` names what the user has set up, not what they
 /// have used. A token without `amr`, such as one that the Admin API issues, does not meet this.
 ///
 /// ```
@@ -186,8 +187,8 @@ impl Guard for Passkey {
 /// Requires a sign-in that needs more than a password or access to a mailbox: `amr` contains `totp`, `security_key` or
 /// `passkey`.
 ///
-/// As for [`SecondFactor`], a registration counts with what the user has set up, and a sign-in on a trusted device without a
-/// passkey does not meet this. A token without `amr`, such as one that the Admin API issues, does not meet this.
+/// As with [`SecondFactor`], the token of a registration counts by what the user has set up, and a sign-in on a trusted device
+/// without a passkey does not meet this. A token without `amr`, such as one that the Admin API issues, does not meet this.
 ///
 /// ```
 /// use poem_hanko::{HankoAuth, JsonBody, StrongSignIn};
@@ -215,11 +216,11 @@ impl Guard for StrongSignIn {
     ));
 }
 
-/// Requires that Hanko confirms the session now, whatever is cached, in every [`SessionMode`](crate::hanko::SessionMode):
-/// for operations where a minute is too long, such as a payment or the deletion of an account. Each request waits for
-/// Hanko; if Hanko does not respond, the response is 503.
+/// Requires that Hanko confirms the session now, whatever is cached, in every [`SessionMode`](crate::hanko::SessionMode).
+/// Use it where an ended session must not work even for a minute, such as a payment or the deletion of an account. Each
+/// request waits for Hanko; if Hanko does not respond, the response is 503.
 ///
-/// As one guard of [`AnyOf`], Hanko is asked only if no other one is met.
+/// In [`AnyOf`], Hanko is asked only if no other guard is met.
 ///
 /// ```
 /// use poem_hanko::{HankoAuth, JsonBody, Live};

@@ -1,4 +1,4 @@
-//! What the authentication of a request has found.
+//! The result of authenticating a request, for the log.
 
 use std::{
     fmt::Display,
@@ -12,13 +12,14 @@ use crate::hanko::Identified;
 /// Why a request was rejected.
 #[derive(Debug)]
 pub(crate) struct Reason {
-    /// One of a fixed set.
+    /// A name from a fixed set.
     pub(crate) name: &'static str,
-    /// A sentence without anything that the client has sent.
+    /// A sentence without any text that the client sent.
     pub(crate) detail: String,
 }
 
-/// Kept in the data of a request by whoever logs it, and filled in by its authentication.
+/// Whose request it is, and why it was rejected. The code that logs a request adds this to its data, and authentication fills
+/// it in.
 #[derive(Debug, Default)]
 pub(crate) struct AuthRecord {
     identified: Identified,
@@ -38,7 +39,7 @@ impl AuthRecord {
         request.data::<Arc<Self>>().map(|record| &**record)
     }
 
-    /// Returns whose token it was, if its signature was valid.
+    /// Returns the ids in the token, if its signature was valid.
     pub(crate) fn identified(&self) -> &Identified {
         &self.identified
     }

@@ -14,10 +14,10 @@ use crate::{
 /// Stands for every path that nothing serves.
 const UNMATCHED: &str = "unmatched";
 
-/// A request whose response has not begun. It contains nothing else that the client has chosen: no path, no query, no header
-/// but the request id, which is well-formed.
+/// A request whose response has not started. Of the text that a client sends, it holds only the request id, which is
+/// well-formed: no path, no query, and no other header.
 ///
-/// One that is dropped is logged without a status: its connection was closed, or its HTTP/2 stream was reset.
+/// If it is dropped, it is logged without a status: its connection was closed, or its HTTP/2 stream was reset.
 pub(crate) struct AccessEntry {
     clock: Arc<dyn Clock>,
     began_at: Duration,
@@ -31,7 +31,7 @@ pub(crate) struct AccessEntry {
 }
 
 impl AccessEntry {
-    /// Begins the line of a request for `route`, the path in the document, from `client`.
+    /// Starts the line of a request for `route`, the path in the document, from `client`.
     pub(super) fn begin(
         request: &mut Request,
         request_id: HeaderValue,
@@ -53,15 +53,15 @@ impl AccessEntry {
         }
     }
 
-    /// Writes the line, when the head of the response is complete. `limit` is what the request has run into.
+    /// Writes the line, when the head of the response is complete. `limit` is the limit that the request has reached, if any.
     pub(crate) fn log(mut self, status: StatusCode, limit: Option<ProblemType>) {
         let limit = limit.map(|problem_type| (problem_type.slug(), problem_type.title()));
         self.is_logged = true;
         self.write(Some(status.as_u16()), limit);
     }
 
-    /// Writes the line. `ended_by` is the name of what has ended the request and a sentence about it; why its authentication
-    /// rejected it goes before.
+    /// Writes the line. `ended_by` is the name of what has ended the request, and a sentence about it. If authentication has
+    /// rejected the request, its reason is written instead.
     fn write(&self, status: Option<u16>, ended_by: Option<(&'static str, &str)>) {
         let rejection = self.record.reason();
         let reason = rejection.map(|reason| (reason.name, &*reason.detail));

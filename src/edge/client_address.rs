@@ -21,7 +21,14 @@ use poem::{Request, http::HeaderMap};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Arc<[IpNet]>);
 
-/// An item of a list is not a network.
+/// The error for an item of a list that is not a network.
+///
+/// ```
+/// use poem_hanko::{TrustedProxies, TrustedProxiesError};
+///
+/// let error: TrustedProxiesError = "10.0.0.0/8, proxy".parse::<TrustedProxies>().unwrap_err();
+/// assert!(error.to_string().starts_with(r#"contains "proxy", which is not a network"#));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "contains {item:?}, which is not a network such as 10.0.0.0/8 or an address such as 10.0.0.7"
@@ -61,11 +68,31 @@ impl fmt::Display for TrustedProxies {
 
 impl TrustedProxies {
     /// Returns whether no proxy is trusted.
+    ///
+    /// ```
+    /// use poem_hanko::TrustedProxies;
+    ///
+    /// assert!(TrustedProxies::default().is_empty());
+    /// assert!(!"10.0.0.0/8".parse::<TrustedProxies>()?.is_empty());
+    /// # Ok::<(), poem_hanko::TrustedProxiesError>(())
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Returns whether this is the address of a trusted proxy. An IPv4-mapped IPv6 address counts as IPv4.
+    ///
+    /// ```
+    /// use poem_hanko::TrustedProxies;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let proxies: TrustedProxies = "10.0.0.0/8".parse()?;
+    /// assert!(proxies.contains("10.1.2.3".parse()?));
+    /// assert!(proxies.contains("::ffff:10.1.2.3".parse()?));
+    /// assert!(!proxies.contains("203.0.113.9".parse()?));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
@@ -74,7 +101,23 @@ impl TrustedProxies {
     /// Returns the client of a request that came from `peer`: the right-most address of all `X-Forwarded-For` fields that is
     /// not a trusted proxy. A client can write anything to the left of what the proxies add.
     ///
-    /// A malformed entry ends the search, as does the last one: then the client is the farthest address that was found.
+    /// The search ends at a malformed entry or after the last one. The client is then the farthest address that was found.
+    ///
+    /// ```
+    /// use std::net::{IpAddr, Ipv4Addr};
+    ///
+    /// use poem::http::{HeaderMap, HeaderValue};
+    /// use poem_hanko::TrustedProxies;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let proxies: TrustedProxies = "10.0.0.0/8".parse()?;
+    /// let mut headers = HeaderMap::new();
+    /// headers.insert("x-forwarded-for", HeaderValue::from_static("1.1.1.1, 203.0.113.9"));
+    /// let client = proxies.client(IpAddr::from([10, 1, 2, 3]), &headers);
+    /// assert_eq!(client, Ipv4Addr::new(203, 0, 113, 9));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut client = peer.to_canonical();
         let entries = headers
@@ -107,7 +150,7 @@ impl TrustedProxies {
     }
 }
 
-/// Returns the client of a request, if its connection has an IP address. Whether there are trusted proxies is in its data.
+/// Returns the client of a request, if its connection has an IP address. Reads the trusted proxies from the request's data.
 pub(crate) fn client_address(request: &Request) -> Option<IpAddr> {
     match request.data::<TrustedProxies>() {
         Some(proxies) => proxies.client_of(request),
@@ -115,7 +158,7 @@ pub(crate) fn client_address(request: &Request) -> Option<IpAddr> {
     }
 }
 
-/// Parses a network, or an address as the network of it alone.
+/// Parses a network, or an address, which counts as a network of one address.
 fn network(item: &str) -> Option<IpNet> {
     /// The bits before the address in an IPv4-mapped IPv6 address.
     const MAPPED_BITS: u8 = 96;
@@ -179,7 +222,7 @@ mod tests {
         assert_eq!(client("10.1.2.3", &forged_first), "203.0.113.9");
         assert_eq!(client("10.1.2.3", &[b"203.0.113.9:4711"]), "203.0.113.9");
         assert_eq!(client("10.1.2.3", &[b"[2001:db8::1]:80"]), "2001:db8::1");
-        // All are proxies: a request from within.
+        // All are proxies: the request came from inside the network.
         assert_eq!(client("10.1.2.3", &[b"10.0.0.5, 10.0.0.6"]), "10.0.0.5");
     }
 
@@ -188,7 +231,7 @@ mod tests {
         assert_eq!(client("10.1.2.3", &[b"203.0.113.9, unknown"]), "10.1.2.3");
         let fields: [&[u8]; 2] = [b"203.0.113.9,, 10.0.0.6", b"10.0.0.7"];
         assert_eq!(client("10.1.2.3", &fields), "10.0.0.6");
-        // What a client writes to the left of the proxy's entry hides nothing.
+        // Whatever a client writes to the left of the proxy's entry, that entry still counts.
         assert_eq!(client("10.1.2.3", &[b"\xff, 203.0.113.9"]), "203.0.113.9");
     }
 

@@ -53,7 +53,7 @@ pub(crate) fn vary(headers: &mut HeaderMap) {
     if !is_stored {
         return;
     }
-    // In one line with the others: some caches read only one.
+    // One field with all names: some caches read only one `Vary` field.
     let mut names = Vec::new();
     for value in headers.get_all(header::VARY) {
         if lists(value, header::ORIGIN.as_str()) || lists(value, "*") {

@@ -7,7 +7,7 @@ use poem::http::{HeaderMap, header};
 /// The style of our own pages, light and dark.
 pub(crate) const STYLE: &str = include_str!("html/style.css");
 
-/// Makes a text safe to stand in HTML.
+/// Escapes a text for HTML.
 pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -30,7 +30,7 @@ pub(crate) fn fill<'a>(template: &str, value: impl Fn(&str) -> Cow<'a, str>) -> 
     page
 }
 
-/// Returns whether `Accept` names HTML, and prefers JSON to it by no weight (RFC 9110 section 12.5.1). `*/*` does not name it.
+/// Returns whether `Accept` names HTML, with at least the weight of JSON (RFC 9110 section 12.5.1). `*/*` does not name it.
 pub(crate) fn accepts_html(headers: &HeaderMap) -> bool {
     let html = weight(headers, "text/html");
     html > 0.0 && html >= weight(headers, "application/json")

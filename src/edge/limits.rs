@@ -1,12 +1,12 @@
-//! Bounds what untrusted clients can use, over all connections together: connections, requests in flight, memory, time.
+//! Limits the connections, requests in flight, memory and time that untrusted clients can use, over all connections together.
 //!
 //! | resource | bound | when it is reached |
 //! |---|---|---|
 //! | connections | a maximum, of which at most [`MAX_HTTP2_CONNECTIONS`] use HTTP/2 | one is closed: see [`Connections`] |
-//! | streaming responses and upgraded connections | half of that | the new one gets 503 |
-//! | requests whose response has not begun | a maximum, the last eighth of it for those whose handler does not wait | the request whose body is most behind gets 408; if no body is incomplete, the new request gets 503 |
-//! | HTTP/2 responses that their clients do not read | [`MAX_UNREAD`], and [`UNREAD_TIMEOUT`] without progress | the stream of the one without progress for longest is reset |
-//! | memory for bodies, unread responses, and heads beyond what each connection has | [`MEMORY`] | unread responses are reset, large bodies that are most behind get 408; if that would not help, the new one gets 503. Small bodies have [`SMALL_MEMORY`] of their own |
+//! | streaming responses and upgraded connections | half of the connections | the new one gets 503 |
+//! | requests whose response has not started | a maximum, whose last eighth is for requests whose handler does not wait | the request whose body is furthest behind [its rate](EXPECTED_BYTES_PER_SECOND) gets 408; if no body is incomplete, the new request gets 503 |
+//! | HTTP/2 responses that their clients do not read | [`MAX_UNREAD`], and [`UNREAD_TIMEOUT`] without progress | the stream that has made no progress for longest is reset |
+//! | memory for bodies, unread responses, and heads that do not fit in a connection's own buffer | [`MEMORY`], and [`SMALL_MEMORY`] more for small bodies | unread responses are reset, and requests with large bodies that are furthest behind get 408; if that would not free enough, the new request gets 503 |
 
 mod body;
 mod connections;
@@ -36,10 +36,10 @@ use crate::{
     metrics::{Closed, HttpCounts},
 };
 
-/// The most fields of a request head, trailers aside. hyper checks it for HTTP/1; h2 knows no such limit.
+/// The largest number of fields in a request head, without trailers. hyper checks it for HTTP/1; h2 has no such limit.
 pub(crate) const MAX_FIELDS: usize = 100;
 
-/// The most connections that use HTTP/2. Each has about 40 KiB of buffers and up to 100 streams, so that clients and
+/// The largest number of connections that use HTTP/2. Each has about 40 KiB of buffers and up to 100 streams, so clients and
 /// proxies need few of them.
 pub(crate) const MAX_HTTP2_CONNECTIONS: usize = 64;
 
@@ -50,45 +50,45 @@ pub(crate) const MAX_HTTP2_CONNECTIONS: usize = 64;
 /// | what | MB |
 /// |---|---:|
 /// | this and [`SMALL_MEMORY`] | 19 |
-/// | 4096 requests in flight of 8 KB | 33 |
+/// | 4096 requests in flight, each 8 KB | 33 |
 /// | webhooks that are held: 16 MiB | 17 |
 /// | webhooks that wait for keys: 256 of up to 16 KiB, and 2 MiB of large ones | 6 |
 /// | HTTP/2: 64 connections, each with buffers of 25 KB more, [`MAX_UNWRITTEN`], and 100 streams that are ending | 8 |
 /// | [`MAX_UNREAD`] HTTP/2 responses of 4 KB | 2 |
-/// | what the allocator cannot give back | 11 |
+/// | memory that the allocator cannot return to the system | 11 |
 const MEMORY: usize = 10 * 1024 * 1024;
 
 /// Bytes beyond [`MEMORY`] for requests with small bodies.
 const SMALL_MEMORY: usize = 8 * 1024 * 1024;
 
-/// A body up to this size has room whatever large bodies and unread responses occupy, and other incomplete ones give way
-/// to it. Hanko's webhooks are smaller, and Hanko does not send them again. Only what running handlers hold of small
-/// bodies can take its room.
+/// The size up to which a body is small. A small body gets memory however much large bodies and unread responses occupy, and
+/// incomplete requests are dropped for it. Only small bodies that running handlers hold can use up this memory. Hanko's
+/// webhooks are smaller, and Hanko does not send them again.
 pub(crate) const SMALL_BODY: usize = 16 * 1024;
 
-/// What a request with a small body occupies at most: its head may be as large.
+/// The most memory that a request with a small body occupies: its head may be as large as its body.
 const SMALL_REQUEST: usize = 2 * SMALL_BODY;
 
-/// This part of the requests in flight is for requests whose handler does not wait for anything but their body, and for
-/// [urgent](RequestLimits::urgent) ones.
+/// One in `RESERVED_PART` places for requests in flight is reserved for requests whose handler waits for nothing but their
+/// body, and for [urgent](RequestLimits::urgent) ones.
 ///
-/// Handlers that wait, for Hanko or a database, are what fills the places: the others end before the next begins. So
-/// probes, sessions that are known, and webhooks are served however many wait. A share for each client address would not
-/// help behind a proxy, from which all requests come.
+/// Handlers that wait, for Hanko or a database, fill the places: other requests end before the next one starts. So health
+/// checks, requests with known sessions, and webhooks are served however many handlers wait. A limit for each client address
+/// would not help behind a proxy, where all requests have the address of the proxy.
 const RESERVED_PART: usize = 8;
 
-/// The most HTTP/2 responses whose handler has ended and which their clients do not read. Those of HTTP/1 are bounded by
-/// the connections.
+/// The largest number of HTTP/2 responses whose handler has ended and that their clients do not read. HTTP/1 responses need
+/// no such limit: there is at most one per connection.
 const MAX_UNREAD: usize = 512;
 
 /// How long the client of an HTTP/2 response may read nothing of it: as long as a socket may have unread bytes.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The rate at which a body is expected to arrive. The one that is most behind is the first to be dropped, so that bodies
-/// of one byte a second do not outlast those that have just begun.
+/// The rate at which a body is expected to arrive. The body that is furthest behind it is dropped first. Otherwise bodies
+/// that arrive at one byte a second would outlast those that have just started.
 const EXPECTED_BYTES_PER_SECOND: u64 = 16 * 1024;
 
-/// How often connections and responses whose time is over are looked for.
+/// How often connections and responses are checked for their timeouts.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Limits of each request, and of all together.
@@ -112,7 +112,7 @@ impl Default for LimitSettings {
     }
 }
 
-/// What all connections of a server share.
+/// The limits that all connections of a server share, and what is used of them.
 pub(crate) struct Limits {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) connections: Connections,
@@ -121,7 +121,7 @@ pub(crate) struct Limits {
     request_timeout: Duration,
     requests: AtomicUsize,
     memory: AtomicUsize,
-    /// Of `memory`, what connections hold for partial and large heads.
+    /// The part of `memory` that connections hold for partial and large heads.
     heads: AtomicUsize,
     stalled: Mutex<Stalled>,
     unread: Mutex<Unread>,
@@ -133,15 +133,14 @@ pub(crate) struct Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Open,
-    /// In the part that handlers may not wait in.
+    /// In the reserved part, where handlers may not wait.
     Reserved,
 }
 
-/// When a body would have begun if it had arrived at the expected rate, in nanoseconds of the clock; and a number of its
-/// own.
+/// When the received bytes of a body were due at the expected rate, in nanoseconds of the clock; and a unique number.
 type Behind = (u64, u64);
 
-/// The requests that wait for bytes of their body, the one that is most behind first.
+/// The requests that wait for bytes of their body, the one that is furthest behind first.
 #[derive(Default)]
 struct Stalled {
     last: u64,
@@ -178,7 +177,7 @@ impl Bodies {
     }
 }
 
-/// The HTTP/2 responses whose client does not read them, the one without progress for longest first.
+/// The HTTP/2 responses whose client does not read them; first the one that has made no progress for longest.
 #[derive(Default)]
 struct Unread {
     last: u64,
@@ -219,7 +218,7 @@ impl fmt::Debug for Limits {
 }
 
 impl Limits {
-    /// Returns limits as configured, for at most `max_connections`, which the descriptors allow.
+    /// Returns limits with these settings, for at most `max_connections`, the number that the descriptors allow.
     pub(crate) fn new(
         settings: LimitSettings,
         max_connections: usize,
@@ -241,7 +240,7 @@ impl Limits {
         }
     }
 
-    /// Counts the requests, for these routes.
+    /// Counts requests by these routes.
     #[cfg(feature = "server")]
     pub(crate) fn counting(mut self, routes: impl IntoIterator<Item = String>) -> Self {
         self.http = Some(HttpCounts::new(routes));
@@ -260,7 +259,7 @@ impl Limits {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Whether the server has been told to shut down.
+    /// Returns whether the server is shutting down.
     pub(crate) fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Relaxed)
     }
@@ -269,10 +268,10 @@ impl Limits {
         self.is_draining.store(true, Ordering::Relaxed);
     }
 
-    /// Counts one more request in flight. Returns `None` if there is no place and none can be made.
+    /// Counts one more request in flight. Returns `None` if there is no place and none can be freed.
     ///
-    /// Streams of HTTP/2 begin before their handlers run, so a burst of them fills all places at once. Hence each
-    /// connection has at most one request in the reserved part.
+    /// HTTP/2 streams start before their handlers run, so a burst of them fills all places at once. Therefore each connection
+    /// has at most one request in the reserved part.
     fn admit(&self, connection: &Connection) -> Option<Place> {
         let before = self.requests.fetch_add(1, Ordering::Relaxed);
         if before < self.open_places() {
@@ -286,24 +285,25 @@ impl Limits {
         None
     }
 
-    /// How many requests may be in flight whose handlers wait.
+    /// Returns how many requests whose handlers wait may be in flight.
     fn open_places(&self) -> usize {
         self.max_requests - self.max_requests / RESERVED_PART
     }
 
-    /// Whether a request whose place is reserved may wait after all.
+    /// Returns whether the handler of a request in the reserved part may wait, since other places are free.
     fn may_wait(&self) -> bool {
         self.requests.load(Ordering::Relaxed) <= self.open_places() || self.drop_stalled()
     }
 
-    /// Accounts for `bytes` more. Returns whether they fit, after whatever had to be dropped for them; the bytes are
-    /// accounted for in either case.
+    /// Counts `bytes` as used memory, and frees memory if they exceed the limit. Returns whether they fit in the end; they are
+    /// counted in either case.
     fn charge(&self, bytes: usize, size: Size) -> bool {
         let used = self.memory.fetch_add(bytes, Ordering::Relaxed) + bytes;
         used <= size.memory() || self.make_room(size)
     }
 
-    /// Drops what can be dropped until the memory suffices. Drops nothing if that would not be enough.
+    /// Frees memory until the limit is met, by dropping requests and responses and closing connections. Drops nothing if that
+    /// would not be enough.
     fn make_room(&self, size: Size) -> bool {
         loop {
             let used = self.memory.load(Ordering::Relaxed);
@@ -335,13 +335,13 @@ impl Limits {
         self.memory.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Changes what a connection itself holds: a partial head, or the bytes of a large one.
+    /// Sets how many bytes a connection itself holds: those of a partial or a large head.
     pub(crate) fn recharge(&self, connection: &Connection, bytes: usize) {
         let before = connection.charge();
         if bytes == before {
             return;
         }
-        // First in the sums, from which another thread may subtract it as soon as the connection has it.
+        // The sums come first: another thread may subtract the charge from them as soon as the connection has it.
         self.heads.fetch_add(bytes, Ordering::Relaxed);
         let used = self.memory.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let freed = connection.replace_charge(bytes);
@@ -356,13 +356,13 @@ impl Limits {
     fn close_head(&self) -> bool {
         let closed = self.connections.close_first(Need::Memory, &self.clock);
         if let Some(connection) = &closed {
-            // At once, so that no more than needed are closed.
+            // Counted as free at once, so that no more connections than needed are closed.
             self.recharge(connection, 0);
         }
         closed.is_some()
     }
 
-    /// Drops the request whose body is most behind.
+    /// Drops the request whose body is furthest behind.
     fn drop_stalled(&self) -> bool {
         let first = {
             let mut stalled = lock(&self.stalled);
@@ -379,7 +379,7 @@ impl Limits {
         true
     }
 
-    /// The same among those that hold more than a small request.
+    /// Drops the request whose body is furthest behind among those that hold more than a small request.
     fn drop_large_stalled(&self) -> bool {
         let first = lock(&self.stalled).large.pop();
         let Some(exchange) = first else {
@@ -408,8 +408,8 @@ impl Limits {
         stalled.large.remove(key);
     }
 
-    /// Adds a response that its client does not read, and returns its place. If there are too many, the one without
-    /// progress for longest is reset.
+    /// Adds a response that its client does not read, and returns its place. If there are too many, resets the one that has
+    /// made no progress for longest.
     fn add_unread(&self, exchange: &Arc<Exchange>, bytes: usize) -> u64 {
         let since = self.clock.monotonic();
         let (place, is_full) = {
@@ -449,7 +449,7 @@ impl Limits {
         true
     }
 
-    /// Closes connections and resets responses whose time is over, until it is dropped.
+    /// Closes connections and resets responses that have reached a timeout, until this future is dropped.
     pub(crate) async fn sweep(&self) {
         loop {
             self.clock.sleep(SWEEP_INTERVAL).await;
@@ -460,7 +460,8 @@ impl Limits {
     }
 }
 
-/// Whether a request may be dropped to make room for any other, or for small ones only; and what it has room in.
+/// The size of a request. It decides how much memory the request may use, and for which others it may be dropped: a large
+/// one for any, a small one for small ones only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Size {
     Small,
@@ -476,7 +477,7 @@ impl Size {
         }
     }
 
-    /// What all requests may occupy together when one of this size needs more.
+    /// Returns how much memory all requests may occupy together when one of this size needs more.
     const fn memory(self) -> usize {
         match self {
             Self::Small => MEMORY + SMALL_MEMORY,

@@ -1,4 +1,4 @@
-//! What the routes of an API say about an error of the framework.
+//! The routes of an API, which add what the framework's errors lack.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -18,9 +18,9 @@ use crate::{
 
 /// The routes of a whole API, made from its metadata.
 ///
-/// As a middleware around the API it makes a problem of every error: a 405 has `Allow` (RFC 9110 section 15.5.6), which Poem's
-/// own lacks, and a path parameter is called by its name, which Poem does not know. Put it around all APIs together, since
-/// one of them does not know the methods of another:
+/// As a middleware around the API, it converts every error to a problem. A 405 then has `Allow` (RFC 9110 section 15.5.6),
+/// which Poem's own lacks, and an error about a path parameter has its name, which Poem does not know. Put it around all APIs
+/// together, since one of them does not know the methods of another:
 ///
 /// ```
 /// # use poem::{EndpointExt, IntoEndpoint, Route};
@@ -42,12 +42,12 @@ use crate::{
 #[derive(Clone, Default)]
 pub struct RouteTable(Arc<Route>);
 
-/// What is known of one path.
+/// Information about one path.
 #[derive(Debug)]
 struct PathInfo {
     /// As in the document.
     path: Arc<str>,
-    /// `None` if the endpoint alone knows its methods.
+    /// `None` if only the endpoint knows its methods.
     allow: Option<HeaderValue>,
     /// The names of the parameters in the path, in their order.
     parameters: Vec<String>,
@@ -69,6 +69,14 @@ impl fmt::Debug for RouteTable {
 
 impl RouteTable {
     /// Returns the routes of `api`.
+    ///
+    /// ```
+    /// use poem_hanko::{HealthApi, MeApi, RouteTable};
+    ///
+    /// let routes = RouteTable::of(&(MeApi, HealthApi))?;
+    /// assert!(RouteTable::of(&(MeApi, MeApi)).is_err());
+    /// # Ok::<(), poem_hanko::Conflict>(())
+    /// ```
     ///
     /// # Errors
     /// [`Conflict`] if two operations have the same method and path, or paths that differ only in the names of their
@@ -139,7 +147,7 @@ impl RouteTable {
                         reason: error.to_string(),
                     };
                 }
-                // Such as two names of one catch-all: they have the same text before it.
+                // For example two catch-alls that differ in their names: the text before them is the same.
                 let prefix = pattern.split('*').next().unwrap_or_default();
                 let rival = added
                     .iter()
@@ -177,14 +185,14 @@ impl RouteTable {
         problem::from_error(error)
     }
 
-    /// Returns whether an operation has the path, rather than an endpoint of another kind; `None` if nothing has it.
+    /// Returns whether an operation serves the path, rather than a plain endpoint or a page; `None` if nothing serves it.
     pub(crate) async fn is_operation(&self, uri: &Uri) -> Option<bool> {
         self.find(uri).await.map(|info| info.allow.is_some())
     }
 
-    /// Returns the path of the document that a request for `uri` has, with the names of its parameters.
+    /// Returns the path in the document that matches `uri`, with the names of its parameters.
     pub(crate) fn template(&self, uri: &Uri) -> Option<Arc<str>> {
-        // Poem's router waits for nothing.
+        // Poem's router never waits.
         let info = self.find(uri).now_or_never().flatten()?;
         Some(Arc::clone(&info.path))
     }
@@ -208,6 +216,15 @@ impl<E: Endpoint> Middleware<E> for RouteTable {
 }
 
 /// An endpoint whose errors are problems: see [`RouteTable`].
+///
+/// ```
+/// use poem::{EndpointExt, Route};
+/// use poem_hanko::{RouteTable, WithRouteTable};
+///
+/// fn with_problems(routes: Route, table: RouteTable) -> WithRouteTable<Route> {
+///     routes.with(table)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct WithRouteTable<E> {
     endpoint: E,

@@ -1,4 +1,4 @@
-//! The settings of a `Hanko`, and how it is put together.
+//! The settings of a `Hanko`, and how it is built from them.
 
 use std::{
     fmt::{self, Display},
@@ -92,24 +92,76 @@ impl HankoBuilder {
     }
 
     /// Sets the accepted audiences: `aud` must contain one of them. Default: `aud` is not checked.
+    ///
+    /// ```
+    /// use poem_hanko::Hanko;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url: poem_hanko::HankoUrl = "http://localhost:8000".parse()?;
+    /// // By default, the audience of Hanko's tokens is the id of the WebAuthn relying party.
+    /// let hanko = Hanko::builder(url).audiences(["app.example.com".to_owned()]).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn audiences(mut self, audiences: impl IntoIterator<Item = String>) -> Self {
         self.rules.audiences = audiences.into_iter().collect();
         self
     }
 
     /// Sets the issuer: `iss` must equal it. Default: `iss` is not checked.
+    ///
+    /// ```
+    /// use poem_hanko::Hanko;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url: poem_hanko::HankoUrl = "http://localhost:8000".parse()?;
+    /// // The value of `session.issuer` in the configuration of Hanko.
+    /// let hanko = Hanko::builder(url).issuer("https://hanko.example.com").build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
         self.rules.issuer = Some(issuer.into());
         self
     }
 
     /// Sets the allowed clock skew for `exp`, `nbf` and `iat`. Default: [`DEFAULT_LEEWAY`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use poem_hanko::Hanko;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url: poem_hanko::HankoUrl = "http://localhost:8000".parse()?;
+    /// let hanko = Hanko::builder(url).leeway(Duration::from_secs(5)).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn leeway(mut self, leeway: Duration) -> Self {
         self.rules.leeway = leeway;
         self
     }
 
     /// Sets how the JWK Set is fetched. Default: [`FetchPolicy::default`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use poem_hanko::{FetchPolicy, Hanko};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url: poem_hanko::HankoUrl = "http://localhost:8000".parse()?;
+    /// let mut policy = FetchPolicy::default();
+    /// policy.timeout = Duration::from_secs(2);
+    /// let hanko = Hanko::builder(url).fetch_policy(policy).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn fetch_policy(mut self, fetch_policy: FetchPolicy) -> Self {
         self.fetch_policy = fetch_policy;
         self
@@ -117,24 +169,78 @@ impl HankoBuilder {
 
     /// Sets how many verified tokens are cached; 0 verifies the token of every request. Default:
     /// [`DEFAULT_TOKEN_CACHE_CAPACITY`].
+    ///
+    /// ```
+    /// use poem_hanko::Hanko;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url: poem_hanko::HankoUrl = "http://localhost:8000".parse()?;
+    /// let hanko = Hanko::builder(url).token_cache_capacity(100_000).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn token_cache_capacity(mut self, capacity: usize) -> Self {
         self.token_cache_capacity = capacity;
         self
     }
 
     /// Sets how the end of a session is noticed. Default: [`SessionMode::Hybrid`].
+    ///
+    /// ```
+    /// use poem_hanko::{Hanko, SessionMode};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url: poem_hanko::HankoUrl = "http://localhost:8000".parse()?;
+    /// let hanko = Hanko::builder(url).session_mode(SessionMode::Stateless).build()?;
+    /// assert_eq!(hanko.session_policy().mode, SessionMode::Stateless);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn session_mode(mut self, session_mode: SessionMode) -> Self {
         self.session_policy.mode = session_mode;
         self
     }
 
     /// Sets how sessions are validated at Hanko. Default: [`SessionPolicy::default`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use poem_hanko::{Hanko, SessionPolicy};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url: poem_hanko::HankoUrl = "http://localhost:8000".parse()?;
+    /// let mut policy = SessionPolicy::default();
+    /// policy.cache_ttl = Duration::from_secs(10);
+    /// let hanko = Hanko::builder(url).session_policy(policy).build()?;
+    /// assert_eq!(hanko.session_policy().cache_ttl, Duration::from_secs(10));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn session_policy(mut self, session_policy: SessionPolicy) -> Self {
         self.session_policy = session_policy;
         self
     }
 
     /// Sets where revocations are kept. Default: a [`MemoryStore`].
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use poem_hanko::{Hanko, RedisStore, SystemClock};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url: poem_hanko::HankoUrl = "http://localhost:8000".parse()?;
+    /// let store = RedisStore::start("redis://localhost:6379", Arc::new(SystemClock::new()))?;
+    /// let hanko = Hanko::builder(url).revocation_store(Arc::new(store)).build()?;
+    /// # assert!(!hanko.knows_revocations());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn revocation_store(mut self, store: Arc<dyn RevocationStore>) -> Self {
         self.revocation_store = Some(store);
         self
@@ -143,8 +249,8 @@ impl HankoBuilder {
     /// Passes every verified event to `listener`, at least once while the process runs. Hanko does not wait for it.
     ///
     /// Up to 1,000 events are queued. If the listener fails, panics or takes longer than 30 s, the event is retried for
-    /// 10 minutes while later events go on; then it is given up, which is logged. Use [`Event::id`] to recognize an event
-    /// that is delivered again.
+    /// 10 minutes, while later events are still passed on; then it is given up, which is logged. Use [`Event::id`] to
+    /// recognize an event that is delivered again.
     ///
     /// Another call adds another listener. Each has its own queue and receives every event.
     ///
@@ -173,12 +279,24 @@ impl HankoBuilder {
     }
 
     /// Sets the name of the session cookie. Default: [`DEFAULT_COOKIE_NAME`].
+    ///
+    /// ```
+    /// use poem_hanko::Hanko;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url: poem_hanko::HankoUrl = "http://localhost:8000".parse()?;
+    /// let hanko = Hanko::builder(url).cookie_name("session").build()?;
+    /// assert_eq!(hanko.cookie_name(), "session");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn cookie_name(mut self, cookie_name: impl Into<String>) -> Self {
         self.cookie_name = cookie_name.into();
         self
     }
 
-    /// Returns the name of the session cookie as set up to now.
+    /// Returns the name of the session cookie that is set now.
     #[cfg(feature = "server")]
     pub(crate) fn cookie_name_so_far(&self) -> &str {
         &self.cookie_name
@@ -199,6 +317,19 @@ impl HankoBuilder {
 
     /// Sets the origins, such as `https://app.example`, whose pages may send the cookie with requests that change
     /// something. Pages of the API's own origin always may. Default: none.
+    ///
+    /// ```
+    /// use poem_hanko::Hanko;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url: poem_hanko::HankoUrl = "http://localhost:8000".parse()?;
+    /// let origins = ["https://app.example.com", "https://admin.example.com"].map(str::to_owned);
+    /// let hanko = Hanko::builder(url).trusted_origins(origins).build()?;
+    /// assert!(hanko.trusts_origin("https://app.example.com"));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn trusted_origins(mut self, origins: impl IntoIterator<Item = String>) -> Self {
         self.trusted_origins = origins.into_iter().collect();
         self
@@ -206,13 +337,25 @@ impl HankoBuilder {
 
     /// Sets whether pages of every `http` origin on this machine are trusted as well (`localhost`, `127.0.0.1`, `[::1]`, any port), for
     /// development. Default: false.
+    ///
+    /// ```
+    /// use poem_hanko::Hanko;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url: poem_hanko::HankoUrl = "http://localhost:8000".parse()?;
+    /// let hanko = Hanko::builder(url).trust_loopback_origins(cfg!(debug_assertions)).build()?;
+    /// # assert_eq!(hanko.trusts_origin("http://localhost:5173"), cfg!(debug_assertions));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn trust_loopback_origins(mut self, trust: bool) -> Self {
         self.trusts_loopback_origins = trust;
         self
     }
 
-    /// Sets how many session tokens, and how many webhooks, may wait for a fetch of the keys: fewer than 256 if there are few
-    /// connections, which they would occupy otherwise.
+    /// Sets how many session tokens, and how many webhooks, may wait for a fetch of the keys. Fewer than 256 if there are few
+    /// connections, because waiting requests could occupy all of them.
     #[cfg(feature = "server")]
     pub(crate) fn max_waiting(mut self, requests: usize) -> Self {
         self.max_waiting = requests.clamp(1, MAX_WAITING);
@@ -220,6 +363,21 @@ impl HankoBuilder {
     }
 
     /// Sets the clock. Default: [`SystemClock`].
+    ///
+    /// ```
+    /// use std::{sync::Arc, time::Duration};
+    ///
+    /// use poem_hanko::{Hanko, ManualClock};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url: poem_hanko::HankoUrl = "http://localhost:8000".parse()?;
+    /// let clock = ManualClock::new(Duration::from_secs(1_767_268_800));
+    /// let hanko = Hanko::builder(url).clock(Arc::new(clock.clone())).build()?;
+    /// clock.advance(Duration::from_secs(60));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
@@ -227,10 +385,23 @@ impl HankoBuilder {
 
     /// Builds the [`Hanko`] and starts to fetch its keys, without waiting for them.
     ///
+    /// ```
+    /// use poem_hanko::{Hanko, HankoUrl};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let url: HankoUrl = "https://hanko.example.com".parse()?;
+    /// let hanko = Hanko::builder(url).build()?;
+    /// // The first requests wait until the keys have been fetched.
+    /// assert_eq!(hanko.key_set_status().fetches, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`BuildError`], such as [`BuildError::NoRuntime`] if this is not called within a tokio runtime.
     pub fn build(self) -> Result<Hanko, BuildError> {
-        // The tasks started below would panic.
+        // Without a runtime, starting the tasks below would panic.
         Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
         self.session_policy.validate()?;
         let client = http_client(&self.url)?;
@@ -257,7 +428,7 @@ impl HankoBuilder {
             Arc::clone(&clock),
         );
         let capacity = self.token_cache_capacity;
-        // The webhook tokens of Hanko never have an issuer.
+        // Hanko's webhook tokens never have an issuer.
         let webhook_rules = ClaimsRules {
             issuer: None,
             ..self.rules.clone()
@@ -313,7 +484,7 @@ mod tests {
     use super::*;
 
     fn builder() -> HankoBuilder {
-        // Nobody listens there.
+        // Nothing listens there.
         Hanko::builder("http://127.0.0.1:1".parse().unwrap())
     }
 

@@ -1,4 +1,4 @@
-//! Reads claims into types of the application.
+//! Deserializes claims into types of the application.
 
 use std::fmt;
 
@@ -13,6 +13,18 @@ use serde::{
 use serde_json::{Map, Value, map};
 
 /// Why claims cannot be read into a type. The message names the claim and never repeats its value.
+///
+/// ```
+/// use poem_hanko::{ClaimError, Session};
+///
+/// fn role(session: &Session) -> Result<String, ClaimError> {
+///     match session.claim("role") {
+///         Ok(role) => Ok(role.unwrap_or_else(|| "guest".to_owned())),
+///         Err(ClaimError::Malformed(_)) => Ok("guest".to_owned()),
+///         Err(error) => Err(error),
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClaimError {
@@ -56,7 +68,7 @@ pub(super) fn read_one<T: DeserializeOwned>(name: &str, value: &Value) -> Result
     T::deserialize(value).map_err(|_| ClaimError::Malformed(name.to_owned()))
 }
 
-/// Deserializes a Claims Set, and knows at which claim it fails. The errors of `serde_json` repeat values.
+/// Deserializes a Claims Set, with errors that name the claim. Those of `serde_json` repeat values.
 struct Reader(Map<String, Value>);
 
 impl<'de> Deserializer<'de> for Reader {

@@ -26,7 +26,7 @@ impl CookieName {
     /// Returns the values of the cookies of this name in a `Cookie` header (RFC 6265 section 4.2.1), with the quotes that they
     /// may have.
     ///
-    /// Looks only at the pairs that contain the name anywhere, since a header has many bytes of others, and of the token.
+    /// Parses only the pairs that contain the name anywhere, because most bytes of a header are the token or other cookies.
     pub(super) fn values<'a>(&'a self, header: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         let mut rest = Some(header);
         iter::from_fn(move || {
@@ -62,7 +62,7 @@ mod tests {
 
     use super::*;
 
-    /// What [`CookieName::values`] returns, in the simplest way.
+    /// A simple implementation of [`CookieName::values`] to compare with.
     fn simple_values<'a>(name: &str, header: &'a [u8]) -> Vec<&'a [u8]> {
         let mut values = Vec::new();
         for pair in header.split(|byte| *byte == b';') {
@@ -85,7 +85,7 @@ mod tests {
     /// Names as they are configured, and some that no cookie can have.
     const NAMES: [&str; 8] = ["hanko", "a", "aa", "__Host-hanko", "", "=", ";", " a"];
 
-    /// Headers of the pieces that decide, and of any others.
+    /// Headers of pieces that matter for parsing, and of arbitrary bytes.
     fn headers() -> impl Strategy<Value = Vec<u8>> {
         let pieces = prop::sample::select(vec![
             "hanko",

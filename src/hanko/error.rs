@@ -12,6 +12,20 @@ use crate::{jose::TokenError, keys::KeySetError, metrics::Authentication};
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a token was not authenticated.
+///
+/// ```
+/// use poem_hanko::AuthenticateError;
+///
+/// fn advice(error: &AuthenticateError) -> &'static str {
+///     match error {
+///         AuthenticateError::SessionEnded => "sign in",
+///         AuthenticateError::Token(_) => "send a session token",
+///         _ => "try again later",
+///     }
+/// }
+/// # assert_eq!(advice(&AuthenticateError::SessionEnded), "sign in");
+/// # assert_eq!(advice(&AuthenticateError::RevocationsUnknown), "try again later");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthenticateError {
@@ -35,7 +49,18 @@ pub enum AuthenticateError {
 impl AuthenticateError {
     /// Returns the time after which a retry may succeed, or `None` if a retry does not help.
     ///
-    /// If this is `Some`, it is not known now whether the token is valid, and the request must be rejected.
+    /// `Some` means that it is not known now whether the token is valid. The request must be rejected.
+    ///
+    /// ```
+    /// use poem_hanko::AuthenticateError;
+    ///
+    /// fn status(error: &AuthenticateError) -> u16 {
+    ///     if error.retry_after().is_some() { 503 } else { 401 }
+    /// }
+    ///
+    /// assert_eq!(status(&AuthenticateError::SessionEnded), 401);
+    /// assert_eq!(status(&AuthenticateError::RevocationsUnknown), 503);
+    /// ```
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Token(_) | Self::SessionEnded => None,
@@ -44,7 +69,7 @@ impl AuthenticateError {
         }
     }
 
-    /// Returns what the request is counted as.
+    /// Returns the outcome that the request is counted as.
     pub(crate) fn counted_as(&self) -> Authentication {
         match self {
             Self::Token(error) => token_counted_as(*error),
@@ -56,7 +81,7 @@ impl AuthenticateError {
     }
 }
 
-/// Returns what a request is counted as by the outcome of its authentication.
+/// Returns the outcome that a request is counted as.
 pub(crate) fn counted_as<T>(outcome: &Result<T, AuthenticateError>) -> Authentication {
     match outcome {
         Ok(_) => Authentication::Accepted,
@@ -89,6 +114,19 @@ fn token_counted_as(error: TokenError) -> Authentication {
 }
 
 /// Why [`HankoBuilder::build`](super::HankoBuilder::build) failed.
+///
+/// ```
+/// use poem_hanko::{BuildError, Hanko, HankoUrl};
+///
+/// fn connect(url: HankoUrl) -> Result<Hanko, String> {
+///     Hanko::builder(url).build().map_err(|error| match error {
+///         BuildError::Client(error) => format!("Hanko cannot be called: {error}"),
+///         other => other.to_string(),
+///     })
+/// }
+/// # // There is no runtime here.
+/// # assert!(connect("http://localhost:8000".parse().unwrap()).is_err());
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {

@@ -3,35 +3,47 @@
 use super::url::HankoUrl;
 
 /// Why the HTTP client that calls Hanko cannot be built.
+///
+/// ```
+/// use poem_hanko::{BuildError, HttpClientError};
+///
+/// fn hint(error: &BuildError) -> Option<&'static str> {
+///     match error {
+///         BuildError::Client(HttpClientError::NoRoots) => Some("apt install ca-certificates"),
+///         _ => None,
+///     }
+/// }
+/// # assert!(hint(&HttpClientError::NoRoots.into()).is_some());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HttpClientError {
-    /// The platform has no root certificates, as in a container image without them.
+    /// The platform has no root certificates, such as a container image without them.
     #[error(
         "no CA root certificates were found, so no https server can be verified: install the package ca-certificates, \
          or set SSL_CERT_FILE to a file of PEM certificates or SSL_CERT_DIR to a folder of them"
     )]
     NoRoots,
-    /// The TLS library or the proxy settings caused it.
+    /// The TLS library or the proxy settings cannot be used.
     #[error("the HTTP client cannot be built: {0}")]
     Other(String),
 }
 
 /// Builds the client for the calls to this Hanko.
 ///
-/// It needs no root certificates if Hanko is called over `http` on loopback.
+/// No root certificates are needed if Hanko is called over `http` on loopback.
 pub(super) fn http_client(hanko: &HankoUrl) -> Result<reqwest::Client, HttpClientError> {
     let builder = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("poem-hanko/", env!("CARGO_PKG_VERSION")));
-    // A proxy runs elsewhere and has another loopback.
+    // For a proxy on another machine, loopback is that machine.
     let builder = if hanko.is_loopback() {
         builder.no_proxy()
     } else {
         builder
     };
     let builder = if hanko.is_loopback() && hanko.is_http() {
-        // Neither redirects nor a proxy can lead to https, so the roots of the platform are not even read.
+        // There are no redirects and no proxy that could lead to https, so the platform's root certificates are not read.
         builder.tls_certs_only([])
     } else {
         builder
@@ -47,7 +59,7 @@ pub(super) fn http_client(hanko: &HankoUrl) -> Result<reqwest::Client, HttpClien
     })
 }
 
-/// Returns the messages of an error and of its causes. That of reqwest alone says "builder error" and no more.
+/// Returns the messages of an error and its causes. The message of reqwest's error alone is only "builder error".
 fn chain(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);

@@ -1,4 +1,4 @@
-//! The ids that Hanko gives to users and sessions.
+//! The ids of users and sessions at Hanko.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -11,13 +11,23 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
 use uuid::Uuid;
 
-/// A text is not the id of a user or a session.
+/// A text is not the id of a user or session.
+///
+/// ```
+/// use poem_hanko::{IdError, UserId};
+///
+/// let parsed: Result<UserId, IdError> = "42".parse();
+/// if let Err(error) = parsed {
+///     println!("the user id {error}");
+/// }
+/// # assert!(parsed.is_err());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("is not a UUID such as 019c0000-0000-7000-8000-000000000000")]
 pub struct IdError(());
 
-/// Parses a UUID as Hanko writes it: hyphenated (RFC 9562 section 4). The braced, `urn:` and plain forms are not accepted, so
-/// that no id has two spellings that differ in more than case.
+/// Parses a UUID as Hanko writes it: hyphenated (RFC 9562 section 4). Rejects the braced, `urn:` and plain forms, so
+/// that two spellings of one id differ only in case.
 fn parse(text: &str) -> Result<Uuid, IdError> {
     const HYPHENATED_LENGTH: usize = 36;
     if text.len() != HYPHENATED_LENGTH {
@@ -34,6 +44,17 @@ macro_rules! id {
 
         impl $name {
             /// Returns the id as a UUID.
+            ///
+            /// ```
+            /// use poem_hanko::{SessionId, UserId};
+            ///
+            /// // For the columns of a database.
+            /// let session: SessionId = "9657906e-4e86-42d0-b020-a7dcb0f20e24".parse()?;
+            /// let user: UserId = "019c0000-0000-7000-8000-0000000000ab".parse()?;
+            /// let row = (session.as_uuid(), user.as_uuid());
+            /// assert_eq!(UserId::from(row.1), user);
+            /// # Ok::<(), poem_hanko::IdError>(())
+            /// ```
             pub fn as_uuid(self) -> Uuid {
                 self.0
             }
@@ -138,12 +159,35 @@ macro_rules! id {
 }
 
 id! {
-    /// The id of a session at Hanko (`session_id`). Anybody can write one: it proves nothing, unlike a
-    /// [`Session`](super::Session).
+    /// The id of a session at Hanko (`session_id`). It proves nothing, unlike a [`Session`](super::Session): anybody can
+    /// create one.
+    ///
+    /// ```
+    /// use poem_hanko::SessionId;
+    ///
+    /// let id: SessionId = "9657906e-4e86-42d0-b020-a7dcb0f20e24".parse()?;
+    /// assert_eq!(id.to_string(), "9657906e-4e86-42d0-b020-a7dcb0f20e24");
+    /// assert!("9657906e".parse::<SessionId>().is_err());
+    /// # Ok::<(), poem_hanko::IdError>(())
+    /// ```
     SessionId
 }
 id! {
-    /// The id of a user at Hanko (`sub`). Anybody can write one: it proves nothing, unlike a [`Session`](super::Session).
+    /// The id of a user at Hanko (`sub`). It proves nothing, unlike a [`Session`](super::Session): anybody can create one.
+    ///
+    /// ```
+    /// use poem_hanko::UserId;
+    ///
+    /// #[derive(serde::Deserialize, serde::Serialize)]
+    /// struct Note {
+    ///     owner: UserId,
+    /// }
+    ///
+    /// let json = r#"{"owner":"019c0000-0000-7000-8000-0000000000ab"}"#;
+    /// let note: Note = serde_json::from_str(json)?;
+    /// assert_eq!(serde_json::to_string(&note)?, json);
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
     UserId
 }
 

@@ -1,4 +1,4 @@
-//! The session that a request was made with, for the log.
+//! The session and user ids of a request, for the log.
 
 use std::sync::OnceLock;
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::jose::SignedPayload;
 
-/// The ids of a token whose signature is valid, even if it has expired or its session has ended.
+/// The ids in a token whose signature is valid, even if the token has expired or its session has ended.
 #[derive(Debug, Default)]
 pub(crate) struct Identified(OnceLock<(Option<SessionId>, Option<UserId>)>);
 
@@ -21,12 +21,12 @@ impl Identified {
         self.0.get()?.1
     }
 
-    /// Notes the ids of a session. The first ones that are noted count.
+    /// Notes the ids of a session, unless ids were noted before.
     pub(super) fn note_session(&self, session: &Session) {
         let _ = self.0.set((Some(session.id()), Some(session.user_id())));
     }
 
-    /// Notes the ids in the payload of a token, as far as there are any.
+    /// Notes the ids in the payload of a token, unless ids were noted before.
     pub(super) fn note_payload(&self, payload: &SignedPayload<'_>) {
         let Some(claims) = payload.claims() else {
             return;

@@ -1,4 +1,4 @@
-//! Origins of pages (RFC 6454).
+//! Origins of web pages (RFC 6454).
 
 use url::Url;
 
@@ -7,7 +7,7 @@ pub(crate) fn is_loopback_origin(origin: &str) -> bool {
     Url::parse(origin).is_ok_and(|url| {
         url.scheme() == "http"
             && matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"))
-            // Otherwise the text contains more than an origin, or writes it in another way than browsers do.
+            // Otherwise the text has more than an origin, or is not written as browsers write it.
             && url.origin().ascii_serialization() == origin
     })
 }

@@ -91,53 +91,157 @@ impl Session {
     }
 
     /// Returns the id of the session.
+    ///
+    /// ```
+    /// use poem_hanko::{Session, SessionId};
+    ///
+    /// /// Whether a session of a list is the one of this request.
+    /// fn is_current(session: &Session, listed: SessionId) -> bool {
+    ///     session.id() == listed
+    /// }
+    /// ```
     pub fn id(&self) -> SessionId {
         self.session_claims().session_id
     }
 
     /// Returns the id of the user whose session it is.
+    ///
+    /// ```
+    /// use poem_hanko::{Session, UserId};
+    ///
+    /// struct Note {
+    ///     owner: UserId,
+    ///     text: String,
+    /// }
+    ///
+    /// fn own_notes<'a>(session: &Session, notes: &'a [Note]) -> Vec<&'a Note> {
+    ///     notes.iter().filter(|note| note.owner == session.user_id()).collect()
+    /// }
+    /// ```
     pub fn user_id(&self) -> UserId {
         self.session_claims().user_id
     }
 
     /// Returns the user's primary e-mail address, if the user has one.
+    ///
+    /// ```
+    /// use poem_hanko::Session;
+    ///
+    /// fn confirmed_address(session: &Session) -> Option<&str> {
+    ///     let email = session.email().filter(|email| email.is_verified)?;
+    ///     Some(&email.address)
+    /// }
+    /// ```
     pub fn email(&self) -> Option<&EmailClaim> {
         self.session_claims().email.as_ref()
     }
 
     /// Returns the user name, if the user has one.
+    ///
+    /// ```
+    /// use poem_hanko::Session;
+    ///
+    /// fn display_name(session: &Session) -> String {
+    ///     session.username().map_or_else(|| session.user_id().to_string(), str::to_owned)
+    /// }
+    /// ```
     pub fn username(&self) -> Option<&str> {
         self.session_claims().username.as_deref()
     }
 
     /// Returns when the token was issued.
+    ///
+    /// ```
+    /// use std::time::SystemTime;
+    ///
+    /// use poem_hanko::Session;
+    ///
+    /// fn signed_in_at(session: &Session) -> Option<SystemTime> {
+    ///     session.issued_at().map(SystemTime::from)
+    /// }
+    /// ```
     pub fn issued_at(&self) -> Option<NumericDate> {
         self.verified().registered().issued_at
     }
 
-    /// Returns how long ago the token was issued, which Hanko does at each sign-in: zero if `iat` is in the future. Returns
+    /// Returns how long ago the token was issued; Hanko issues one at each sign-in. Zero if `iat` is in the future. Returns
     /// `None` if the token has no `iat`, or if the [`Hanko`](super::Hanko) that authenticated the session no longer exists.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use poem_hanko::testing::{Person, TestHanko};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let test = TestHanko::start().await;
+    /// let hour = Duration::from_secs(3600);
+    /// let ada = test.sign_in(&Person::default().signed_in_ago(hour));
+    /// let session = test.hanko().authenticate(ada.token()).await?;
+    /// assert_eq!(session.age(), Some(hour));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn age(&self) -> Option<Duration> {
         let now = self.hanko()?.now().since_epoch();
         Some(now.saturating_sub(self.issued_at()?.since_epoch()))
     }
 
     /// Returns when the token expires.
+    ///
+    /// ```
+    /// use std::time::SystemTime;
+    ///
+    /// use poem_hanko::Session;
+    ///
+    /// fn expires_at(session: &Session) -> SystemTime {
+    ///     session.expires_at().into()
+    /// }
+    /// ```
     pub fn expires_at(&self) -> NumericDate {
         self.verified().registered().expires_at
     }
 
     /// Returns the audience of the token: by default the id of the WebAuthn relying party.
+    ///
+    /// ```
+    /// use poem_hanko::Session;
+    ///
+    /// fn is_for_admin(session: &Session) -> bool {
+    ///     session.audience().iter().any(|audience| audience == "admin.example.com")
+    /// }
+    /// ```
     pub fn audience(&self) -> &[String] {
         &self.verified().registered().audience
     }
 
     /// Returns the issuer of the token, if Hanko is configured with one.
+    ///
+    /// ```
+    /// use poem_hanko::Session;
+    ///
+    /// fn tenant(session: &Session) -> Option<&str> {
+    ///     session.issuer()?.strip_prefix("https://hanko.example.com/")
+    /// }
+    /// ```
     pub fn issuer(&self) -> Option<&str> {
         self.verified().registered().issuer.as_deref()
     }
 
     /// Returns the claims that the operator's JWT template adds.
+    ///
+    /// ```
+    /// use poem_hanko::testing::{Person, TestHanko};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let test = TestHanko::start().await;
+    /// let ada = test.sign_in(&Person::default().claim("role", "admin"));
+    /// let session = test.hanko().authenticate(ada.token()).await?;
+    /// assert_eq!(session.custom_claims()["role"], "admin");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn custom_claims(&self) -> &Map<String, Value> {
         let decode = || Box::new(custom_claims(self.all_claims()));
         self.0.custom.get_or_init(decode)
@@ -193,7 +297,7 @@ impl Session {
         if custom.contains_key(&*first_segment(name)) {
             return read(find(custom, name));
         }
-        // Absent, or a claim that is kept in another form.
+        // Absent, or not a custom claim.
         read(find(&self.all_claims(), name))
     }
 
@@ -208,7 +312,7 @@ impl Session {
     }
 
     /// Completes when the session ends: when Hanko reports or confirms its end, its key is withdrawn, its token expires, or
-    /// it can no longer be verified. For handlers that respond with a stream, which end it then:
+    /// it can no longer be verified. For handlers that respond with a stream, to end it then:
     ///
     /// ```no_run
     /// # async fn example(session: poem_hanko::Session, mut news: tokio::sync::mpsc::Receiver<String>) {

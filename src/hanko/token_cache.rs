@@ -16,28 +16,28 @@ use super::session::{Authenticated, Session};
 
 /// How many of the last bytes of a token are hashed. They belong to its signature.
 ///
-/// A token is found by this hash, and then compared as a whole, so a hash never decides which session a request has. What
-/// remains is whether somebody can make lookups slow, by many cached tokens of one hash, or learn from their time:
+/// A token is found by this hash, and then compared as a whole, so the hash alone never decides which session a request
+/// has. Nor can an attacker make lookups slow with many cached tokens of one hash, or learn a token from their duration:
 ///
 /// - Only verified tokens are cached, and nobody can choose these bytes of one: an RSASSA-PKCS1-v1_5 signature is determined
 ///   by what is signed. 32 characters have at least 188 bits of it, so two tokens with the same ones take Hanko some 2^94
 ///   signatures.
 /// - The hash is `SipHash`, made for tables that strangers fill, with a key that each process takes from the operating
-///   system. So nobody can tell which of the tokens that they have collected share a bucket, nor from the time of lookups.
-/// - A token that is not verified may end like a cached one. Then it is compared with that one, differs, and is verified like
-///   any other. The time of the comparison tells nothing to somebody who does not know those 188 bits.
+///   system. So nobody can tell which of their tokens share a bucket, not even from the duration of lookups.
+/// - A forged token may end with the same bytes as a cached one. The comparison then finds that they differ, and the token is
+///   verified like any other. The duration of the comparison reveals nothing to somebody who does not know those 188 bits.
 ///
-/// So these bytes serve as well as all 1,300 of a token, which take `SipHash` some 30 times as long.
+/// So these bytes are as good as all 1,300 of a token, which `SipHash` would take some 30 times as long to hash.
 const HASHED_BYTES: usize = 32;
 
-/// How many cached tokens are spared for having been used, at most, before one is dropped for a new token. A bound, so that
+/// How many cached tokens are kept because they were used, at most, before one is dropped for a new token. Limited, so that
 /// no request waits for a search of the whole cache.
 const MAX_SPARED: usize = 32;
 
 /// A bounded number of sessions by the token that was verified.
 ///
-/// An entry is made of nothing but a [`Session`], which only the verification of its token creates. Whether it still counts
-/// is decided at each use: its times, its key, and whether it was revoked.
+/// An entry can be made only from a [`Session`], which only the verification of its token creates. Its times, its key, and
+/// whether it was revoked are checked at each use.
 ///
 /// A lookup takes no lock. In memory that other cores read, it writes only
 /// - the reference count of the session that it returns, when that is cloned and dropped: other cores read it while they
@@ -49,8 +49,8 @@ const MAX_SPARED: usize = 32;
 pub(super) struct TokenCache {
     sessions: HashMap<Entry, (), RandomState>,
     capacity: usize,
-    /// The cached sessions, the next one to be dropped first: that is the one cached first, unless it was used since it was
-    /// last first (the CLOCK algorithm). Locked only when a token is cached, after its signature was verified.
+    /// The cached sessions in the order in which they are dropped: the oldest first, unless it was used since it was last at
+    /// the front (the CLOCK algorithm). Locked only when a token is cached, after its signature was verified.
     queue: Mutex<VecDeque<Arc<Authenticated>>>,
 }
 
@@ -91,7 +91,7 @@ impl TokenCache {
             && let Some(first) = queue.pop_front()
         {
             let token = Sent(first.token().as_bytes());
-            // Never the new one, which comes after all others.
+            // The limit is below the capacity, so the new token, which is last, is never dropped.
             let is_spared = spared < MAX_SPARED.min(self.capacity.saturating_sub(1))
                 && sessions
                     .get_key_value(&token)

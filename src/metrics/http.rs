@@ -8,7 +8,7 @@ use super::{Counters, DurationCounts, Durations, PerThread, labels};
 use std::time::Duration;
 
 labels! {
-    /// A method that is counted by its name, or any other: a client may send any text.
+    /// A method with a label of its own, or `Other`: a client may send any text.
     pub(crate) enum Method {
         Get = "GET",
         Head = "HEAD",
@@ -41,14 +41,14 @@ impl From<&http::Method> for Method {
 /// The number of the route of a request that was not routed.
 pub(crate) const UNMATCHED: usize = 0;
 
-/// The statuses that are counted apart: those that have a name. An application may respond with any other.
+/// The statuses that are counted separately: those that have a name. An application may respond with any other.
 static STATUSES: LazyLock<Statuses> = LazyLock::new(Statuses::new);
-/// More than have a name.
+/// Larger than the number of statuses that have a name.
 const MAX_STATUSES: usize = 96;
 
 struct Statuses {
     codes: Vec<u16>,
-    /// The place of a status in `codes`, or behind its end.
+    /// The index of a status in `codes`, or the length of `codes` if it has no name.
     numbers: [u8; 1000],
 }
 
@@ -86,7 +86,7 @@ struct RequestCounts {
     durations: Durations,
 }
 
-/// What one thread has counted, by route and method. Allocated when it first counts one, as most pairs never occur.
+/// The counts of one thread, by route and method. Those of a pair are allocated at its first request: most pairs never occur.
 type ByRoute = Box<[OnceLock<Box<RequestCounts>>]>;
 
 /// Counts the requests of a server.
@@ -119,7 +119,7 @@ impl HttpCounts {
         }
     }
 
-    /// Counts a request whose response took so long.
+    /// Counts a request whose response took `duration`.
     pub(crate) fn add(&self, method: Method, route: usize, status: StatusCode, duration: Duration) {
         let route = if route < self.routes.len() {
             route

@@ -1,4 +1,18 @@
-/// Parts of an API that exclude each other.
+/// Why an API cannot be served or documented: two of its parts conflict, or a path is not valid.
+///
+/// ```
+/// use poem_hanko::{App, Conflict, MeApi};
+///
+/// // The same API twice.
+/// let app = App::new((MeApi, MeApi), "hello", "1.0");
+/// match app.document("https://api.example.com", "hanko") {
+///     Ok(document) => println!("{}", document.title()),
+///     Err(Conflict::Route { first, second }) => eprintln!("{first} or {second}?"),
+///     Err(conflict) => eprintln!("{conflict}"),
+/// }
+/// # let result = app.document("https://api.example.com", "hanko");
+/// # assert!(matches!(result, Err(Conflict::Route { .. })), "{result:?}");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Conflict {
@@ -7,12 +21,12 @@ pub enum Conflict {
         "{first} and {second} have conflicting routes: change the path or the method of one of them"
     )]
     Route {
-        /// One operation, as `GET /things/{id} (getThing)`.
+        /// One operation, such as `GET /things/{id} (getThing)`.
         first: String,
         /// The other one.
         second: String,
     },
-    /// Two operations have the same id, which clients are generated from.
+    /// Two operations have the same id, from which generated clients name their methods.
     #[error("{first} and {second} have the same operation id `{id}`: change one of them")]
     OperationId {
         /// The id.
@@ -25,7 +39,7 @@ pub enum Conflict {
     /// Two schemas, or two security schemes, have the same name and are different.
     #[error("two parts of the API define `{name}` in different ways ({kind}): rename one of them")]
     Component {
-        /// What it is, as in the document: `schemas` or `securitySchemes`.
+        /// The kind of part, as in the document: `schemas` or `securitySchemes`.
         kind: String,
         /// The name.
         name: String,
@@ -35,12 +49,12 @@ pub enum Conflict {
     Type {
         /// The name.
         name: String,
-        /// One type, as `notes::Note`.
+        /// One type, such as `notes::Note`.
         first: String,
         /// The other one.
         second: String,
     },
-    /// The path of an endpoint is none of Poem's.
+    /// Poem does not support the path of an endpoint.
     #[error("the path {path} cannot be used: {reason}")]
     Path {
         /// The path.

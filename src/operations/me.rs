@@ -16,7 +16,7 @@ use crate::{
     jose::NumericDate,
 };
 
-/// The operation `GET /me`: the session of the request, as its token describes it.
+/// The operation `GET /me`, which returns the session of the request as described by its token.
 ///
 /// ```
 /// use poem_hanko::{App, MeApi};
@@ -33,11 +33,11 @@ struct EmailAddress {
     address: Email,
     /// Whether it is the user's primary address.
     is_primary: bool,
-    /// Whether the user has proved to receive mail there.
+    /// Whether the user has verified the address.
     is_verified: bool,
 }
 
-/// The session that a token stands for.
+/// A session, as described by its token.
 #[derive(Object)]
 #[oai(skip_serializing_if_is_none, example)]
 struct SessionView {
@@ -53,11 +53,11 @@ struct SessionView {
     issued_at: Option<DateTime<Utc>>,
     /// When the token expires.
     expires_at: DateTime<Utc>,
-    // A token has at most 16 KiB, so its claims have at most 12, and an entry takes at least three bytes (`"",`).
-    /// Whom the token is meant for: by default the WebAuthn relying party id.
+    // A token has at most 16 KiB, so its claims have at most 12 KiB, and an entry takes at least three bytes (`"",`).
+    /// The recipients that the token is intended for; by default the WebAuthn relying party id.
     #[oai(validator(max_items = "4096"))]
     audience: Vec<String>,
-    /// Who issued the token, if Hanko is configured to say so.
+    /// The issuer of the token, if Hanko is configured to include it.
     issuer: Option<String>,
     /// The claims that the JWT template of the Hanko project adds, sorted by name.
     claims: BTreeMap<String, Value>,
@@ -88,7 +88,7 @@ impl Example for SessionView {
 impl MeApi {
     /// Get the current session
     ///
-    /// The session as its token describes it, with every custom claim under `claims`.
+    /// Returns the session as described by its token, with every custom claim under `claims`.
     #[oai(
         path = "/me",
         method = "get",

@@ -90,8 +90,8 @@ impl SignedBody {
     }
 }
 
-/// Reads a body of at most [`MAX_BODY_BYTES`]. One that comes in one piece is not copied, as `Body::into_bytes_limit`
-/// would do.
+/// Reads a body of at most [`MAX_BODY_BYTES`]. `Body::into_bytes_limit` would copy a body that arrives in one piece; this does
+/// not.
 async fn read(body: Body) -> Result<Bytes, ProblemType> {
     let mut pieces = body.into_bytes_stream();
     let mut bytes = Bytes::new();
@@ -111,8 +111,8 @@ async fn read(body: Body) -> Result<Bytes, ProblemType> {
     Ok(bytes)
 }
 
-/// Sets the limits of the operation, whatever those of others are: Hanko does not send a webhook again, so one that waits
-/// for a key must not be cut off.
+/// Sets the operation's own limits. Hanko does not send a webhook again, so a webhook that waits for a key must not be cut
+/// off.
 fn limited(endpoint: impl Endpoint) -> impl Endpoint {
     endpoint.with(
         RequestLimits::new()
@@ -244,8 +244,8 @@ impl ApiResponse for WebhookRejection {
 impl WebhooksApi {
     /// Receive a Hanko webhook
     ///
-    /// For Hanko's webhooks. The body is signed; no other credentials are needed. `session.delete` and every event below
-    /// it end a session here, `user.delete` all sessions of a user. Both take effect with the response.
+    /// Receives Hanko's webhooks. The body is signed; no other credentials are needed. `session.delete` and every event below
+    /// it end a session in this service, and `user.delete` ends all sessions of a user. Both take effect with the response.
     #[oai(
         path = "/webhooks/hanko",
         method = "post",

@@ -1,4 +1,4 @@
-//! The second listener, for those who run the service: metrics and health checks, with limits of its own.
+//! The second listener, for operators: metrics and health checks, with limits of its own.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -27,7 +27,7 @@ use crate::{
 /// How many connections may be open: those of a few scrapers and probes. Descriptors are reserved for them.
 const MAX_CONNECTIONS: usize = 32;
 
-/// Those, and the one of the listener.
+/// The descriptors of these connections, and that of the listener.
 pub(super) const DESCRIPTORS: u64 = MAX_CONNECTIONS as u64 + 1;
 
 /// The time for head, body and handler of a request.
@@ -38,7 +38,7 @@ const GRACE: Duration = Duration::from_secs(1);
 
 const METRICS_PATH: &str = "/metrics";
 
-/// What is served to those who run the service.
+/// The server for operators.
 pub(super) struct Admin {
     edge: EdgeCore,
     limits: Arc<Limits>,

@@ -1,4 +1,4 @@
-//! What is exported to Prometheus: reads the counters of the library when it is scraped.
+//! The metrics for Prometheus: reads the counters of the library at each scrape.
 
 mod families;
 mod process;
@@ -25,15 +25,15 @@ use crate::{
     operations::{Checks, component_statuses},
 };
 
-/// Returns metrics of an application in Prometheus' text format.
+/// A callback that returns metrics of an application in Prometheus' text format.
 pub(crate) type WriteMetrics = Box<dyn Fn() -> String + Send + Sync>;
 
 pub(crate) use prometheus_text::CONTENT_TYPE;
 
-/// What the metrics of a server are about.
+/// The sources of a server's metrics.
 #[derive(Debug)]
 pub(crate) struct Observed {
-    /// Whose sessions are authenticated; the first is that of the server.
+    /// The tenants whose sessions are authenticated; the first is that of the server.
     pub(crate) hankos: Vec<Hanko>,
     /// The application's own readiness checks.
     pub(crate) checks: Checks,
@@ -105,7 +105,7 @@ fn tenants(hankos: &[Hanko]) -> Vec<Option<String>> {
             let name = if path.is_empty() { host } else { path };
             let count = seen.entry(name.to_owned()).or_default();
             *count += 1;
-            // Two with one URL differ in their settings.
+            // Two may have the same URL, with different settings.
             Some(if *count == 1 {
                 name.to_owned()
             } else {
@@ -313,7 +313,7 @@ impl From<f64> for Value {
     }
 }
 
-/// In seconds, as Prometheus wants it.
+/// Converts to seconds, the unit of Prometheus.
 impl From<Duration> for Value {
     fn from(value: Duration) -> Self {
         Self::Float(value.as_secs_f64())

@@ -1,7 +1,7 @@
 //! The keys of the local Hanko.
 //!
-//! They use the functions of `jsonwebtoken` that take a provider. Those that use the default of the process panic if the
-//! application has both of its providers and has not installed one, which is not for a library to do.
+//! They use the functions of `jsonwebtoken` that take a crypto provider. The others use the provider of the process: they panic
+//! if the application has both providers and has not installed one, and a library should not install one.
 
 use std::{
     fmt, io,
@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::jose::{KeySet, KeySetDocument};
 
-/// The keys of the JWK Set, oldest first, as Hanko lists them. The last one signs; there is always one.
+/// The keys of the JWK Set, oldest first, as Hanko lists them. The last one signs; there is always at least one.
 #[derive(Debug)]
 pub(super) struct KeyRing {
     keys: Vec<Arc<SigningKey>>,

@@ -139,13 +139,14 @@ fn tokens<'a>(request: &'a Request, cookie_name: &'a str) -> impl Iterator<Item 
     bearer.into_iter().chain(cookies)
 }
 
-/// Computes the response to a validation request at once, unless a fault is set, and sends it when it may be sent.
+/// Computes the response to a validation request when it arrives, unless a fault is set, and sends it after the hold and the
+/// delay.
 async fn respond_to_validation(
     state: &State,
     is_get: bool,
     compute: impl AsyncFnOnce() -> Response,
 ) -> Response {
-    // Before the request is counted, so that a test that waits for the count can advance the clock.
+    // Read before the request is counted, so that a test that waits for the count can advance the clock.
     let send_at = state.clock.monotonic() + state.settings().validation_delay;
     let _in_progress = state.validations.begin(is_get);
     let response = match state.fault_after_hang().await {
@@ -178,7 +179,7 @@ fn with_retry_after(status: StatusCode, retry_after: Option<Duration>) -> Respon
     response
 }
 
-/// The response about the tokens of a request: about the first valid one, if there is one.
+/// Returns the response about the tokens of a request: about the first valid one, if there is one.
 fn validation_response(state: &State, validations: impl Iterator<Item = Validation>) -> Response {
     let mut is_idle = false;
     for validation in validations {
@@ -263,13 +264,13 @@ async fn logout(request: &Request, state: Data<&Arc<State>>) -> Response {
     response
 }
 
-/// The pause after a connection could not be accepted, as when descriptors run out.
+/// The pause after a connection could not be accepted, for example because no descriptor was free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves `endpoint` until the future is dropped, which closes all connections at once.
 ///
-/// Poem's own server keeps a handler running after its client has disconnected. The local Hanko would count requests that
-/// nobody waits for any more.
+/// Poem's own server keeps a handler running after its client has disconnected, so the local Hanko would count requests
+/// that nobody waits for any more.
 pub(super) async fn serve<E: Endpoint + 'static>(
     listener: TcpListener,
     endpoint: E,
@@ -286,7 +287,7 @@ pub(super) async fn serve<E: Endpoint + 'static>(
             }
             Err(error) => {
                 tracing::warn!(event = "local_hanko_accept_failed", %error, "the local Hanko could not accept a connection");
-                // Descriptors are freed in real time.
+                // Not the clock of the local Hanko, because descriptors are freed in real time.
                 SystemClock::new().sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -312,7 +313,7 @@ async fn serve_connection<E: Endpoint>(stream: TcpStream, endpoint: Arc<E>, stat
         let (local, remote) = (LocalAddr(local.into()), RemoteAddr(remote.into()));
         let request = (request, local, remote, Scheme::HTTP).into();
         let response: http::Response<_> = endpoint.get_response(request).await.into();
-        // It may have been set since.
+        // The fault may have been set while the response was computed.
         if state.fault() == Fault::Down {
             return Err(Down);
         }

@@ -1,4 +1,4 @@
-//! Trace Context (W3C): who is in which trace, and what is passed on.
+//! Trace Context (W3C): the trace that a request belongs to, and the headers that pass it on.
 
 use opentelemetry::{
     Context,
@@ -8,27 +8,27 @@ use opentelemetry::{
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use poem::http::{HeaderMap, HeaderName, HeaderValue};
 
-/// So many callers of one shared request are linked.
+/// How many callers of one shared request are linked at most.
 const MAX_LINKS: usize = 32;
-/// The longest `tracestate` that is passed on: what must be, by section 3.3.1.5 of Trace Context.
+/// The longest `tracestate` that is passed on: the least that section 3.3.1.5 of Trace Context requires.
 const MAX_TRACE_STATE_BYTES: usize = 512;
 
 const TRACE_PARENT: &str = "traceparent";
 const TRACE_STATE: &str = "tracestate";
 
-/// Returns the span that is active here, if there is one.
+/// Returns the current span, if there is one.
 pub(super) fn current() -> Option<SpanContext> {
     let context = Context::current();
     let span = context.span().span_context().clone();
     span.is_valid().then_some(span)
 }
 
-/// Lets a future that runs elsewhere belong to the span that is active here.
+/// Lets a future that runs in another task belong to the current span.
 pub(crate) fn inherit<F>(future: F) -> WithContext<F> {
     future.with_current_context()
 }
 
-/// The spans of those on whose behalf a request is sent, which others may share.
+/// The spans of the callers that share one request.
 #[derive(Debug, Default)]
 pub(crate) struct Callers {
     spans: Vec<SpanContext>,
@@ -37,7 +37,7 @@ pub(crate) struct Callers {
 }
 
 impl Callers {
-    /// Adds the span that is active here. `waits` says whether it waits for the response.
+    /// Adds the current span. `waits` says whether its caller waits for the response.
     pub(crate) fn add_current(&mut self, waits: bool) {
         let Some(span) = current() else { return };
         let is_known = self
@@ -50,7 +50,7 @@ impl Callers {
         }
     }
 
-    /// Returns the only caller, if it waits: what is sent on its behalf alone is a part of its trace.
+    /// Returns the only caller, if it waits: a request for one caller alone belongs to its trace.
     pub(super) fn parent(&self) -> Option<Context> {
         match &self.spans[..] {
             [span] if !self.is_background => {
@@ -65,7 +65,7 @@ impl Callers {
     }
 }
 
-/// The headers of a request, as far as they are about traces.
+/// The headers of a request, of which only those about traces are read.
 struct Received<'a>(&'a HeaderMap);
 
 impl Received<'_> {
@@ -109,7 +109,7 @@ fn is_well_formed(value: &str) -> bool {
             .next()
             .is_some_and(|part| part.len() == *length && is_hex(part))
     });
-    // Only a later version has more.
+    // Only a later version may have more parts.
     has_parts && (parts.next().is_none() || !value.starts_with("00"))
 }
 

@@ -1,4 +1,4 @@
-//! What stands for traces without the feature `otlp`: nothing.
+//! Replaces traces without the feature `otlp`, and does nothing.
 
 #![allow(
     clippy::unused_self,
@@ -17,7 +17,7 @@ pub(crate) const fn is_on() -> bool {
     false
 }
 
-/// There is none.
+/// An id that cannot exist, since there are no traces.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum TraceId {}
 

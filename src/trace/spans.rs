@@ -1,5 +1,5 @@
-//! The spans themselves, with attributes by OpenTelemetry's semantic conventions. No attribute has a token, a path, a query
-//! or an e-mail address.
+//! The spans, with attributes by OpenTelemetry's semantic conventions. No attribute contains a token, a path, a query or an
+//! e-mail address.
 
 use futures_util::FutureExt;
 use opentelemetry::{
@@ -20,14 +20,14 @@ use crate::metrics::{Authentication, Method};
 /// The `otel.status_code` of a span that failed.
 const ERROR: &str = "ERROR";
 
-/// Returns whether anybody may take the spans. Otherwise nothing need be known for them.
+/// Returns whether spans may be exported. If not, their attributes are not needed.
 pub(crate) fn is_on() -> bool {
     LevelFilter::current() == LevelFilter::TRACE
 }
 
 /// The span of a request, until the head of its response is complete.
 ///
-/// One that is dropped failed: its connection was closed, or its HTTP/2 stream was reset.
+/// If it is dropped, the request has failed: its connection was closed, or its HTTP/2 stream was reset.
 #[derive(Debug)]
 pub(crate) struct RequestSpan(tracing::Span);
 
@@ -38,7 +38,7 @@ impl Default for RequestSpan {
 }
 
 impl RequestSpan {
-    /// Begins the span, in the trace of the caller if there is one.
+    /// Starts the span, in the trace of the caller if there is one.
     pub(crate) fn begin(incoming: &Incoming<'_>) -> Self {
         let (method, in_name) = match incoming.method {
             Method::Other => ("_OTHER", "HTTP"),
@@ -59,7 +59,7 @@ impl RequestSpan {
             url.scheme = "http",
             network.protocol.version = version(incoming.version),
             client.address = incoming.client.map(tracing::field::display),
-            // Under the name that it has in the log.
+            // The name that it has in the log.
             request_id = incoming.request_id.to_str().ok(),
             "error.type" = Empty,
             otel.status_code = Empty,
@@ -89,7 +89,7 @@ impl RequestSpan {
         future.instrument(self.0.clone())
     }
 
-    /// Ends the span.
+    /// Ends the span with the status of the response.
     pub(crate) fn responded(mut self, status: StatusCode) {
         let span = std::mem::replace(&mut self.0, tracing::Span::none());
         span.record("http.response.status_code", status.as_u16());
@@ -117,7 +117,7 @@ fn version(version: Version) -> &'static str {
     }
 }
 
-/// Lets the authentication of a request have a span. `count` says what the outcome is counted as.
+/// Runs the authentication of a request in a span. `count` returns the value that the outcome is counted as.
 pub(crate) fn authentication<F: Future>(
     future: F,
     count: impl FnOnce(&F::Output) -> Authentication,
@@ -148,7 +148,7 @@ pub(crate) fn authentication<F: Future>(
         .instrument(span)
 }
 
-/// The span of something that is done on behalf of requests.
+/// The span of an operation on behalf of requests.
 #[derive(Clone, Debug)]
 pub(crate) struct Span(tracing::Span);
 
@@ -159,7 +159,7 @@ impl Default for Span {
 }
 
 impl Span {
-    /// Begins to validate a session.
+    /// Starts the span of the validation of a session.
     pub(crate) fn validation(callers: &Callers) -> Self {
         let span = tracing::trace_span!(
             target: TARGET,
@@ -173,7 +173,7 @@ impl Span {
         Self(span).on_behalf_of(callers)
     }
 
-    /// Begins a request to Hanko, as a part of what is active here.
+    /// Starts the span of a request to Hanko, as a child of the current span.
     pub(crate) fn hanko(method: &'static str, template: &'static str, url: &Url) -> Self {
         Self(tracing::trace_span!(
             target: TARGET,
@@ -191,13 +191,13 @@ impl Span {
         ))
     }
 
-    /// Begins to fetch the JWK Set.
+    /// Starts the span of a fetch of the JWK Set.
     pub(crate) fn key_set(url: &Url, callers: &Callers) -> Self {
         // The task that fetches it has no span.
         Self::hanko("GET", "/.well-known/jwks.json", url).on_behalf_of(callers)
     }
 
-    /// Begins an operation of Redis, as a part of what is active here.
+    /// Starts the span of a Redis operation, as a child of the current span.
     #[cfg(feature = "redis")]
     pub(crate) fn redis(operation: &'static str, server: &redis::ConnectionAddr) -> Self {
         use redis::ConnectionAddr::{Tcp, TcpTls};
@@ -220,7 +220,7 @@ impl Span {
         ))
     }
 
-    /// Makes it a part of the trace of its only caller, or else links it to all of them.
+    /// Makes it a child of its only caller, or links it to all callers if there are several.
     fn on_behalf_of(self, callers: &Callers) -> Self {
         match callers.parent() {
             Some(parent) => {
@@ -240,7 +240,7 @@ impl Span {
         self.0.is_none()
     }
 
-    /// Links it to the span that is active here, and that one to it: another caller waits for the response.
+    /// Links it to the current span, and that span to it: another caller waits for the response.
     pub(crate) fn join_current(&self) {
         if self.0.is_none() {
             return;
@@ -278,7 +278,7 @@ impl Span {
         self.0.record("otel.status_code", ERROR);
     }
 
-    /// Notes what came of it, one of a fixed set.
+    /// Notes the outcome, one of a fixed set.
     pub(crate) fn outcome(&self, outcome: &'static str) {
         self.0.record("hanko.outcome", outcome);
     }

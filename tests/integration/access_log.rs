@@ -1,4 +1,4 @@
-//! `ACCESS_LOG=true`: what an operator finds about one request, and what no line contains.
+//! `ACCESS_LOG=true`: the line of each request, and the data that no line contains.
 
 use std::time::Duration;
 
@@ -164,7 +164,7 @@ async fn ended_session_is_named() {
     assert_eq!(found["user_id"], person.id().to_string());
 }
 
-/// "Why was this user rejected at 10:03": what was unavailable, with its cause.
+/// Answers "Why was this user rejected at 10:03?": the line names the unavailable component and the cause.
 #[tokio::test]
 async fn reason_of_a_503_names_the_component() {
     let stateful = [
@@ -172,7 +172,7 @@ async fn reason_of_a_503_names_the_component() {
         ("HANKO_SESSION_MODE", "stateful"),
         ("SESSION_CACHE_TTL", "0s"),
     ];
-    // Nobody listens on port 1.
+    // Nothing listens on port 1.
     let lost_store = [
         ("ACCESS_LOG", "true"),
         ("REVOCATION_STORE_URL", "redis://127.0.0.1:1"),
@@ -404,6 +404,6 @@ async fn edge_of_a_plain_app_has_the_access_log_too() {
     let lines = lines_of(&log, "access");
     assert_eq!(lines.len(), 1, "{}", log.text());
     assert_eq!(lines[0]["status"], 418);
-    // It knows no routes.
+    // It has no routes.
     assert_eq!(lines[0]["route"], "unmatched");
 }

@@ -1,4 +1,4 @@
-//! An `Edge` around somebody's own Poem routes.
+//! An `Edge` around the Poem routes of an application.
 
 #![allow(
     clippy::unused_async,
@@ -40,7 +40,7 @@ use crate::support::{Example, START, ada, client, example, local_hanko, send, wi
 const TRUSTED: &str = "https://app.example";
 const UNTRUSTED: &str = "https://evil.example";
 
-/// What an embedder has: a Hanko at which people sign in, and what verifies their sessions.
+/// The parts of an embedder's app: a Hanko at which users sign in, and the verifier of their sessions.
 struct Embedder {
     local_hanko: LocalHanko,
     clock: ManualClock,
@@ -105,7 +105,7 @@ async fn cached() -> Response {
         .body("cached")
 }
 
-/// Says that it has begun, and never ends.
+/// Signals that it has started, and never ends.
 #[handler]
 async fn endless(begun: Data<&mpsc::UnboundedSender<()>>) -> &'static str {
     begun.send(()).unwrap();
@@ -155,11 +155,11 @@ async fn problem(response: TestResponse, status: u16, slug: &str) -> (HeaderMap,
     (head.headers, document)
 }
 
-/// A body that says when it is waited for, and never comes.
+/// A body that signals when it is read, and never arrives.
 fn endless_body() -> (Body, mpsc::UnboundedReceiver<()>) {
     let (sender, waited_for) = mpsc::unbounded_channel();
     let stream = stream::poll_fn(move |_| {
-        // Nobody listens any more where a test does not care.
+        // The receiver is gone in tests that do not need the signal.
         let _ = sender.send(());
         Poll::<Option<Result<Vec<u8>, std::io::Error>>>::Pending
     });
@@ -561,7 +561,7 @@ async fn plain_poem_example_ends_sessions_by_webhook() {
     let mut command = example("plain_poem", &[("HANKO_API_URL", &url), ("PORT", "0")]);
     let mut running = Example(command.stdout(Stdio::piped()).spawn().unwrap());
     let log = BufReader::new(running.0.stdout.take().unwrap()).lines();
-    // Reads on, since the example writes on.
+    // Keeps reading, because the example keeps writing.
     let (sender, mut lines) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
         for line in log.map_while(Result::ok) {
@@ -587,6 +587,6 @@ async fn plain_poem_example_ends_sessions_by_webhook() {
     local_hanko.end_session(&session).await.unwrap().unwrap();
     let response = send(hello().bearer_auth(&session.token)).await;
     assert_eq!(response.status(), 401);
-    // The webhook alone has ended it.
+    // Only the webhook has ended it.
     assert_eq!(local_hanko.validate_requests(), asked);
 }

@@ -1,5 +1,5 @@
-//! The key endpoint fails in every way there is. No valid token is refused for it while keys are held, none is accepted
-//! for it ever, and the service comes back by itself.
+//! The key endpoint fails in every possible way. That never rejects a valid token while keys are held, never makes a token
+//! accepted, and the service recovers without a restart.
 
 mod answers;
 mod freshness;
@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::support::{App, START, ada, assert_problem, header, local_hanko, send, within};
 
-/// `max-age` of a good answer, as Hanko sends it.
+/// `max-age` of a good response, as Hanko sends it.
 const MAX_AGE: Duration = Duration::from_mins(10);
 /// By then a refresh of a set of that age is due: 0.8 of it, and 5% of that for jitter.
 const REFRESH_IS_DUE: Duration = Duration::from_secs(505);
@@ -35,7 +35,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// The endpoint gives what `answer` makes of the JWK Set.
+    /// The endpoint sends the response that `answer` makes from the JWK Set.
     async fn start(answer: impl FnOnce(&Value) -> Answer) -> Self {
         Self::start_with(answer, &[]).await
     }
@@ -68,7 +68,7 @@ impl Scene {
         Self::of(local_hanko, endpoint, &self.app.clock, &[])
     }
 
-    /// The endpoint answers as it should, and the keys have been fetched.
+    /// The endpoint responds correctly, and the keys have been fetched.
     async fn healthy() -> Self {
         Self::healthy_with(&[]).await
     }
@@ -111,7 +111,7 @@ impl Scene {
         send(self.app.get(path)).await.status().as_u16()
     }
 
-    /// Asserts that the token opens the door.
+    /// Asserts that the token is accepted.
     #[track_caller]
     fn accepts(&self, token: &str) -> impl Future<Output = ()> {
         let caller = std::panic::Location::caller();
@@ -122,7 +122,7 @@ impl Scene {
         }
     }
 
-    /// Asserts that the token is refused for its own fault.
+    /// Asserts that the token is rejected with 401, as a fault of the token.
     #[track_caller]
     fn refuses(&self, token: &str) -> impl Future<Output = ()> {
         let caller = std::panic::Location::caller();
@@ -134,7 +134,7 @@ impl Scene {
         }
     }
 
-    /// Asserts that nobody can say whether the token is good: 503, with a hint when to try again, and no challenge.
+    /// Asserts that the token cannot be verified now: 503 with `Retry-After`, and no challenge.
     #[track_caller]
     fn cannot_judge(&self, token: &str) -> impl Future<Output = ()> {
         let caller = std::panic::Location::caller();

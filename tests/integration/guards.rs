@@ -25,7 +25,7 @@ use poem_hanko::{
 
 use crate::support::hanko_builder;
 
-/// Whose sessions the guards of a test examine.
+/// The Hanko whose sessions the guards of a test examine.
 struct Scene {
     local_hanko: LocalHanko,
     hanko: Hanko,
@@ -48,7 +48,7 @@ fn ada() -> Person {
     Person::with_email("ada@example.com")
 }
 
-/// What the client of a guarded operation sees.
+/// The outcome for the client of a guarded operation.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     status: u16,

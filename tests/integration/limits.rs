@@ -1,4 +1,4 @@
-//! Limits as clients of the API and operators meet them. `src/edge/limits/tests.rs` has those that need endpoints which
+//! The limits that clients of the API and operators notice. `src/edge/limits/tests.rs` tests those that need endpoints which
 //! wait or stream, and `tests/limits/run` attacks the program.
 
 use std::{
@@ -52,7 +52,7 @@ async fn http_2_header_lists_have_at_most_16_kib() {
     };
     assert_eq!(get(15 * 1024).await.status(), 200);
     assert_eq!(get(17 * 1024).await.status(), 431);
-    // The connection goes on.
+    // The connection stays open.
     assert_eq!(get(1).await.status(), 200);
 }
 
@@ -82,7 +82,7 @@ async fn webhooks_have_limits_of_their_own() {
     assert_problem(send(post(256 * 1024)).await, 400, "bad-request").await;
     assert_problem(send(post(256 * 1024 + 1)).await, 413, "content-too-large").await;
 
-    // One that waits for a key is not cut off by the time of other requests.
+    // The time limit of other requests does not apply to one that waits for a key.
     let session = local_hanko.sign_in(&ada());
     let data = local_hanko.session_data(session.session_id).unwrap();
     local_hanko.rotate_key().await.unwrap();
@@ -201,7 +201,7 @@ async fn descriptors_are_raised_reserved_and_reported() {
     for part in ["descriptors=300", "reserved=128", "max_connections=172"] {
         assert!(limits.contains(part), "{part}: {limits}");
     }
-    // More than there are descriptors.
+    // More than the number of descriptors.
     let mut silent = Vec::new();
     for _ in 0..400 {
         silent.push(TcpStream::connect(&program.address).await.unwrap());

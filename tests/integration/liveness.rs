@@ -1,4 +1,4 @@
-//! Session modes: what a request gets in each of them, and how often Hanko is asked.
+//! Session modes: the response to a request in each, and how often Hanko is asked.
 
 mod answers;
 mod burst;
@@ -21,7 +21,7 @@ const TTL: Duration = Duration::from_secs(30);
 const BEFORE_REFRESH: Duration = Duration::from_secs(26);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A local Hanko and what authenticates its sessions, in process and on the same clock.
+/// A local Hanko and a `Hanko` that authenticates its sessions, in process and on the same clock.
 struct Scene {
     clock: ManualClock,
     local_hanko: LocalHanko,
@@ -73,27 +73,27 @@ impl Scene {
             .unwrap()
     }
 
-    /// Starts anew, as after a restart of our process: nothing is remembered.
+    /// Creates a new `Hanko` without any state, as after a restart of the process.
     async fn restart(&mut self) {
         self.hanko = Self::build(&self.local_hanko, &self.clock, &self.policy);
         self.hanko.wait_for_key_set_fetches(1).await;
     }
 
-    /// Advances in steps of a second, so that whatever has to happen in between does.
+    /// Advances in steps of a second, so that everything due in between happens.
     async fn pass(&self, duration: Duration) {
         let mut left = duration;
         while !left.is_zero() {
             let step = left.min(SECOND);
             self.clock.advance(step);
             left -= step;
-            // Lets tasks run that the time has woken.
+            // Lets the tasks run that are now due.
             for _ in 0..20 {
                 tokio::task::yield_now().await;
             }
         }
     }
 
-    /// The status with which a request of this session is answered.
+    /// The status of the response to a request of this session.
     async fn status(&self, session: &SignedIn) -> u16 {
         status_of(
             within(self.hanko.authenticate(&session.token))
@@ -112,7 +112,7 @@ impl Scene {
         .await;
     }
 
-    /// How many validation requests have been sent, when none is open.
+    /// How many validation requests have been sent, once none is open.
     async fn validations(&self) -> u64 {
         self.settle().await;
         self.local_hanko.validate_requests()

@@ -1,4 +1,4 @@
-//! What an operator finds in the log at its default level, and what clients cannot do to it.
+//! The log at its default level, which clients cannot flood.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tracing::subscriber::DefaultGuard;
 
 use crate::support::{App, Log, ada, listen, send, start, start_with, within};
 
-/// Keeps this thread's log at a level, as the program has it.
+/// Captures this thread's log at a level, in the format of the program.
 fn log_at(filter: &str) -> (Log, DefaultGuard) {
     let log = Log::default();
     let config = TelemetryConfig {
@@ -29,7 +29,7 @@ fn lines(log: &Log, parts: &[&str]) -> Vec<String> {
         .collect()
 }
 
-/// Lets the tasks of the service run until a line is there.
+/// Lets the tasks of the service run until the line has been logged.
 async fn until_logged(log: &Log, parts: &[&str]) -> String {
     within(async {
         loop {
@@ -82,14 +82,14 @@ async fn flood_of_rejections_is_counted() {
     let (log, _guard) = log_at("info");
     let (_local_hanko, app) = start().await;
     rejected(&app, "flood", 60).await;
-    // Another reason is not lost among them.
+    // Another reason is still logged.
     rejected(&app, "eyJhbGciOiJub25lIn0.e30.AA", 1).await;
     let flood = ["rejected a request", "compact JWS"];
     assert_eq!(lines(&log, &flood).len(), 10, "{}", log.text());
     assert_eq!(lines(&log, &["rejected a request", "algorithm"]).len(), 1);
     assert!(lines(&log, &["count="]).is_empty());
 
-    // At the end of the interval, whether or not the flood goes on.
+    // At the end of the interval, whether or not the flood continues.
     app.clock.advance(Duration::from_mins(1));
     let line = until_logged(&log, &["rejected more requests", "not-compact"]).await;
     assert!(line.contains("INFO") && line.contains("count=50"), "{line}");
@@ -116,7 +116,7 @@ fn connections_log_no_warning_of_a_library() {
     assert_eq!(lines(&log, &["WARN"]).len(), 1);
 }
 
-/// Run by [`panic_is_a_line_of_the_log`] in a process of its own, since the log is installed once per process.
+/// Run by [`panic_is_a_line_of_the_log`] in another process, since the log can be installed only once per process.
 #[test]
 #[ignore = "installs the log of the process"]
 fn panics() {

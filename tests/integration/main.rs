@@ -1,5 +1,5 @@
-//! One binary for all tests that see the library from outside. Each test has a local Hanko, a clock and a server of its
-//! own, so that they run side by side.
+//! One binary for all tests of the public API. Each test has its own local Hanko, clock and server, so that tests can run
+//! in parallel.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! What operators see on `ADMIN_ADDRESS`.
+//! The listener on `ADMIN_ADDRESS`.
 
 #![allow(
     clippy::unused_async,
@@ -277,7 +277,7 @@ async fn requests_are_counted_by_template_of_route() {
         2.0,
     );
     assert_eq!(scrape.sum("http_requests_total").to_string(), "11");
-    // Requests to the other listener are not among them.
+    // Requests to the other listener are not counted.
     assert_eq!(
         scrape.find(r#"http_requests_total{method="GET",route="/metrics",status="200"}"#),
         None
@@ -390,7 +390,7 @@ async fn each_authentication_is_counted_once_with_its_reason() {
 #[tokio::test]
 async fn unavailable_is_counted_by_what_is_missing() {
     let clock = ManualClock::new(START);
-    // Nobody listens there.
+    // Nothing listens there.
     let served = Served::start(app(), "http://127.0.0.1:1", &clock, &[]).await;
     let token = local_hanko(&clock).await.sign_in(&ada()).token().to_owned();
     assert_eq!(served.get_with("/hello", &token).await, 503);
@@ -520,7 +520,7 @@ async fn admin_listener_answers_while_connections_are_exhausted() {
         .await;
     scrape.assert("http_connections", 2.0);
     scrape.assert("http_connections_limit", 2.0);
-    // Neither of them can be closed, so a third has no place.
+    // Neither connection can be closed, so there is no room for a third.
     let third = tokio::spawn(send(served.request(Method::GET, "/livez")));
     assert_eq!(served.admin("/livez").await.status(), 200);
     assert_eq!(served.admin("/readyz").await.status(), 200);

@@ -1,5 +1,5 @@
-//! What a real Hanko v3 returned and sent (`tests/vectors/hanko-v3.json`): the library accepts it, each token and webhook at
-//! the time of its recording, and the local Hanko is like it.
+//! Recorded responses and webhooks of a real Hanko v3 (`tests/vectors/hanko-v3.json`): the library accepts each token and
+//! webhook at the time of its recording, and the local Hanko behaves like the real one.
 
 mod shapes;
 
@@ -21,7 +21,7 @@ use crate::{
 const AUDIENCE: &str = "acme-api";
 const ISSUER: &str = "http://127.0.0.1:8100";
 
-/// The claims that are not custom ones.
+/// The claims that are not custom claims.
 const HANKO_CLAIMS: [&str; 8] = [
     "sub",
     "iat",
@@ -229,7 +229,7 @@ async fn recorded_webhooks_have_their_effects() {
 
 #[tokio::test]
 async fn an_entry_of_the_store_rejects_a_recorded_token() {
-    // The recorded tokens are of other sessions than the recorded webhooks, so the store shows what a webhook ends, and
+    // The recorded tokens and webhooks are about different sessions. So the store shows which session a webhook ends, and
     // this shows that such an entry rejects a recorded token.
     let recording = recording();
     let token = &recording["tokens"][0];

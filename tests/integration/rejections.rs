@@ -1,5 +1,5 @@
-//! What a rejected client reads: the same by each way to require a session, with what the challenge says and which credential
-//! was examined.
+//! The problem that a rejected client receives: the same however a session is required, with the reason in the challenge and
+//! the credential that was examined.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::support::{START, ada, client, config, header, local_hanko, send};
 
-/// The guard of every route: the session of somebody else's address is rejected.
+/// The guard of every route: it requires a verified e-mail address.
 struct Ours;
 
 impl Guard for Ours {
@@ -95,7 +95,7 @@ impl Scene {
     }
 }
 
-/// The credentials of a request, and what its rejection says.
+/// The credentials of a request, and its rejection.
 struct Row {
     method: Method,
     headers: Vec<(&'static str, String)>,
@@ -217,7 +217,7 @@ async fn rejections_say_the_same_by_each_way_to_require_a_session() {
                 headers.push(("x-forwarded-uri", "/".to_owned()));
             }
             let response = scene.ask(&row.method, way, &headers).await;
-            // Proxies understand no 400.
+            // Proxies do not handle 400.
             let is_translated = is_proxy && row.status == 400;
             let status = if is_translated { 403 } else { row.status };
             assert_eq!(response.status(), status, "{case}");

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::support::{START, ada, assert_problem, client, header, send, start};
 
-/// A builder with a clock that the test moves.
+/// A builder with a clock that the test advances.
 fn builder() -> (LocalHankoBuilder, ManualClock) {
     let clock = ManualClock::new(START);
     let builder = LocalHanko::builder().clock(Arc::new(clock.clone()) as Arc<dyn Clock>);
@@ -55,7 +55,7 @@ fn json_of(response: Response, status: u16) -> impl Future<Output = Value> {
     }
 }
 
-/// Whether the local Hanko says that a session is active, asked by GET, which renews nothing.
+/// Whether a session is active at the local Hanko, by a GET, which does not renew the session.
 async fn is_active(local_hanko: &LocalHanko, token: &str) -> bool {
     let body = json_of(send(get_validation(local_hanko, token)).await, 200).await;
     body["is_valid"].as_bool().unwrap()

@@ -1,4 +1,4 @@
-//! Traces: which spans there are, in whose trace, and what they say.
+//! Traces: the spans, their parents and their attributes.
 
 mod program;
 mod shared;
@@ -27,7 +27,7 @@ impl Seen {
             .any(|(trace, id)| (trace, id) == (&other.trace, &other.id))
     }
 
-    /// The same, whatever the id of the request is.
+    /// The same, without the id of the request.
     #[track_caller]
     fn assert_attributes_except_ids(&self, expected: &[(&str, &str)]) {
         let mut without = self.clone();

@@ -1,4 +1,4 @@
-//! Attacks the real server, and watches its memory and what a normal client gets. Run it by `tests/limits/run`.
+//! Attacks the real server, and checks its memory and the responses to a normal client. Run it with `tests/limits/run`.
 
 #![allow(
     clippy::disallowed_methods,
@@ -29,17 +29,17 @@ use tokio::{
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// By so much may the resident set grow, beside what open connections take.
+/// How much the resident set may grow, besides the memory of open connections.
 const MAX_GROWTH: usize = 96_000_000;
-/// By so much for each open connection.
+/// How much it may grow for each open connection.
 const MAX_PER_CONNECTION: usize = 15_000;
 /// The time within which a normal client gets its response.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long an attack is watched.
+/// How long an attack lasts.
 const WATCH: Duration = Duration::from_secs(2);
-/// How long one is watched that makes handlers wait for Hanko: longer than each of them waits.
+/// How long an attack lasts that makes handlers wait for Hanko: longer than each of them waits.
 const LONG_WATCH: Duration = Duration::from_secs(12);
-/// Descriptors of an attacker for other things than connections.
+/// How many descriptors an attacker needs besides those of its connections.
 const RESERVED: usize = 50;
 const STALLED_BODY: usize = 262_144;
 const GENUINE_WEBHOOKS: usize = 100;
@@ -55,15 +55,15 @@ enum Attack {
     Streams,
     /// Entries of the dynamic table, each of which keeps the buffer of a frame alive.
     Table,
-    /// The same, in a table that was emptied and at once enlarged again.
+    /// The same, in a table that was emptied and immediately enlarged again.
     EnlargedTable,
     /// A header block that does not end.
     OpenBlock,
-    /// Small data frames that nobody reads.
+    /// Small data frames that no handler reads.
     SmallData,
     /// Responses that are never read.
     Unread,
-    /// Nothing.
+    /// No bytes at all.
     Silent,
     /// A head of 60 KiB that does not end.
     Heads,
@@ -88,7 +88,7 @@ enum Attack {
 }
 
 impl Attack {
-    /// The attacks of a mixed one.
+    /// The attacks in a mixed attack.
     const MIX: [Self; 5] = [
         Self::UnreadAndWaiting,
         Self::UnknownKeys,
@@ -97,7 +97,7 @@ impl Attack {
         Self::Dripping,
     ];
 
-    /// What the connection of this number does.
+    /// Returns the attack of the connection with this number.
     fn of_connection(self, number: usize) -> Self {
         match self {
             Self::Mixed => Self::MIX[number % Self::MIX.len()],
@@ -105,7 +105,7 @@ impl Attack {
         }
     }
 
-    /// Whether Hanko hangs meanwhile.
+    /// Whether Hanko hangs during the attack.
     fn needs_hanging_hanko(self) -> bool {
         self == Self::Mixed || Self::MIX.contains(&self)
     }
@@ -180,7 +180,7 @@ async fn measure_all(program: &str, only: &[String]) -> Result<(), Failure> {
     Err(format!("failed: {}", failures.join(", ")).into())
 }
 
-/// Runs one attack against a server of its own.
+/// Runs one attack against a new server.
 async fn measure(
     program: &str,
     attack: Attack,
@@ -216,7 +216,7 @@ async fn measure(
     };
     let hanko = Arc::new(hanko);
     let webhooks = tokio::spawn(send_webhooks(Arc::clone(&hanko), address, watch_time));
-    // The attacker says when all its connections are made, or have been refused.
+    // The attacker prints when all its connections have been made or refused.
     let started = Instant::now();
     let mut peak = (0, 0);
     let mut is_attacking = false;
@@ -393,7 +393,7 @@ fn open_sockets(pid: u32) -> Result<usize, Failure> {
     Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }
 
-/// Starts the server with nothing of this process's environment, and waits until it is ready.
+/// Starts the server without the environment of this process, and waits until it is ready.
 async fn start_server(
     program: &str,
     url: &str,
@@ -411,7 +411,7 @@ async fn start_server(
         .env("HANKO_API_URL", url)
         .env("PORT", "0")
         .env("ADMIN_ADDRESS", admin.to_string())
-        // Whatever the default of the session mode is, Hanko is asked for its keys only.
+        // In this mode, only keys are requested from Hanko, whatever the default mode is.
         .env("HANKO_SESSION_MODE", "stateless")
         .env(
             "RUST_LOG",
@@ -468,7 +468,7 @@ async fn attack_alone(attack: &str, address: &str, connections: &str) -> Result<
         running.spawn(async move {
             let mut is_ready = false;
             loop {
-                // The server may close a connection at any time: then comes the next.
+                // The server may close a connection at any time; the next one replaces it.
                 let _closed = attack_once(attack, address, || {
                     if !std::mem::replace(&mut is_ready, true) {
                         ready.fetch_add(1, Ordering::Relaxed);
@@ -533,7 +533,7 @@ async fn attack_once(
     }
 }
 
-/// What an attack sends at the beginning of each connection.
+/// Returns the bytes that an attack sends at the start of each connection.
 fn opening(attack: Attack) -> Vec<u8> {
     match attack {
         Attack::Silent | Attack::Mixed => Vec::new(),
@@ -596,7 +596,7 @@ fn opening(attack: Attack) -> Vec<u8> {
         }
         Attack::UnreadRest => {
             let mut bytes = http2(100, |_| get_block(b"/openapi.json"));
-            // A window of one byte for each stream, and all of the connection's.
+            // A window of one byte for each stream, and an unlimited one for the connection.
             let begin = PREFACE.len() + 9;
             bytes[begin..begin + 6].copy_from_slice(&[0, 4, 0, 0, 0, 1]);
             bytes.extend(frame(8, 0, 0, &[0x7F, 0, 0, 0]));
@@ -636,7 +636,7 @@ fn unix_time() -> u64 {
         .map_or(0, |time| time.as_secs())
 }
 
-/// A token of a key that nobody knows.
+/// A token with an unknown key.
 fn forged(claims: &serde_json::Value) -> String {
     let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
     let header = json!({ "alg": "RS256", "kid": "nobody knows it", "typ": "JWT" }).to_string();
@@ -648,7 +648,7 @@ fn forged(claims: &serde_json::Value) -> String {
     .join(".")
 }
 
-/// The body of a webhook that looks like Hanko's, of about so many bytes.
+/// The body of a webhook that looks like Hanko's, about this many bytes long.
 fn forged_webhook(bytes: usize) -> String {
     let now = unix_time();
     let event = "session.delete.explicit.logout";
@@ -670,7 +670,7 @@ fn get_block(path: &[u8]) -> (Vec<u8>, u8) {
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The preface, and so many streams. `headers` returns the block and flags of each.
+/// The preface, and this many streams. `headers` returns the block and flags of each.
 fn http2(streams: u8, headers: impl Fn(u8) -> (Vec<u8>, u8)) -> Vec<u8> {
     let mut bytes = PREFACE.to_vec();
     // No window for responses.
@@ -682,7 +682,7 @@ fn http2(streams: u8, headers: impl Fn(u8) -> (Vec<u8>, u8)) -> Vec<u8> {
     bytes
 }
 
-/// The block of a `POST /webhooks/hanko` with so many indexed fields of one byte, and its flags: the body is to come.
+/// The block of a `POST /webhooks/hanko` with this many indexed fields of one byte, and its flags: a body follows.
 fn headers(fields: usize, ends: bool, rest: Vec<u8>) -> (Vec<u8>, u8) {
     let mut block = vec![0x83, 0x86];
     literal(&mut block, 4, b"/webhooks/hanko");

@@ -2,7 +2,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{ConfigErrors, Lookup, Reader, http};
 
-/// Reads `ADMIN_ADDRESS`, where the probes and metrics listen apart from the API.
+/// Reads `ADMIN_ADDRESS`, the address of a separate listener for probes and metrics.
 pub(super) fn read_admin_address(reader: &mut Reader<'_>) -> Option<SocketAddr> {
     reader.optional("ADMIN_ADDRESS", |value| {
         let address = value.strip_prefix("localhost:").map_or_else(
@@ -15,18 +15,18 @@ pub(super) fn read_admin_address(reader: &mut Reader<'_>) -> Option<SocketAddr> 
     })
 }
 
-/// Where the running instance has its probes.
+/// Where the running instance serves its probes.
 pub(crate) enum ProbeAddress {
-    /// On its admin listener.
+    /// On the admin listener.
     Admin(SocketAddr),
-    /// Beside the API.
+    /// On the listener of the API.
     Api(SocketAddr),
 }
 
-/// Reads where the running instance has its probes.
+/// Reads where the running instance serves its probes.
 ///
 /// # Errors
-/// All errors at once, of these variables alone.
+/// All errors in these variables.
 pub(crate) fn probe_address(lookup: &Lookup<'_>) -> Result<ProbeAddress, ConfigErrors> {
     let mut reader = Reader::new(lookup);
     let address = match read_admin_address(&mut reader) {

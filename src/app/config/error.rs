@@ -1,6 +1,17 @@
 use std::fmt;
 
 /// One error in the configuration: the variable, its value, what is wrong and how to fix it.
+///
+/// ```
+/// use poem_hanko::{Config, HankoChoice};
+///
+/// let lookup = |name: &str| (name == "PORT").then(|| "http".to_owned());
+/// let errors = Config::from_lookup(lookup, HankoChoice::Local).unwrap_err();
+/// let error = &errors.0[0];
+/// assert_eq!(error.variable, "PORT");
+/// assert_eq!(error.value.as_deref(), Some("http"));
+/// assert_eq!(error.to_string(), r#"PORT="http" is not a port from 0 to 65535"#);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     /// The name of the environment variable.
@@ -21,6 +32,15 @@ impl fmt::Display for ConfigError {
 }
 
 /// All errors in the configuration, one per line.
+///
+/// ```
+/// use poem_hanko::{Config, HankoChoice};
+///
+/// match Config::from_lookup(|name| std::env::var(name).ok(), HankoChoice::Configured) {
+///     Ok(config) => println!("the port is {}", config.http.port),
+///     Err(errors) => eprintln!("{errors}"),
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<ConfigError>);
 

@@ -20,6 +20,16 @@ const DEFAULT_MAX_CONNECTIONS: usize = 16 * 1024;
 const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 
 /// Where and how the API is served.
+///
+/// ```
+/// use poem_hanko::{Config, HankoChoice};
+///
+/// let lookup = |name: &str| (name == "MAX_REQUEST_BODY").then(|| "1MiB".to_owned());
+/// let config = Config::from_lookup(lookup, HankoChoice::Local)?;
+/// assert_eq!(config.http.max_request_body, 1024 * 1024);
+/// assert_eq!(config.http.port, 8000);
+/// # Ok::<(), poem_hanko::ConfigErrors>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct HttpConfig {
     /// `HOST`, default `127.0.0.1`
@@ -35,9 +45,9 @@ pub struct HttpConfig {
     pub public_url: Option<String>,
     /// `SIGN_IN_URL`, default none: where a browser that navigates without a session is sent
     pub sign_in_url: Option<String>,
-    /// `TRUSTED_PROXIES`, default none: the proxies whose `X-Forwarded-For` is believed
+    /// `TRUSTED_PROXIES`, default none: the proxies whose `X-Forwarded-For` is used
     pub trusted_proxies: TrustedProxies,
-    /// `MAX_CONNECTIONS`, default 16384: how many connections may be open, if the limit of descriptors allows as many
+    /// `MAX_CONNECTIONS`, default 16384: how many connections may be open; fewer if the limit of file descriptors is lower
     pub max_connections: usize,
     /// `MAX_REQUESTS`, default 4096: how many requests may wait for the head of their response, over all connections
     pub max_requests: usize,
@@ -47,11 +57,11 @@ pub struct HttpConfig {
     pub request_timeout: Duration,
     /// `DOCS`, default `true`: whether Swagger UI and the document are served
     pub docs: bool,
-    /// `ACCESS_LOG`, default `false`: whether each request is a line of the log
+    /// `ACCESS_LOG`, default `false`: whether one line is logged for each request
     pub access_log: bool,
     /// `SHUTDOWN_DELAY`, default `0s`: how long requests are still accepted after the signal to shut down
     pub shutdown_delay: Duration,
-    /// `SHUTDOWN_GRACE`, default `10s`
+    /// `SHUTDOWN_GRACE`, default `10s`: how long running requests may take after that
     pub shutdown_grace: Duration,
 }
 
@@ -90,7 +100,15 @@ impl HttpConfig {
         }
     }
 
-    /// The URL by which clients reach the service, which listens on `port`.
+    /// Returns the URL at which clients reach the service if it listens on `port`.
+    ///
+    /// ```
+    /// use poem_hanko::{Config, HankoChoice};
+    ///
+    /// let config = Config::from_lookup(|_| None, HankoChoice::Local)?;
+    /// assert_eq!(config.http.public_url(8000), "http://localhost:8000");
+    /// # Ok::<(), poem_hanko::ConfigErrors>(())
+    /// ```
     pub fn public_url(&self, port: u16) -> String {
         self.public_url.clone().unwrap_or_else(|| {
             let is_localhost = self.host.is_unspecified()
@@ -113,8 +131,20 @@ impl HttpConfig {
         }
     }
 
-    /// Returns the allowed origins on loopback, if the service itself is reached elsewhere: whatever listens on that port of
-    /// a user's machine may then act for the user.
+    /// Returns the allowed origins on loopback, or none if the service itself is on loopback.
+    ///
+    /// Any program that listens on that port of a user's machine can act for the user.
+    ///
+    /// ```
+    /// use poem_hanko::{Config, HankoChoice};
+    ///
+    /// const ORIGINS: &str = "https://app.example.com,http://localhost:5173";
+    /// let lookup = |name: &str| (name == "CORS_ALLOWED_ORIGINS").then(|| ORIGINS.to_owned());
+    /// let config = Config::from_lookup(lookup, HankoChoice::Local)?;
+    /// let stray = config.http.stray_loopback_origins("https://api.example.com");
+    /// assert_eq!(stray, ["http://localhost:5173"]);
+    /// # Ok::<(), poem_hanko::ConfigErrors>(())
+    /// ```
     pub fn stray_loopback_origins(&self, public_url: &str) -> Vec<&str> {
         let is_local = |url: &str| Url::parse(url).is_ok_and(|url| is_loopback(&url));
         if is_local(public_url) {
@@ -128,6 +158,17 @@ impl HttpConfig {
     }
 
     /// Returns the origins that may call with credentials: those allowed, and that of `public_url`.
+    ///
+    /// ```
+    /// use poem_hanko::{Config, HankoChoice};
+    ///
+    /// const APP: &str = "https://app.example.com";
+    /// let lookup = |name: &str| (name == "CORS_ALLOWED_ORIGINS").then(|| APP.to_owned());
+    /// let config = Config::from_lookup(lookup, HankoChoice::Local)?;
+    /// let origins = config.http.trusted_origins("https://api.example.com/v1");
+    /// assert_eq!(origins, [APP, "https://api.example.com"]);
+    /// # Ok::<(), poem_hanko::ConfigErrors>(())
+    /// ```
     pub fn trusted_origins(&self, public_url: &str) -> Vec<String> {
         let own = Url::parse(public_url)
             .ok()
@@ -187,7 +228,7 @@ pub(super) fn read_public_url(reader: &mut Reader<'_>) -> Option<String> {
     })
 }
 
-/// Reads `SIGN_IN_URL`. It may have a query, to which that of the redirect is added.
+/// Reads `SIGN_IN_URL`. It may have a query; the redirect adds its own parameters to it.
 fn read_sign_in_url(reader: &mut Reader<'_>) -> Option<String> {
     reader.optional("SIGN_IN_URL", |value| {
         let problem = || {

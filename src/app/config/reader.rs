@@ -9,12 +9,11 @@ use super::{
     secret::{mask, mask_origins, mask_url},
 };
 
-/// Variables whose empty value is an error, because the default that it would stand for may be weaker than what was meant:
-/// a check that is off, a longer time in which something withdrawn is accepted, another origin that is trusted, or pages that
-/// were to be hidden.
+/// Variables for which an empty value is an error, because the default may be weaker than the intended value: a check that
+/// is off, a longer time in which withdrawn keys or sessions are accepted, another trusted origin, or visible documentation.
 ///
-/// For all others an empty value means that the variable is unset. Their defaults weaken nothing: `HOST` is loopback,
-/// `HANKO_ALLOW_HTTP` is false. An empty `CORS_ALLOWED_ORIGINS` allows no origin.
+/// Any other variable counts as unset if it is empty. Those defaults weaken nothing: `HOST` is loopback, `HANKO_ALLOW_HTTP`
+/// is false. An empty `CORS_ALLOWED_ORIGINS` allows no origin.
 const NEVER_EMPTY: [&str; 12] = [
     "HANKO_AUDIENCE",
     "HANKO_ISSUER",
@@ -73,7 +72,7 @@ impl<'a> Reader<'a> {
             .ok()
     }
 
-    /// The same, with a default.
+    /// Like [`optional`](Self::optional), with a default.
     pub(super) fn or<T>(
         &mut self,
         variable: &'static str,
@@ -83,7 +82,7 @@ impl<'a> Reader<'a> {
         self.optional(variable, parse).unwrap_or(default)
     }
 
-    /// Returns a variable with its value, or with its default if it is unset.
+    /// Returns `NAME=value`, or the name and the default if the variable is unset.
     pub(super) fn described(&self, variable: &str, default: &str) -> String {
         match self.raw(variable).filter(|value| !value.is_empty()) {
             Some(value) => format!("{variable}={}", shown(variable, &value)),
@@ -124,7 +123,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Returns the value of a variable as an error may show it.
+/// Returns the value of a variable for an error message, with possible secrets masked.
 fn shown(variable: &str, value: &str) -> String {
     if variable.ends_with("_ORIGINS") {
         mask_origins(value)
@@ -215,7 +214,7 @@ pub(super) fn list(value: &str) -> impl Iterator<Item = &str> {
 /// Reads a list of exact origins: scheme, host and optional port (RFC 6454 section 6.2). Returns a problem for each item
 /// that is not one.
 pub(super) fn origins(value: &str) -> Vec<Result<String, String>> {
-    // A comma may be a part of a password, so an item alone does not tell whether it holds a secret.
+    // A password may contain a comma, so whether an item may be secret depends on the whole value.
     let is_shown = mask_origins(value) == value;
     list(value)
         .enumerate()
@@ -239,7 +238,7 @@ pub(super) fn origins(value: &str) -> Vec<Result<String, String>> {
         .collect()
 }
 
-/// Returns the origin if it is exact; otherwise the exact one, if there is one.
+/// Returns the origin if it is exact. Otherwise, the error is its exact form, if there is one.
 fn origin(item: &str) -> Result<String, Option<String>> {
     let url = Url::parse(item).map_err(|_| None)?;
     if !matches!(url.scheme(), "http" | "https") {

@@ -6,6 +6,16 @@ use super::{reader::Reader, secret::mask_url};
 use crate::hanko::{Hanko, StoreStatus};
 
 /// Where revocations are kept.
+///
+/// ```
+/// use poem_hanko::{Config, HankoChoice};
+///
+/// const STORE: &str = "redis://localhost:6379";
+/// let lookup = |name: &str| (name == "REVOCATION_STORE_URL").then(|| STORE.to_owned());
+/// let config = Config::from_lookup(lookup, HankoChoice::Local)?;
+/// assert_eq!(config.revocation.store_url.as_deref(), Some(STORE));
+/// # Ok::<(), poem_hanko::ConfigErrors>(())
+/// ```
 #[derive(Clone, Default)]
 pub struct RevocationConfig {
     /// `REVOCATION_STORE_URL`, default unset: in this process
@@ -23,7 +33,7 @@ impl fmt::Debug for RevocationConfig {
 }
 
 impl RevocationConfig {
-    /// Returns where `hanko` keeps revocations, without a password.
+    /// Describes where `hanko` keeps revocations, without a password.
     pub(crate) fn described(&self, hanko: &Hanko) -> String {
         match (&self.store_url, hanko.revocation_store_status()) {
             (_, StoreStatus::Unshared) => "in this process".to_owned(),

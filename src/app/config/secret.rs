@@ -2,7 +2,7 @@
 
 use url::Url;
 
-/// Stands for whatever is hidden.
+/// Replaces a hidden part.
 const MASK: &str = "***";
 
 /// Returns `value` if it cannot contain a password; otherwise with its user information masked, or masked as a whole.
@@ -23,7 +23,7 @@ pub(super) fn mask_url(value: &str) -> String {
     }
 }
 
-/// Returns `value` unless it may be a URL with a password: then the same as [`mask_url`].
+/// Returns `value`, masked by [`mask_url`] if it may be a URL.
 pub(super) fn mask(value: &str) -> String {
     if may_be_url(value) {
         mask_url(value)
@@ -32,8 +32,9 @@ pub(super) fn mask(value: &str) -> String {
     }
 }
 
-/// Returns a list of origins, separated by commas, if no item can be a part of a password; otherwise masked as a whole. A
-/// password with a comma in it is cut into items, none of which may look like one.
+/// Returns a list of origins, separated by commas, if no item can be a part of a password; otherwise masks the whole list.
+///
+/// A comma in a password splits it into items that do not look like a password.
 pub(super) fn mask_origins(value: &str) -> String {
     let is_list = value.contains(',');
     let is_shown = |item: &str| match item.split_once("://") {
@@ -49,7 +50,7 @@ pub(super) fn mask_origins(value: &str) -> String {
     }
 }
 
-/// Whether someone may have meant a URL, however it is misspelt.
+/// Whether the value may be meant as a URL, even a malformed one.
 fn may_be_url(value: &str) -> bool {
     let lowercase = value.to_ascii_lowercase();
     lowercase.contains("//")
@@ -77,7 +78,7 @@ fn is_host_and_path(text: &str) -> bool {
     let (text, query) = text.split_once('?').unwrap_or((text, ""));
     let (authority, path) = text.split_at(text.find('/').unwrap_or(text.len()));
     let (host, port) = split_port(authority);
-    // Another single label may be a password whose host is missing, or the part of it that follows an `@`.
+    // Any other single label may be a password without a host, or the part of a password after an `@`.
     let is_name = (host == "localhost" || host.contains('.')) && host.bytes().all(is_unreserved);
     let is_ipv6 = host.len() > 2
         && host.starts_with('[')
@@ -102,7 +103,7 @@ fn is_port(text: &str) -> bool {
     (1..=5).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// The version of the protocol is all that a Redis URL says in its query.
+/// Whether the query is known to hold no secret: it is empty, or the protocol version of a Redis URL.
 fn is_public_query(query: &str) -> bool {
     query.is_empty()
         || query.strip_prefix("protocol=").is_some_and(|version| {

@@ -7,6 +7,15 @@ use super::{reader::Reader, secret::mask};
 const DEFAULT_FILTER: &str = "info";
 
 /// The format of a log line.
+///
+/// ```
+/// use poem_hanko::{Config, HankoChoice, LogFormat};
+///
+/// let lookup = |name: &str| (name == "LOG_FORMAT").then(|| "json".to_owned());
+/// let config = Config::from_lookup(lookup, HankoChoice::Local)?;
+/// assert_eq!(config.telemetry.format, LogFormat::Json);
+/// # Ok::<(), poem_hanko::ConfigErrors>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
@@ -17,6 +26,19 @@ pub enum LogFormat {
 }
 
 /// What is logged, and in which format.
+///
+/// ```no_run
+/// use poem_hanko::{LogFormat, TelemetryConfig, install_log};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = TelemetryConfig {
+///     format: LogFormat::Json,
+///     filter: "info,notes=debug".to_owned(),
+/// };
+/// install_log(&config)?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct TelemetryConfig {
     /// `LOG_FORMAT`, default `text`
@@ -58,12 +80,12 @@ pub(crate) fn is_of_opentelemetry(name: &str) -> bool {
 /// A variable of OpenTelemetry's own that is set and has no effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TracesWarning {
-    /// It is in `.env`, and read from the environment of the process alone.
+    /// It is in `.env`, but is read from the process environment only.
     InFile(String),
     /// This program was built without traces.
     #[cfg(not(feature = "otlp"))]
     NotBuilt(&'static str),
-    /// It chooses another protocol than the only one that is built.
+    /// It names a protocol other than `http/protobuf`, the only one supported.
     #[cfg(feature = "otlp")]
     Protocol(&'static str),
 }
@@ -101,7 +123,7 @@ impl fmt::Display for TracesWarning {
     }
 }
 
-/// Returns the warnings about the variables that are set, and about those of the names `in_file`.
+/// Returns the warnings about the variables that are set, and about the names `in_file`, which are set in `.env`.
 pub(crate) fn traces_warnings(
     variables: &HashMap<String, String>,
     mut in_file: Vec<String>,

@@ -1,10 +1,10 @@
-//! Finds variables that were meant for this program and are not read by it.
+//! Finds variables that are probably meant for this program but that nothing reads.
 
 use std::{cell::RefCell, collections::BTreeSet};
 
 use super::{HankoChoice, Reader, Sections};
 
-/// A name that begins like this is meant for this program.
+/// A variable with one of these prefixes is probably meant for this program.
 const PREFIXES: [&str; 3] = ["HANKO_", "JWKS_", "JWT_"];
 
 /// A variable that is set and that nothing reads.
@@ -15,8 +15,8 @@ pub(crate) struct UnknownVariable {
     pub(crate) meant: Option<String>,
 }
 
-/// Returns those of the variables `names` that look like ones of this program and are not read, in order. The application
-/// reads those in `of_application`.
+/// Returns the variables in `names`, sorted, that look like ones of this program but that nothing reads. The application
+/// itself reads those in `of_application`.
 pub(crate) fn unknown_variables<'a>(
     names: impl Iterator<Item = &'a str>,
     of_application: &[String],
@@ -46,13 +46,13 @@ fn known() -> BTreeSet<String> {
         names.borrow_mut().insert(name.to_owned());
         None
     };
-    // Its errors are about variables that are unset.
+    // The errors do not matter: they are about variables that are unset here.
     let _ = Sections::read(&mut Reader::new(&lookup), HankoChoice::Configured);
     names.into_inner()
 }
 
-/// Returns whether Kubernetes sets such a variable for a Service, such as `HANKO_SERVICE_HOST` and `HANKO_PORT_80_TCP_ADDR` for
-/// one called `hanko`.
+/// Returns whether Kubernetes sets variables of this form for a Service, such as `HANKO_SERVICE_HOST` and
+/// `HANKO_PORT_80_TCP_ADDR` for a Service called `hanko`.
 fn is_set_by_kubernetes(name: &str) -> bool {
     let is_port = |rest: &str| {
         let mut parts = rest.split('_');

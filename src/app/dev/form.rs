@@ -1,4 +1,4 @@
-//! What the form of the sign-in page says about a person.
+//! The form of the sign-in page.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub(super) struct Form {
     pub(super) claims: String,
 }
 
-/// Why nobody is signed in.
+/// An error in the form, because of which nobody is signed in.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Mistake {
     /// The name of the field.
@@ -51,7 +51,7 @@ impl Mistake {
 }
 
 impl Form {
-    /// Returns the form of somebody who opens the page: a sign-in that every guard of a plain session accepts.
+    /// Returns the form as the page first shows it: a user with a verified e-mail address who signs in now with a password.
     pub(super) fn example() -> Self {
         Self {
             email: "ada@example.com".to_owned(),

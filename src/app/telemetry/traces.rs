@@ -1,5 +1,5 @@
-//! Exports the spans of traces by OTLP, as OpenTelemetry's own variables say. They are read from the real environment alone,
-//! by OpenTelemetry's own code where that reads them.
+//! Exports spans by OTLP, configured by OpenTelemetry's own variables. They are read from the process environment only, and
+//! by OpenTelemetry's own code where possible.
 
 use std::{
     fmt,
@@ -38,10 +38,10 @@ const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 /// Libraries whose spans are left out, beside [`WIRE_TARGETS`].
 const EXPORT_TARGETS: [&str; 3] = ["opentelemetry", "opentelemetry_otlp", "opentelemetry_sdk"];
 
-/// What exports the spans of this process, once it is installed.
+/// The exporter of this process's spans, once it is installed.
 static PROVIDER: OnceLock<SdkTracerProvider> = OnceLock::new();
 
-/// Returns a variable of the real environment that is not empty.
+/// Returns the value of a variable of the process environment, if it is not empty.
 fn variable(name: &str) -> Option<String> {
     let value = std::env::var_os(name)?;
     Some(value.to_string_lossy().trim().to_owned()).filter(|value| !value.is_empty())
@@ -58,7 +58,7 @@ pub(in crate::app) fn endpoint() -> Option<String> {
     variable(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT).or_else(|| variable(OTEL_EXPORTER_OTLP_ENDPOINT))
 }
 
-/// Starts to export spans if the environment says where to. Returns what collects them.
+/// Starts to export spans if the environment names an endpoint. Returns the tracer that collects them.
 pub(super) fn start(service: Option<Service<'_>>) -> Result<Option<SdkTracer>, InstallLogError> {
     let Some(endpoint) = endpoint() else {
         return Ok(None);
@@ -69,7 +69,7 @@ pub(super) fn start(service: Option<Service<'_>>) -> Result<Option<SdkTracer>, I
         .with_http()
         .with_http_client(client)
         .build()
-        // Its message has the endpoint, which may have a password.
+        // The message contains the endpoint, which may contain a password.
         .map_err(|_| failed(&"the exporter cannot be built"))?;
     let provider = SdkTracerProvider::builder()
         .with_resource(resource(service))
@@ -97,7 +97,7 @@ fn resource(service: Option<Service<'_>>) -> Resource {
     }
 }
 
-/// Returns the layer that turns spans into exported ones, whatever the filter of the log says.
+/// Returns the layer that exports spans, independently of the log's filter.
 pub(super) fn layer<S>(tracer: SdkTracer) -> impl Layer<S>
 where
     S: tracing::Subscriber + for<'a> LookupSpan<'a>,
@@ -111,8 +111,7 @@ where
         .with_filter(FilterFn::new(is_exported).with_max_level_hint(LevelFilter::TRACE))
 }
 
-/// Whether spans like this are exported: ours, and those of the application from the level INFO on. Lines of the log never
-/// are.
+/// Whether this is exported: our spans, and those of the application of level INFO and above. Log lines never are.
 fn is_exported(metadata: &Metadata<'_>) -> bool {
     let root = root_of(metadata);
     metadata.is_span()
@@ -122,7 +121,7 @@ fn is_exported(metadata: &Metadata<'_>) -> bool {
                 && !EXPORT_TARGETS.contains(&root))
 }
 
-/// Exports the spans that have ended, and waits for that, at most for `timeout`. No span is exported after that.
+/// Exports the spans that have ended, and waits for that at most `timeout`. No span is exported afterwards.
 pub(super) fn end(timeout: Duration) {
     if let Some(provider) = PROVIDER.get() {
         // A failed export has been logged.
@@ -130,7 +129,7 @@ pub(super) fn end(timeout: Duration) {
     }
 }
 
-/// Logs what an exporter could not export.
+/// An exporter that logs failed exports.
 struct Reporting {
     exporter: SpanExporter,
     sampler: Sampler,
@@ -170,8 +169,8 @@ impl opentelemetry_sdk::trace::SpanExporter for Reporting {
     }
 }
 
-/// Sends requests to the collector, from the thread that exports, each on a runtime of its own: those of the service never
-/// wait for it.
+/// Sends requests to the collector from the exporting thread. Each has its own runtime, so that the runtime of the service
+/// never waits for the collector.
 struct CollectorClient {
     http: reqwest::Client,
     timeout: Duration,
@@ -186,9 +185,9 @@ impl CollectorClient {
             .ok_or("it is not an http or https URL such as http://localhost:4318")?;
         let builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
-            // Between two exports nobody would notice that a connection has been closed.
+            // Keeps no idle connections: between two exports, nothing would notice that the collector closed one.
             .pool_max_idle_per_host(0);
-        // As for the calls to Hanko: a proxy has another loopback, and without https no roots are needed.
+        // As for calls to Hanko: a proxy has its own loopback, and plain http needs no CA roots.
         let builder = if is_loopback(&url) {
             builder.no_proxy()
         } else {
@@ -240,7 +239,7 @@ impl fmt::Debug for CollectorClient {
 }
 
 impl HttpClient for CollectorClient {
-    // As the macro `async_trait` writes it, with which the trait is declared.
+    // The signature that `async_trait` generates, with which the trait is declared.
     fn send_bytes<'client, 'future>(
         &'client self,
         request: Request<Bytes>,

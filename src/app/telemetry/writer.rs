@@ -1,4 +1,4 @@
-//! Writes the log without ever blocking whoever logs.
+//! Writes the log without ever blocking the threads that log.
 
 use std::{
     io::{self, Write},
@@ -15,9 +15,9 @@ const MAX_QUEUED_BYTES: usize = 1024 * 1024;
 /// A buffer that grew beyond this is released once it has been written.
 const KEPT_BYTES: usize = 64 * 1024;
 
-/// A queue of log lines, which a thread of its own writes to its output. Clones share the queue.
+/// A queue of log lines, which a dedicated thread writes to an output. Clones share the queue.
 ///
-/// If nobody reads the output, lines are dropped. Their count is logged when there is room again.
+/// If nobody reads the output, lines are dropped. Their count is logged when lines can be written again.
 #[derive(Clone)]
 pub(super) struct LogWriter(Arc<Shared>);
 

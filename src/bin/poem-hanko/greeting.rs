@@ -1,4 +1,4 @@
-//! The operations of this program, and the app that is made of them.
+//! The operations of this program, and the app that serves them.
 
 use poem_hanko::{App, HankoAuth, JsonBody, MeApi, VerifiedEmail};
 use poem_openapi::{Object, OpenApi, Tags, types::Example};

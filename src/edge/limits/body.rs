@@ -27,7 +27,7 @@ const PIECE: usize = 256 * 1024;
 /// A response of HTTP/2 is passed on in pieces of this size, which a frame has by default (RFC 9113 section 4.2).
 const RESPONSE_PIECE: usize = 16 * 1024;
 
-/// The room for the first bytes of a body.
+/// The initial capacity of the buffer for a body.
 const FIRST_CAPACITY: usize = 1024;
 
 /// A request body within the limits of its request. It is read when its handler asks for it.
@@ -64,7 +64,7 @@ impl RequestBody {
         io::Error::other("the request body has reached a limit")
     }
 
-    /// How many bytes are announced beyond those received, if any.
+    /// Returns how many bytes the client has announced beyond those received; 0 if it announced no length.
     fn announced(&self) -> usize {
         usize::try_from(self.incoming.size_hint().lower()).unwrap_or(usize::MAX)
     }
@@ -77,7 +77,7 @@ impl RequestBody {
         let needed = self.piece.len() + bytes.len();
         if needed > self.piece.capacity() {
             let whole = needed.saturating_add(self.announced());
-            // Twice as much as before, but not more than is announced: and never all of that at once.
+            // Twice the capacity, but at most the announced length, which is never reserved all at once.
             let capacity = needed
                 .max(self.piece.capacity() * 2)
                 .max(FIRST_CAPACITY)
@@ -89,7 +89,7 @@ impl RequestBody {
         Ok(())
     }
 
-    /// Passes the piece on. Whoever collects a large body copies it once more.
+    /// Passes the piece on. A piece of a large body is counted twice, since an extractor that collects the body copies it.
     fn take_piece(&mut self) -> Result<Frame<Bytes>, LimitError> {
         if self.received > SMALL_BODY {
             self.exchange.charge(self.piece.len())?;
@@ -178,16 +178,16 @@ pub(crate) struct ResponseBody {
 
 #[derive(Default)]
 struct Pieces {
-    /// What was read of the body and not passed on.
+    /// Bytes that were read from the body and not passed on.
     rest: Bytes,
-    /// Whether the last byte is passed on by itself, so that the response exists until the client can read all others.
+    /// Whether the last byte is passed on separately, so that the response exists until the client can read all others.
     holds_last: bool,
     /// Whether a piece was passed on that h2 may not have taken yet.
     has_passed_on: bool,
 }
 
 impl Pieces {
-    /// Passes `body` on as its connection takes it, so that what its client does not read waits here.
+    /// Passes `body` on only as fast as its connection accepts it, so that the part that the client does not read waits here.
     fn poll(
         &mut self,
         body: &mut BoxBody<Bytes, io::Error>,
@@ -223,8 +223,7 @@ impl Pieces {
 }
 
 impl ResponseBody {
-    /// Begins a response. If it is a streaming one, or an upgrade, and there are too many of those, this returns its
-    /// headers instead.
+    /// Starts a response. Fails with its headers if it is a streaming one, or an upgrade, and there are too many of those.
     pub(crate) fn begin(
         response: Response<BoxBody<Bytes, io::Error>>,
         exchange: Arc<Exchange>,
@@ -243,7 +242,7 @@ impl ResponseBody {
         Ok(response.map(|body| Self::new(body, exchange, kind)))
     }
 
-    /// Begins a response of a known length.
+    /// Starts a response of a known length.
     pub(crate) fn finite(
         response: Response<BoxBody<Bytes, io::Error>>,
         exchange: Arc<Exchange>,
@@ -264,7 +263,7 @@ impl ResponseBody {
         }
     }
 
-    /// Bytes that were read of the body and not passed on.
+    /// Returns how many bytes were read from the body and not passed on.
     fn rest(&self) -> usize {
         self.pieces.as_ref().map_or(0, |pieces| pieces.rest.len())
     }

@@ -24,7 +24,7 @@ use crate::{
 #[cfg(feature = "server")]
 use {crate::metrics::Method, poem::http::StatusCode};
 
-/// Why a request is not answered by its handler.
+/// Why a request does not get the response of its handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum LimitError {
@@ -34,7 +34,7 @@ pub(crate) enum LimitError {
     BodyLate,
     /// The handler did not finish in time.
     HandlerLate,
-    /// There is no room for the request.
+    /// There is no place or memory left for the request.
     Overloaded,
 }
 
@@ -59,7 +59,8 @@ impl LimitError {
     }
 }
 
-/// A request in flight. It counts as one until its response begins, and as one of its connection until its response ends.
+/// A request and its response. It counts as in flight until the response starts, and as a request of its connection until the
+/// response ends.
 pub(crate) struct Exchange {
     limits: Arc<Limits>,
     connection: Arc<Connection>,
@@ -70,7 +71,7 @@ pub(crate) struct Exchange {
     timeout: AtomicU64,
     error: AtomicU8,
     is_in_flight: AtomicBool,
-    /// Whether its place is in the part that handlers may not wait in.
+    /// Whether its place is in the reserved part, where handlers may not wait.
     is_reserved: AtomicBool,
     /// Whether its handler may wait nevertheless.
     is_urgent: AtomicBool,
@@ -100,7 +101,7 @@ pub(crate) struct Exchange {
     waker: AtomicWaker,
 }
 
-/// What an unread response of HTTP/2 occupies beside its body: its stream, its task, and its head.
+/// How many bytes an unread HTTP/2 response occupies in addition to its body: its stream, its task, and its head.
 const UNREAD_BYTES: usize = 4 * 1024;
 
 fn milliseconds(duration: Duration) -> u64 {
@@ -230,7 +231,7 @@ impl Exchange {
         (number > 0).then(|| (self.stalled_behind.load(Ordering::Relaxed), number))
     }
 
-    /// Notes that bytes of the body have arrived, or that nobody wants them any more.
+    /// Notes that bytes of the body have arrived, or that the handler does not read it any more.
     pub(super) fn stop_waiting(&self) {
         if let Some(key) = self.stalled_key() {
             self.stalled_number.store(0, Ordering::Relaxed);
@@ -297,8 +298,8 @@ impl Exchange {
         }
     }
 
-    /// Notes that the response begins, with a body of so many bytes. Returns `false` if it is a streaming one, or an
-    /// upgrade, and there are too many of those.
+    /// Notes that the response starts, with a body of `bytes`. Returns `false` if it is a streaming one, or an upgrade, and there
+    /// are too many of those.
     pub(super) fn begin_response(self: &Arc<Self>, kind: ResponseKind, bytes: u64) -> bool {
         let streams = kind != ResponseKind::Finite;
         if streams && !self.limits.connections.admit_streaming(&self.connection) {
@@ -382,8 +383,8 @@ thread_local! {
     /// The HTTP/2 exchange whose response has begun in the current poll of its stream.
     static BEGUN: RefCell<Option<Arc<Exchange>>> = const { RefCell::new(None) };
 
-    /// The exchange whose handler is being polled. In the data of the request it would be one more entry than the data have
-    /// room for, which costs 3% of the instructions of a small request.
+    /// The exchange whose handler is being polled. It is not in the data of the request: that map would have to grow for one
+    /// more entry, which costs 3% of the instructions of a small request.
     static CURRENT: RefCell<Option<Arc<Exchange>>> = const { RefCell::new(None) };
 }
 
@@ -401,7 +402,7 @@ pub(crate) fn take_begun() -> Option<Arc<Exchange>> {
 pub(crate) struct Limited<F> {
     handler: Option<F>,
     exchange: Arc<Exchange>,
-    /// The timer, and the time since when it runs. Most handlers are ready at once and need none.
+    /// The timer, and when the time that it measures began. Most handlers are ready at once and need none.
     deadline: Option<(Sleep, Duration)>,
 }
 

@@ -8,7 +8,7 @@ use super::exchange::with_current;
 
 /// Sets the limits of an endpoint's requests in place of those of the server, or of the [`Edge`](crate::Edge).
 ///
-/// A middleware for an endpoint, a route, or by `transform` one operation:
+/// It is a middleware for an endpoint, a route, or, with `transform`, one operation:
 ///
 /// ```
 /// use std::time::Duration;
@@ -36,7 +36,7 @@ use super::exchange::with_current;
 /// }
 /// ```
 ///
-/// The innermost one of several counts. It has no effect outside an `App` or an [`Edge`](crate::Edge).
+/// Of several nested ones, the innermost applies. It has no effect outside an `App` or an [`Edge`](crate::Edge).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RequestLimits {
     max_body: Option<usize>,
@@ -46,11 +46,27 @@ pub struct RequestLimits {
 
 impl RequestLimits {
     /// Returns limits that change nothing yet.
+    ///
+    /// ```
+    /// use poem::{EndpointExt, Route};
+    /// use poem_hanko::RequestLimits;
+    ///
+    /// fn with_large_bodies(routes: Route) -> impl poem::Endpoint {
+    ///     routes.with(RequestLimits::new().max_body(20 * 1024 * 1024))
+    /// }
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Sets the largest body, in bytes. A larger one gets 413 `content-too-large`.
+    ///
+    /// ```
+    /// use poem_hanko::RequestLimits;
+    ///
+    /// const MIB: usize = 1024 * 1024;
+    /// let limits = RequestLimits::new().max_body(20 * MIB);
+    /// ```
     #[must_use]
     pub fn max_body(mut self, bytes: usize) -> Self {
         self.max_body = Some(bytes);
@@ -59,17 +75,37 @@ impl RequestLimits {
 
     /// Sets the time for head, body and handler together. A late body gets 408 `request-timeout`, a late handler 503
     /// `handler-timeout`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use poem_hanko::RequestLimits;
+    ///
+    /// let limits = RequestLimits::new().timeout(Duration::from_secs(120));
+    /// ```
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Lets handlers wait however many others do.
+    /// Lets the endpoint's handlers wait, even if too many others wait already.
     ///
-    /// The last eighth of the requests that may be in flight is for those whose handlers do not wait for anything but their body: there, a
-    /// handler that waits gets 503 `overloaded`. An urgent one may wait there as well. It should bound by itself how many of
-    /// its requests wait at the same time.
+    /// The last eighth of the requests in flight is reserved for handlers that wait for nothing but the body of their request. A
+    /// handler that waits for anything else there gets 503 `overloaded`, unless it is urgent. An urgent endpoint should itself
+    /// limit how many of its requests wait at the same time.
+    ///
+    /// ```
+    /// use poem::{EndpointExt, Route, get, handler};
+    /// use poem_hanko::RequestLimits;
+    ///
+    /// #[handler]
+    /// async fn status() -> &'static str {
+    ///     "open"
+    /// }
+    ///
+    /// let routes = Route::new().at("/status", get(status).with(RequestLimits::new().urgent()));
+    /// ```
     #[must_use]
     pub fn urgent(mut self) -> Self {
         self.is_urgent = true;
@@ -89,6 +125,15 @@ impl<E: Endpoint> Middleware<E> for RequestLimits {
 }
 
 /// An endpoint with [`RequestLimits`] of its own.
+///
+/// ```
+/// use poem::{EndpointExt, Route};
+/// use poem_hanko::{LimitedEndpoint, RequestLimits};
+///
+/// fn uploads(routes: Route) -> LimitedEndpoint<Route> {
+///     routes.with(RequestLimits::new().max_body(20 * 1024 * 1024))
+/// }
+/// ```
 #[derive(Debug)]
 pub struct LimitedEndpoint<E> {
     endpoint: E,

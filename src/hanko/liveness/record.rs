@@ -1,12 +1,12 @@
-//! What is known of one session from Hanko's answers, and what follows from it at a given time.
+//! Hanko's last answer about one session, and what a request does because of it at a given time.
 //!
-//! Pure functions of the time: no clock, no lock, no request. `model` explores their interleavings.
+//! Pure functions of the time: no clock, no lock, no request. `model` checks them in every order of events.
 
 use std::time::Duration;
 
 use super::{SessionMode, SessionPolicy};
 
-/// Instances and sessions drift apart by at most this share of each interval. Jitter only shortens an interval.
+/// Each interval is shortened by at most this share, so that sessions and instances do not ask Hanko at the same time.
 const JITTER: f64 = 0.1;
 
 /// The pause between a failed validation request and the next one in the background is a third of the cache TTL, within
@@ -27,7 +27,7 @@ pub(super) fn nanos(duration: Duration) -> Nanos {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) is_alive: bool,
-    /// When the request was sent. Hanko may have looked that early, so the age of an answer counts from here.
+    /// When the request was sent. Hanko may have decided that early, so the age of an answer counts from here.
     pub(super) asked_at: Nanos,
     /// When the session ends, as Hanko says: at the latest when its token expires.
     pub(super) ends_at: Nanos,
@@ -37,7 +37,7 @@ pub(super) struct Answer {
     pub(super) is_renewal: bool,
 }
 
-/// What a request of a session is to do.
+/// What a request of a session must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     Accept,
@@ -54,11 +54,11 @@ pub(super) enum Decision {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Record {
     asked_at: Nanos,
-    /// From then on a request causes a validation request in the background.
+    /// From then on, a request causes a validation request in the background.
     refresh_at: Nanos,
-    /// From then on a request waits, unless a validation request is open in the background.
+    /// From then on, a request waits, unless a validation request is open in the background.
     wait_at: Nanos,
-    /// From then on the answer is not used.
+    /// From then on, the answer is not used.
     until: Nanos,
     is_alive: bool,
     /// A validation request is open in the background.
@@ -66,7 +66,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// What a request does that finds no record.
+    /// Returns what a request does if its session has no record.
     pub(super) fn decide_without(mode: SessionMode) -> Decision {
         match mode {
             SessionMode::Stateless => Decision::Accept,
@@ -74,7 +74,7 @@ impl Record {
         }
     }
 
-    /// What a request does at `now`.
+    /// Returns what a request does at `now`.
     pub(super) fn decide(&self, now: Nanos) -> Decision {
         let is_due = now >= self.refresh_at && !self.is_refreshing;
         if now >= self.until || (now >= self.wait_at && !self.is_refreshing) {
@@ -88,7 +88,7 @@ impl Record {
         }
     }
 
-    /// The record while a validation request is open in the background; `None` if one is open already, or none is due.
+    /// Returns the record for a validation request that starts in the background; `None` if one is already open, or not due.
     pub(super) fn refreshing(&self, now: Nanos) -> Option<Self> {
         match self.decide(now) {
             Decision::AcceptAndRefresh | Decision::RejectAndRefresh => Some(Self {
@@ -99,7 +99,7 @@ impl Record {
         }
     }
 
-    /// The record after an answer. `jitter` is a number from 0 to 1.
+    /// Returns the record after an answer. `jitter` is a number from 0 to 1.
     pub(super) fn answered(
         previous: Option<&Self>,
         answer: &Answer,
@@ -130,14 +130,14 @@ impl Record {
                 },
             };
         }
-        // Half of the idle time is left for the next renewal.
+        // Leaves half of the idle timeout for the next renewal.
         let idle = answer.idle_ends_at.saturating_sub(answer.asked_at) / 2;
         let end = answer.ends_at.min(answer.idle_ends_at);
         match policy.mode {
             SessionMode::Stateless => record,
             SessionMode::Stateful => {
                 let until = after(ttl.min(idle)).min(end);
-                // The idle timeout was not renewed, so the next request does it when it was due anyway.
+                // This answer did not renew the idle timeout, so the next renewal stays due when it was due before.
                 let until = match previous {
                     _ if answer.is_renewal => until,
                     Some(previous) if previous.is_alive => until.min(previous.until),
@@ -153,7 +153,7 @@ impl Record {
                 refresh_at: if answer.is_renewal {
                     after(shortened(ttl.min(idle), jitter))
                 } else {
-                    // The idle timeout was not renewed, so the next request does it when it was due anyway.
+                    // This answer did not renew the idle timeout, so the next renewal stays due when it was due before.
                     previous
                         .filter(|previous| previous.is_alive)
                         .map_or(answer.asked_at, |previous| previous.refresh_at)
@@ -165,11 +165,10 @@ impl Record {
         }
     }
 
-    /// The record after a validation request that was to be sent at `asked_at` has failed at `now`.
+    /// Returns the record after a validation request that was requested at `asked_at` has failed at `now`.
     ///
-    /// An older positive answer stays in use without waiting until twice the cache TTL after `asked_at`, and at least until
-    /// a further attempt has had time: Hanko did not answer meanwhile, so that a session which has ended since is not
-    /// accepted for longer than its mode guarantees.
+    /// Until twice the cache TTL after `asked_at`, and at least until another attempt has had time, requests use an older
+    /// positive answer without waiting. The guarantees of the modes are kept, because they hold only while Hanko answers.
     pub(super) fn failed(
         &self,
         asked_at: Nanos,
@@ -195,7 +194,7 @@ impl Record {
         }
     }
 
-    /// Whether an older positive answer may be used at `now` although a request that waited for a newer one got none.
+    /// Returns whether an older positive answer may be used at `now`, after a request has waited for a newer one in vain.
     pub(super) fn is_usable_after_failure(&self, now: Nanos) -> bool {
         self.is_alive && now < self.until
     }
@@ -204,13 +203,13 @@ impl Record {
         self.is_alive
     }
 
-    /// When the request was sent that this answer is to.
+    /// Returns when the request for this answer was sent.
     pub(super) fn asked_at(&self) -> Nanos {
         self.asked_at
     }
 }
 
-/// The pause between two attempts in the background.
+/// Returns the pause between two attempts in the background.
 pub(super) fn retry_pause(policy: &SessionPolicy) -> Duration {
     (policy.cache_ttl / 3).clamp(MIN_RETRY_PAUSE, MAX_RETRY_PAUSE)
 }

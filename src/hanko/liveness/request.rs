@@ -24,35 +24,48 @@ const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 const MAX_POSTPONEMENT: Duration = Duration::from_mins(1);
 
 /// A validation request failed, so it is not known whether the session is active.
+///
+/// ```
+/// use poem_hanko::{AuthenticateError, ValidationError};
+///
+/// fn cause(error: &AuthenticateError) -> Option<&'static str> {
+///     match error {
+///         AuthenticateError::Validation(ValidationError::Transport) => Some("Hanko is down"),
+///         AuthenticateError::Validation(ValidationError::Timeout(_)) => Some("Hanko is slow"),
+///         _ => None,
+///     }
+/// }
+/// # assert_eq!(cause(&ValidationError::Transport.into()), Some("Hanko is down"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ValidationError {
-    /// No connection, or it broke.
+    /// The connection failed, or was closed too early.
     #[error("Hanko could not be reached to validate a session")]
     Transport,
     /// The response was not complete in time.
     #[error("Hanko did not validate a session within {0:?}")]
     Timeout(Duration),
-    /// Any status but 200.
+    /// The status of the response was not 200.
     #[error("Hanko responded to a validation request with status {0}")]
     Status(StatusCode),
     /// The response is too large, not of the known form, or about another session.
     #[error("Hanko's response to a validation request is unexpected")]
     UnexpectedResponse,
-    /// Hanko said that the session is not valid, and its keys could not be fetched after that. With its database down,
-    /// Hanko says so of every session.
+    /// Hanko said that the session is invalid, and its keys could not be fetched after that. Hanko says this about every
+    /// session while its database is down.
     #[error("Hanko called a session invalid, but could not serve its keys")]
     Unconfirmed,
-    /// Too many validation requests are open already, or too many requests of the user wait for one.
+    /// Too many validation requests are already open, or too many requests of the user wait for one.
     #[error("too many validation requests wait for Hanko")]
     Overloaded,
-    /// Hanko has asked for fewer requests by `Retry-After`, and nobody waits for this one.
+    /// Hanko has asked for fewer requests by `Retry-After`, and no caller waits for this one.
     #[error("Hanko has postponed validation requests")]
     Postponed,
 }
 
 impl ValidationError {
-    /// Returns what the validation is counted as.
+    /// Returns the outcome that the validation is counted as.
     pub(super) fn counted_as(&self) -> ValidationOutcome {
         match self {
             Self::Transport => ValidationOutcome::Transport,
@@ -66,7 +79,7 @@ impl ValidationError {
     }
 }
 
-/// A failed request, and for how long Hanko wants no further ones.
+/// A failed request, and for how long Hanko wants no further requests.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) error: ValidationError,
@@ -82,7 +95,7 @@ impl From<ValidationError> for Failure {
     }
 }
 
-/// How a session is validated: POST renews its idle timeout at Hanko, GET does not.
+/// Whether a validation renews the idle timeout of the session at Hanko: POST does, GET does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Renewal {
     Renew,
@@ -210,7 +223,7 @@ fn since_epoch(time: &DateTime<Utc>) -> Duration {
     Duration::new(seconds, time.timestamp_subsec_nanos().min(999_999_999))
 }
 
-/// What a response says of a session. Times count from 1970-01-01T00:00:00Z.
+/// What a response says about a session. Times count from 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Interpretation {
     Invalid,

@@ -13,15 +13,15 @@ use papaya::{Compute, HashMap, Operation};
 use super::record::Record;
 use crate::hanko::SessionId;
 
-/// When the store is full, it drops one session in so many, so that a full store is searched rarely.
+/// A full store drops this share of its sessions (one in 16) at once, so that it is searched rarely.
 const DROPPED_SHARE: usize = 16;
 
-/// Records by session. Readers take no lock, and write only once in a second and session.
+/// Records by session. Readers take no lock, and write at most once per second and session.
 #[derive(Debug)]
 pub(super) struct Store {
     records: HashMap<SessionId, Entry>,
     capacity: usize,
-    /// Unused for this time, a session is dropped before others.
+    /// A session that was not used for this time is dropped before others.
     unused_after: Duration,
     dropping: Mutex<()>,
 }
@@ -55,12 +55,12 @@ impl Store {
         self.records.len()
     }
 
-    /// The record of a session.
+    /// Returns the record of a session.
     pub(super) fn peek(&self, session: SessionId) -> Option<Record> {
         self.records.pin().get(&session).map(|entry| entry.record)
     }
 
-    /// The record of a session that is in use at `now`.
+    /// Returns the record of a session, and notes that it is used at `now`.
     pub(super) fn touch(&self, session: SessionId, now: Duration) -> Option<Record> {
         let records = self.records.pin();
         let entry = records.get(&session)?;
@@ -71,8 +71,8 @@ impl Store {
         Some(entry.record)
     }
 
-    /// Replaces the record of a session by what `change` makes of it; `None` leaves it as it is. Returns the record
-    /// before and the one after, if it was changed. `change` may be called more than once.
+    /// Replaces the record of a session by the one that `change` returns; `None` leaves it unchanged. Returns the records
+    /// before and after a change. `change` may be called more than once.
     pub(super) fn change(
         &self,
         session: SessionId,
@@ -113,7 +113,7 @@ impl Store {
         let _dropping = match self.dropping.try_lock() {
             Ok(guard) => guard,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            // Another thread makes room already.
+            // Another thread is already making room.
             Err(TryLockError::WouldBlock) => return,
         };
         let records = self.records.pin();
@@ -133,7 +133,7 @@ impl Store {
         };
         let (_, cutoff, _) = uses.select_nth_unstable(last);
         let cutoff = *cutoff;
-        // Many may have been used in the same second as the last one to go.
+        // Of those used in the same second as the last one to drop, some may stay.
         let mut to_drop = excess;
         let mut drop_used = |is_candidate: &dyn Fn(u32) -> bool| {
             for (session, entry) in &records {
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(store.len(), 150);
     }
 
-    /// What a session may cost in memory beside the token cache.
+    /// The memory that a session may occupy, without the token cache.
     const MAX_BYTES_PER_SESSION: usize = 200;
     /// The number of sessions for [`measure_memory`].
     const MEASURED: &str = "POEM_HANKO_MEASURED_SESSIONS";

@@ -9,7 +9,7 @@ use crate::{
     jose::NumericDate,
 };
 
-/// Keeps revocations in this process only: enough for a single instance, and lost when it ends.
+/// Keeps revocations in this process only. Enough for a single instance; they are lost when the process ends.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -32,6 +32,15 @@ pub struct MemoryStore {
 
 impl MemoryStore {
     /// Creates an empty store.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use poem_hanko::{MemoryStore, RevocationStore, SystemClock};
+    ///
+    /// let store = MemoryStore::new(Arc::new(SystemClock::new()));
+    /// assert!(store.is_empty());
+    /// ```
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             mirror: Mirror::default(),

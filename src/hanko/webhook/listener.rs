@@ -1,4 +1,4 @@
-//! Passes verified events to the application: in a queue, and again if it fails.
+//! Passes verified events to the application through a queue, and retries events that fail.
 
 use std::{
     fmt::{self, Display},
@@ -18,20 +18,20 @@ use crate::{
     sampling::{Line, Sampler},
 };
 
-/// How many events may wait for one listener, those that are retried included.
+/// How many events may wait for one listener, including those that are retried.
 const MAX_QUEUED: usize = 1000;
-/// A listener that takes longer has failed.
+/// The timeout of one attempt of a listener to handle an event.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a failed event is retried.
 const RETRY_PERIOD: Duration = Duration::from_mins(10);
-/// The pause before the first retry; it doubles with each further one.
+/// The pause before the first retry; it doubles with each further retry.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_mins(1);
 
 type Outcome = Result<(), String>;
 type Attempt = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-/// What the application does with an event.
+/// The application's function that handles an event.
 #[derive(Clone)]
 pub(in crate::hanko) struct Listener(Arc<dyn Fn(Event) -> Attempt + Send + Sync>);
 
@@ -104,7 +104,7 @@ impl Queue {
         }
     }
 
-    /// How many events the listener has not taken, those that are retried included.
+    /// Returns how many events wait for the listener, including those that are retried.
     pub(in crate::hanko) fn len(&self) -> usize {
         MAX_QUEUED.saturating_sub(self.places.available_permits())
     }
@@ -113,7 +113,7 @@ impl Queue {
     pub(super) fn push(&self, event: Event, outcome: Arc<PendingOutcome>) {
         match Arc::clone(&self.places).try_acquire_owned() {
             Ok(place) => {
-                // The receiver lives as long as the task, which is not aborted before this is dropped.
+                // Cannot fail: the task with the receiver runs until this queue is dropped.
                 let _ = self.sender.send(Queued {
                     event,
                     outcome,
@@ -126,7 +126,7 @@ impl Queue {
 }
 
 impl Delivery {
-    /// Passes one event after the other. Those that fail are retried beside the others.
+    /// Passes the events to the listener one after the other. Failed events are retried concurrently.
     async fn run(self, mut queue: mpsc::UnboundedReceiver<Queued>) {
         let mut retries = JoinSet::new();
         loop {
@@ -142,7 +142,7 @@ impl Delivery {
         }
     }
 
-    /// In a task of its own, so that a panic of the listener is a failure like any other.
+    /// Calls the listener in its own task, so that a panic counts as a failure.
     async fn attempt(&self, event: &Event) -> Outcome {
         let mut attempt = tokio::spawn((self.listener.0)(event.clone()));
         tokio::select! {

@@ -1,4 +1,4 @@
-//! Who is signed in, for the page of Swagger UI.
+//! Tells the page of Swagger UI who is signed in.
 
 use poem::{
     Endpoint, IntoResponse, Request, Response, Result,
@@ -12,7 +12,8 @@ use crate::{
     hanko::Session,
 };
 
-/// Says whose session the request has, as every operation would see it. Nobody's, and one that is rejected, is no error here.
+/// Responds with the session of the request, as every operation would authenticate it. Here, a missing or rejected session is
+/// not an error.
 pub(super) struct SessionStatus;
 
 impl Endpoint for SessionStatus {

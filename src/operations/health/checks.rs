@@ -1,5 +1,5 @@
-//! Readiness checks of an application, run in the background: a request for readiness must not cause one, since anybody may
-//! send it.
+//! Readiness checks of an application. They run in the background: a request for readiness must not start one, because anybody
+//! can send it.
 
 use std::{
     fmt,
@@ -22,24 +22,37 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The outcome of a readiness check, see [`App::readiness`](crate::App::readiness).
+///
+/// ```
+/// use std::io;
+///
+/// use poem_hanko::CheckStatus;
+///
+/// /// All replicas share the database, so none of them stops when it is down.
+/// fn database_status(ping: io::Result<()>) -> CheckStatus {
+///     ping.map_or(CheckStatus::Degraded, |()| CheckStatus::Ok)
+/// }
+///
+/// assert_eq!(database_status(Ok(())), CheckStatus::Ok);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckStatus {
     /// The component works.
     Ok,
-    /// The service does without the component for a time and stays ready: for what all replicas share, such as a
-    /// database, so that its outage does not take all of them out of service.
+    /// The service works without the component for a limited time and stays ready. Use it for what all replicas share, such
+    /// as a database, so that its outage does not take all of them out of service.
     Degraded,
-    /// The service is not ready: for what this process alone lacks, such as a cache that is not filled yet.
+    /// The service is not ready. Use it for what only this process lacks, such as a cache that is not filled yet.
     Unavailable,
 }
 
-/// A check by its name.
+/// A check and its name.
 pub(crate) struct Check {
     pub(crate) name: String,
     pub(crate) run: Box<dyn Fn() -> BoxFuture<'static, CheckStatus> + Send + Sync>,
 }
 
-/// The last status of each check. A check that has not ended yet is unavailable.
+/// The last status of each check. Until a check has ended once, its status is unavailable.
 #[derive(Clone, Default)]
 pub(crate) struct Checks(Option<Arc<Running>>);
 
@@ -98,14 +111,14 @@ impl Checks {
     }
 }
 
-/// Runs a check again and again.
+/// Runs a check repeatedly.
 async fn repeat(
     run: Box<dyn Fn() -> BoxFuture<'static, CheckStatus> + Send + Sync>,
     status: Arc<AtomicU8>,
     clock: Arc<dyn Clock>,
 ) {
     loop {
-        // In a task of its own, so that a panic of the check is a failure like any other.
+        // In a task of its own, so that a panic counts as a failed check.
         let mut attempt = tokio::spawn(run());
         let outcome = tokio::select! {
             outcome = &mut attempt => outcome.unwrap_or(CheckStatus::Unavailable),

@@ -1,4 +1,4 @@
-//! The resources of this process, as the kernel of Linux tells them.
+//! The resources of this process, as the Linux kernel reports them.
 
 use super::Scrape;
 
@@ -18,7 +18,7 @@ pub(super) fn add(scrape: &mut Scrape) {
     use super::families;
 
     if let Ok(descriptors) = fs::read_dir("/proc/self/fd") {
-        // Without the one that lists them.
+        // Without the descriptor that lists them.
         let open = descriptors.count().saturating_sub(1);
         scrape.add(&families::PROCESS_OPEN_FDS, &[], open);
     }
@@ -46,7 +46,7 @@ pub(super) fn add(scrape: &mut Scrape) {
     }
 }
 
-/// What is read of `/proc/self/stat` (proc(5)).
+/// The fields that are read from `/proc/self/stat` (proc(5)).
 #[cfg(target_os = "linux")]
 #[derive(Debug, PartialEq)]
 struct Stat {

@@ -66,7 +66,7 @@ fn values(family: &Family, label: &str) -> Vec<&'static str> {
     }
 }
 
-/// The metrics of the table in docs/operating.md: name, type, and the words in code of the column of the labels.
+/// The metrics of the table in docs/operating.md: name, type, and the words in backticks in the column of the labels.
 fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
     let (_, section) = OPERATING.split_once("\n## Metrics\n").expect("a section");
     let section = section.split("\n## ").next().expect("text");

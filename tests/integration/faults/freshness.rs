@@ -1,4 +1,4 @@
-//! Keys are refreshed before they go stale, and nobody waits for it.
+//! Keys are refreshed before they go stale, and no request waits for it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::support::{hanko_builder, within};
 
-/// Asserts that a set answered with these headers is fresh for `lifetime`: not fetched again before 0.8 of it less 5%
+/// Asserts that a set sent with these headers is fresh for `lifetime`: not fetched again before 0.8 of it less 5%
 /// have passed, and by 0.8 of it plus 5%.
 #[track_caller]
 fn assert_lifetime(hanko: &Scene, headers: &str, lifetime: Duration) -> impl Future<Output = ()> {
@@ -121,7 +121,7 @@ async fn no_set_is_fresh_when_it_is_too_old_to_be_used() {
         .build()
         .expect("a client");
     within(hanko.wait_for_key_set_fetches(1)).await;
-    // Longer than it may be used in all, and never out of use.
+    // In total longer than keys may be used without a refresh, but they are refreshed in time.
     for fetches in 2..=4 {
         // 0.8 of the minute, and 5% of that for jitter.
         scene.app.clock.advance(Duration::from_secs(51));
@@ -205,7 +205,7 @@ async fn a_key_stays_removed_through_an_outage() {
     scene.endpoint.go_down().await;
     scene.app.clock.advance(REFRESH_IS_DUE);
     scene.fetches(3).await;
-    // With the last fetch failed, its key may as well be a new one.
+    // The last fetch has failed, so its key may be a new one.
     scene.cannot_judge(&old).await;
     scene.accepts(&scene.token()).await;
 }

@@ -1,4 +1,4 @@
-//! A guard accepts exactly what a direct reading of the claims accepts, whatever the claims are.
+//! A guard accepts exactly the claims that a straightforward check of the JSON accepts.
 
 use std::sync::LazyLock;
 
@@ -33,7 +33,7 @@ guards! {
     Address = Requirement::claim("/email/address").equals("ada@example.com");
 }
 
-/// Strings that are, or look like, what the guards look for.
+/// Strings that the guards look for, and similar ones.
 fn text() -> impl Strategy<Value = String> {
     let known = proptest::sample::select(vec![
         "admin",
@@ -130,7 +130,7 @@ fn claims() -> impl Strategy<Value = Map<String, Value>> {
             None => drop(claims.remove("email")),
         }
         let now = claims["iat"].as_u64().expect("a number");
-        // Not near the limit, which the clock passes.
+        // Not near the limit, because the clock advances during the test.
         let age = if (295..=305).contains(&age) { 290 } else { age };
         claims["iat"] = (now - age).into();
         claims.insert("age".to_owned(), age.into());

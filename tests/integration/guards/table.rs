@@ -1,4 +1,4 @@
-//! Every guard with every kind of token: who is accepted, and what everybody else sees.
+//! Every guard with every kind of token: which are accepted, and how the others are rejected.
 
 use std::{collections::BTreeSet, marker::PhantomData, sync::Arc, time::Duration};
 
@@ -59,7 +59,7 @@ fn ways<G: Guard>() -> [BoxEndpoint<'static>; 3] {
     ]
 }
 
-/// A guard, and what is seen by those whom it rejects.
+/// A guard, and its rejection.
 struct Row {
     name: &'static str,
     ways: [BoxEndpoint<'static>; 3],
@@ -241,7 +241,7 @@ fn tokens() -> Vec<(&'static str, Person, Vec<&'static str>)> {
             old().amr(["pwd", "security_key"]),
             vec!["second", "strong"],
         ),
-        // A registration: nobody was asked for a second factor.
+        // A registration, which asks for no second factor.
         (
             "a passkey and a password",
             old().amr(["pwd", "passkey"]),
@@ -499,7 +499,7 @@ async fn numbers_compare_by_value_however_they_are_written() {
         ("-3", 403),
         ("18446744073709551619", 403),
         ("9007199254740993", 403),
-        // No number that a double holds, and two claims of one name: no such token is accepted.
+        // A number that does not fit into a double, and a duplicate claim: no such token is accepted.
         ("1e400", 401),
         ("2,\"level\":3", 401),
     ] {

@@ -46,7 +46,7 @@ async fn a_burst_of_10_000_new_sessions_passes_in_turn() {
     ));
 }
 
-/// So many requests of one user may wait for Hanko at the same time.
+/// How many requests of one user may wait for Hanko at the same time.
 const MAX_WAITING_PER_USER: usize = 256;
 
 #[tokio::test]
@@ -58,7 +58,7 @@ async fn one_user_cannot_occupy_every_place_for_requests() {
     ] {
         let scene = Scene::new(mode).await;
         let user = ada();
-        // Several sessions of one user count together.
+        // The sessions of one user count together.
         let sessions = [
             scene.local_hanko.sign_in(&user),
             scene.local_hanko.sign_in(&user),
@@ -74,7 +74,7 @@ async fn one_user_cannot_occupy_every_place_for_requests() {
         for session in &sessions {
             assert_eq!(authenticate(&session.token).await, Ok(()));
         }
-        // Neither is decided from memory any more, though both were confirmed.
+        // Neither session is decided from memory any more, although both were confirmed.
         scene.pass(TTL + BEFORE_REFRESH + TTL).await;
         let held = scene.local_hanko.hold_validations();
         let mut context = Context::from_waker(Waker::noop());
@@ -89,7 +89,7 @@ async fn one_user_cannot_occupy_every_place_for_requests() {
             let outcome = within(authenticate(&session.token)).await;
             assert_eq!(outcome, Err(refused.clone()), "{mode:?}");
         }
-        // Another user is not affected, and a request that is given up leaves its place.
+        // Another user is not affected, and a request that gives up no longer counts.
         let other = scene
             .local_hanko
             .sign_in(&Person::with_email("grace@example.com"));

@@ -1,4 +1,4 @@
-//! The table of DESIGN's section *Sessions*: each mode in each situation.
+//! Each session mode in each situation.
 
 use std::time::Duration;
 
@@ -29,16 +29,16 @@ use Situation::{
 /// A status, and how many validation requests were sent for it.
 type Seen = (u16, u64);
 
-/// What requests get after the situation has begun.
+/// The outcomes of requests after the situation has begun.
 #[derive(Debug, PartialEq, Eq)]
 struct Row {
-    /// A session that was in use a moment before.
+    /// A session that was used just before.
     at_once: Seen,
-    /// The same, when its answer is no longer fresh.
+    /// The same session, when Hanko's answer about it is no longer fresh.
     due: Seen,
-    /// The next request, when the response to what the last one caused has arrived.
+    /// The next request of that session, after the validation that the previous request caused.
     next: Seen,
-    /// Another session that was used before the situation began, and then not for more than twice the TTL.
+    /// Another session that was used before the situation began, and has since been idle for more than twice the TTL.
     idle: Seen,
     /// Another session that is used for the first time.
     new: Seen,
@@ -144,7 +144,7 @@ rows! {
     stateless_hanko_down: Stateless, HankoDown => (200, 0), (200, 0), (200, 0), (200, 0), (200, 0);
     stateless_database_down: Stateless, DatabaseDown => (200, 0), (200, 0), (200, 0), (200, 0), (200, 0);
     stateless_unexpected: Stateless, UnexpectedResponse => (200, 0), (200, 0), (200, 0), (200, 0), (200, 0);
-    // The store in memory has forgotten the webhook.
+    // The store in memory has lost the revocation.
     stateless_restart: Stateless, Restart => (200, 0), (200, 0), (200, 0), (200, 0), (200, 0);
 
     hybrid_alive: Hybrid, Alive => (200, 0), (200, 1), (200, 0), (200, 1), (200, 1);
@@ -164,7 +164,7 @@ rows! {
     stateful_restart: Stateful, Restart => (401, 1), (401, 0), (401, 0), (401, 1), (401, 1);
 }
 
-/// How long a background request may be open, so that a test can look past it.
+/// A timeout long enough for a background request to stay open during the whole test.
 const PATIENCE: Duration = Duration::from_hours(1);
 
 /// The situation "Hanko is slow": its responses are held back.

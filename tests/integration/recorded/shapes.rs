@@ -24,7 +24,7 @@ const NOT_SENT: [&str; 2] = ["user.create", "user.login"];
 /// Texts that are the same in every Hanko.
 const CONSTANTS: [&str; 6] = ["RS256", "JWT", "RSA", "AQAB", "sig", "hanko webhooks"];
 
-/// What JSON looks like, whatever its values are.
+/// The structure of JSON, without its values.
 #[derive(Clone, PartialEq, Eq)]
 enum Shape {
     Object(BTreeMap<String, Shape>),
@@ -83,7 +83,7 @@ fn format_of(text: &str) -> String {
     if parts.len() == 3 && parts.iter().all(|part| decode(part).is_ok()) {
         return "compact JWS".to_owned();
     }
-    // Shorter ones are words that look like it by chance.
+    // Shorter strings may be words that look like base64url.
     if let Ok(bytes) = decode(text)
         && bytes.len() >= 32
     {
@@ -210,7 +210,7 @@ async fn session_tokens_have_the_recorded_shape() {
         &local_hanko.create_session(&person_of_admin).token,
         by_admin,
     );
-    // Nobody authenticates in the Admin API, whatever the person can do.
+    // The Admin API involves no authentication, whatever methods the person has.
     let with_password = person_of_admin.amr(["pwd"]);
     assert_like(&local_hanko.create_session(&with_password).token, by_admin);
     assert_eq!(with_amr.len(), 2);
@@ -243,7 +243,7 @@ async fn validation_responses_have_the_recorded_shape() {
     }
 }
 
-/// Makes the local Hanko send every event that it has, about sessions as in the recording.
+/// Makes the local Hanko send every event that it can send, about sessions as in the recording.
 async fn every_webhook() -> Vec<Received> {
     let (local_hanko, clock, receiver) = start().await;
     local_hanko.set_session_limit(1);

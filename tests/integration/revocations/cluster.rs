@@ -52,7 +52,7 @@ impl Cluster {
             &bus_port.to_string(),
             "--cluster-node-timeout",
             "1000",
-            // As some operators choose, so that the other nodes go on.
+            // As some operators configure it, so that the other nodes stay available.
             "--cluster-require-full-coverage",
             "no",
             "--repl-ping-replica-period",
@@ -74,7 +74,7 @@ impl Cluster {
         ]);
     }
 
-    /// Waits until all nodes that run know each other and the owner of each slot.
+    /// Waits until all running nodes know each other and the owner of each slot.
     async fn agrees(&self, nodes: usize) {
         for node in &self.nodes {
             until("the nodes agree", async || {
@@ -311,14 +311,14 @@ async fn cluster_without_a_node_degrades_and_catches_up() {
         .await;
     }
 
-    // What belongs on that node is enforced where it arrives; the rest still arrives everywhere.
+    // A revocation for that node is enforced in the replica that receives it; the others still reach every replica.
     let [lost, kept] = [1, 0].map(|index| session_at(index, end));
     store.revoke(lost).await.unwrap_err();
     assert!(knows(&store, &lost));
     store.revoke(kept).await.unwrap();
     until("the other replica knows", async || knows(&other, &kept)).await;
 
-    // A replica that starts now does not know what that node holds.
+    // A replica that starts now does not know the revocations on that node.
     let late = RedisStore::start(&cluster.url(0), Arc::new(RealSleeps(clock.clone()))).unwrap();
     assert_eq!(late.check().await, Ok(()));
     assert!(!late.is_ready());

@@ -86,7 +86,7 @@ async fn each_missing_permission_is_an_error_at_startup() {
             "{missing}"
         );
     }
-    // These are enough, and what the message names.
+    // These permissions are enough, and the message names them.
     allow(&NEEDED);
     let store = RedisStore::start(&url, Arc::new(RealSleeps(clock_not_behind()))).unwrap();
     assert_eq!(store.check().await, Ok(()));
@@ -176,7 +176,7 @@ async fn sentinel_is_an_error_at_startup() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("sentinel.conf");
     fs::write(&file, "").unwrap();
-    // The first argument of `redis-server` is its file: it is started by hand.
+    // The first argument of `redis-server` is its configuration file, so it is started here directly.
     let Some(mut sentinel) = Redis::start() else {
         return;
     };
@@ -225,7 +225,7 @@ async fn redis_with_too_many_clients_is_only_unavailable() {
     until("the store is ready", async || store.is_ready()).await;
 }
 
-/// Runs `serve` until it ends by itself.
+/// Runs `serve` until it exits.
 fn serve(store_url: &str) -> Output {
     let folder = tempfile::tempdir().unwrap();
     Command::new(env!("CARGO_BIN_EXE_poem-hanko"))
@@ -233,7 +233,7 @@ fn serve(store_url: &str) -> Output {
         .env_clear()
         .envs([
             ("PORT", "0"),
-            // Nobody listens there.
+            // Nothing listens there.
             ("HANKO_API_URL", "http://127.0.0.1:1"),
             ("REVOCATION_STORE_URL", store_url),
         ])

@@ -1,4 +1,4 @@
-//! A loopback server that receives webhooks and does with them what the test says.
+//! A loopback server that receives webhooks and responds as the test says.
 
 #![allow(
     clippy::needless_pass_by_value,
@@ -95,12 +95,12 @@ async fn receive(headers: &HeaderMap, body: Json<Value>, state: Data<&Arc<State>
 }
 
 impl Receiver {
-    /// Starts one that responds to each webhook at once, with 204.
+    /// Starts a receiver that responds to each webhook at once, with 204.
     pub(crate) fn start() -> Self {
         Self::with_responses(Semaphore::MAX_PERMITS)
     }
 
-    /// Starts one that gives no response until [`respond`](Self::respond) is called.
+    /// Starts a receiver that sends no response until [`respond`](Self::respond) is called.
     pub(crate) fn silent() -> Self {
         Self::with_responses(0)
     }

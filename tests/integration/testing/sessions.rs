@@ -1,4 +1,4 @@
-//! What the local Hanko does to sessions: claims, session limit, idle timeout.
+//! Sessions at the local Hanko: claims, session limit, idle timeout.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async fn active(local_hanko: &LocalHanko, sessions: &[SignedIn]) -> Vec<bool> {
     active
 }
 
-/// The webhooks that tell of these sessions.
+/// The webhooks about these sessions.
 fn limit_webhooks(sessions: &[&SignedIn]) -> Vec<(String, String)> {
     let event = "session.delete.passive.limit".to_owned();
     sessions
@@ -57,7 +57,7 @@ async fn a_token_says_how_its_person_signed_in() {
     assert_eq!(body["claims"]["amr"], json!(["pwd", "totp"]));
     assert_eq!(body["claims"]["email"]["is_verified"], false);
 
-    // As at Hanko, sessions made by the Admin API say nothing about it.
+    // As at Hanko, sessions created by the Admin API contain no details of a sign-in.
     let by_admin = local_hanko.create_session(&person);
     assert_eq!(claims_of_token(&by_admin.token).get("amr"), None);
     let data = local_hanko.session_data(by_admin.session_id).unwrap();
@@ -101,7 +101,7 @@ async fn a_lower_limit_ends_all_above_it_at_the_next_sign_in() {
 
     sessions.push(local_hanko.create_session(&person));
     within(local_hanko.wait_for_webhooks()).await;
-    // Hanko goes from the newest of them to the oldest.
+    // Hanko ends them from the newest to the oldest.
     let ended = limit_webhooks(&[&sessions[2], &sessions[1], &sessions[0]]);
     assert_eq!(receiver.summary(), ended);
     assert_eq!(

@@ -75,7 +75,7 @@ async fn a_webhook_without_a_response_times_out() {
     receiver.wait_for(1).await;
     let delivered = end(second);
     clock.advance(TIMEOUT.checked_sub(Duration::from_millis(1)).unwrap());
-    // A round trip, in which the worker would have given up.
+    // A round trip, during which the worker would have given up.
     let other = local_hanko.sign_in(&ada());
     assert!(is_active(&local_hanko, &other.token).await);
     assert!(!timed_out.is_finished());
@@ -183,7 +183,7 @@ async fn stopped_webhooks_are_not_sent() {
     for _ in 0..2 {
         local_hanko.sign_in(&person);
     }
-    // Those in the queue still are.
+    // Queued webhooks are still sent.
     local_hanko.stop_webhooks();
     receiver.respond(usize::MAX >> 4);
     assert_eq!(events_of(&local_hanko, &receiver).await.len(), 1);

@@ -1,4 +1,4 @@
-//! How a revocation is written in Redis: the key holds all of it, and the same text is published.
+//! How a revocation is written in Redis: the key contains all of it, and the same text is published.
 
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ pub(super) fn key(revocation: &Revocation) -> String {
     }
 }
 
-/// Rounds up, so that no revocation is dropped a fraction of a second early. Redis rejects an expiry far beyond
-/// [`NumericDate::LAST`], which is what a later date becomes.
+/// Returns a date in whole seconds, rounded up so that no revocation is dropped a fraction of a second early. A date after
+/// [`NumericDate::LAST`] becomes that date, because Redis rejects an expiry far beyond it.
 pub(super) fn whole_seconds(date: NumericDate) -> u64 {
     let since_epoch = date.min(NumericDate::LAST).since_epoch();
     since_epoch.as_secs() + u64::from(since_epoch.subsec_nanos() > 0)

@@ -1,16 +1,32 @@
-//! Why a Redis cannot be used: now, or ever.
+//! Why a Redis cannot be used, for now or as it is configured.
 
 use std::fmt;
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-/// Why a [`RedisStore`](super::RedisStore) cannot be started, or will never work with its Redis as it is.
+/// Why a [`RedisStore`](super::RedisStore) cannot be started, or cannot work with its Redis as it is configured.
 ///
 /// The message neither contains the URL nor repeats the message of the Redis client, which may contain the password.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use poem_hanko::{RedisStore, RedisStoreError, SystemClock};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// match RedisStore::start("localhost:6379", Arc::new(SystemClock::new())) {
+///     Ok(store) => store.check().await?,
+///     Err(RedisStoreError::Url) => eprintln!("write redis://localhost:6379"),
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RedisStoreError {
-    /// The URL is not that of a Redis.
+    /// The URL is not a Redis URL.
     #[error("not a Redis URL such as redis://localhost:6379 or rediss://redis.example:6380/1")]
     Url,
     /// There is no tokio runtime, so the task that mirrors Redis cannot be started.
@@ -36,7 +52,7 @@ pub enum RedisStoreError {
     /// The server is a Redis Sentinel, which keeps no data.
     #[error("a Redis Sentinel, which keeps no data; name the primary that it watches")]
     Sentinel,
-    /// The server is part of a cluster in which nobody owns some of the slots.
+    /// The server is part of a cluster in which some slots have no owner.
     #[error(
         "a Redis Cluster in which some slots have no owner; `redis-cli --cluster fix` assigns them"
     )]
@@ -51,7 +67,7 @@ pub enum RedisStoreError {
 pub(super) enum Failure {
     /// It may work later.
     Unavailable(RedisError),
-    /// It fails each time until somebody changes the server or the URL.
+    /// It fails until somebody changes the server or the URL.
     Unusable(RedisStoreError),
 }
 
@@ -65,9 +81,9 @@ impl fmt::Display for Failure {
 }
 
 impl From<RedisError> for Failure {
-    /// Failed authentication is not among those that last: Redis also replies with an error to it if it has too many clients.
+    /// A failed authentication counts as unavailable here: Redis also rejects it if it has too many clients.
     fn from(error: RedisError) -> Self {
-        // The errors of a transaction hide behind `EXECABORT`.
+        // `EXECABORT` hides the errors of the commands in a transaction.
         let replies = error.clone().into_server_errors();
         let lasting = replies
             .iter()
@@ -80,7 +96,7 @@ impl From<RedisError> for Failure {
                 )
             });
         let lasting = lasting.or_else(|| match error.kind() {
-            // The Redis client replaces the code of this one.
+            // The Redis client replaces the code of this error.
             ErrorKind::Server(ServerErrorKind::ResponseError)
                 if error.to_string().contains("refused to switch database") =>
             {
@@ -92,11 +108,11 @@ impl From<RedisError> for Failure {
     }
 }
 
-/// Returns what an error reply says about the server, if it says it each time.
+/// Returns the reason if this error reply lasts until somebody changes the server or the URL.
 fn lasting(kind: Option<ServerErrorKind>, code: &str, details: &str) -> Option<RedisStoreError> {
     match (kind, code) {
         (Some(ServerErrorKind::NoPerm), _) => Some(RedisStoreError::Permissions),
-        // Without the permission for EXEC itself.
+        // The permission for EXEC itself is missing.
         (Some(ServerErrorKind::ExecAbort), _) if details.contains("NOPERM") => {
             Some(RedisStoreError::Permissions)
         }

@@ -1,7 +1,8 @@
 //! The servers behind the URL: a single Redis, or all primaries of a Redis Cluster.
 //!
-//! In a cluster, each primary is subscribed to and scanned on its own connections. It publishes what it has just stored, so that a
-//! replica of this service that is connected to all primaries misses nothing while the nodes are cut off from each other.
+//! In a cluster, each primary is subscribed to and scanned on its own connections. A revocation is published at the primary
+//! that stores it, so a replica of this service that is connected to all primaries misses none while the nodes are cut off
+//! from each other.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -93,7 +94,7 @@ impl Node {
         }
     }
 
-    /// Authenticates by hand, because the Redis client hides whether the password is wrong or Redis has too many clients.
+    /// Sends AUTH itself, because the Redis client hides whether the password is wrong or Redis has too many clients.
     async fn explain_authentication(
         &self,
         error: RedisError,
@@ -124,7 +125,7 @@ impl Node {
 impl NodeConnection {
     /// Returns `standalone`, `cluster` or `sentinel`.
     ///
-    /// `HELLO` needs no permission. Without it, there is no cluster of a supported version either.
+    /// `HELLO` needs no permission. A server without `HELLO` is not in a cluster of a supported version.
     async fn mode(&mut self) -> Result<String, Failure> {
         let hello: RedisResult<HashMap<String, Value>> =
             redis::cmd("HELLO").query_async(&mut self.0).await;
@@ -179,7 +180,7 @@ impl NodeConnection {
         Ok(primaries)
     }
 
-    /// Returns the slots of this node of a cluster, with those that are on their way (`[slot->-node]`).
+    /// Returns the slots of this node of a cluster, including those that are moving (`[slot->-node]`).
     async fn slots(&mut self) -> Result<String, Failure> {
         /// Node id, address, flags, primary, ping, pong, epoch and link state.
         const FIELDS_BEFORE_SLOTS: usize = 8;
@@ -207,7 +208,7 @@ impl NodeConnection {
             .await?)
     }
 
-    /// Runs each command that is needed without an effect: writes a key only if it exists, which it never does, and
+    /// Runs each command that is needed, without an effect: writes a key only if it exists, which it never does, and
     /// publishes a revocation that is over.
     async fn try_out(&mut self) -> Result<(), Failure> {
         let none = Revocation {
@@ -243,7 +244,7 @@ impl NodeConnection {
     }
 }
 
-/// Returns whether a node only says that the slot is not its own, or not now.
+/// Returns whether the error only means that the node does not serve the slot, or not now.
 fn is_about_slots(error: &RedisError) -> bool {
     use ServerErrorKind::{Ask, ClusterDown, Moved, TryAgain};
 
@@ -254,7 +255,7 @@ fn is_about_slots(error: &RedisError) -> bool {
     })
 }
 
-/// Writes revocations wherever they belong. Finds a server again that was away.
+/// Writes revocations to the servers that store them, and reconnects to a server that was down.
 #[derive(Clone)]
 pub(super) enum Writer {
     Single(ConnectionManager),
@@ -316,7 +317,8 @@ fn add_write(pipeline: &mut Pipeline, revocation: &Revocation) -> String {
     key
 }
 
-/// Tries a second time if the connection was closed while it was idle, which is noticed only when it is used.
+/// Writes revocations in one transaction. Tries again once if the connection was closed while idle, which is noticed only
+/// when it is used.
 async fn write_transaction(
     connection: &mut ConnectionManager,
     revocations: &[Revocation],
@@ -337,7 +339,7 @@ async fn write_transaction(
     }
 }
 
-/// Writes to the owner of the slot, and publishes there.
+/// Writes a revocation to the owner of its slot, and publishes it there.
 ///
 /// No transaction: the Redis client does not follow a moved slot within one.
 async fn write_to_owner(
@@ -354,7 +356,7 @@ async fn write_to_owner(
     Ok(())
 }
 
-/// What is published, from all servers. `None` means that a server has closed the connection.
+/// The messages published at all servers. `None` means that a server has closed the connection.
 type Messages = SelectAll<BoxStream<'static, Option<Vec<u8>>>>;
 
 /// Subscriptions to the channel at all servers.
@@ -365,7 +367,7 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// Returns the next message, or `None` if a server has closed the connection. Waits for ever without any connection.
+    /// Returns the next message, or `None` if a server has closed the connection. Never completes without a connection.
     pub(super) async fn next(&mut self) -> Option<Vec<u8>> {
         match self.messages.next().await {
             Some(message) => message,
@@ -377,7 +379,7 @@ impl Subscriptions {
     pub(super) async fn ping(&mut self, clock: &dyn Clock) -> RedisResult<()> {
         let mut pings = Vec::new();
         for sink in &mut self.sinks {
-            // A missing permission is a value.
+            // The reply to a missing permission is a value, not an error.
             pings.push(in_time(clock, async {
                 sink.ping::<Value>().await?.extract_error()
             }));
@@ -407,7 +409,7 @@ impl Servers {
         })
     }
 
-    /// Returns the address of the first one.
+    /// Returns the address of the first server.
     pub(super) fn address(&self) -> &ConnectionAddr {
         self.nodes[0].info().addr()
     }
@@ -428,7 +430,7 @@ impl Servers {
         for node in self.nodes.iter().chain(known) {
             match Self::all_known_to(node).await {
                 Ok(servers) => return Ok(servers),
-                // The URL's own failure explains most.
+                // The failure of the server in the URL comes first and explains most.
                 Err(failure) => first_failure = first_failure.or(Some(failure)),
             }
         }
@@ -471,7 +473,7 @@ impl Servers {
         try_join_all(connections).await
     }
 
-    /// Fails if one of the servers cannot take or give away revocations.
+    /// Fails if one of the servers does not allow the commands that are needed.
     pub(super) async fn try_out(&self) -> Result<(), Failure> {
         for mut connection in self.connect().await? {
             connection.try_out().await?;
@@ -479,7 +481,7 @@ impl Servers {
         Ok(())
     }
 
-    /// Returns what writes to these servers, or `None` if the writer to the server of the URL does.
+    /// Returns a writer to these servers, or `None` for a single server, which has the lazy writer.
     pub(super) async fn writer(&self, clock: &dyn Clock) -> RedisResult<Option<Writer>> {
         if self.is_cluster {
             Writer::cluster(&self.nodes, clock).await.map(Some)
@@ -488,7 +490,7 @@ impl Servers {
         }
     }
 
-    /// Subscribes at all servers.
+    /// Subscribes to the channel at all servers.
     pub(super) async fn subscribe(&self, clock: &dyn Clock) -> RedisResult<Subscriptions> {
         let mut connections = Vec::new();
         for node in &self.nodes {
@@ -511,7 +513,7 @@ impl Servers {
         Ok(subscriptions)
     }
 
-    /// Calls `found` for each key at all servers, some of them more than once.
+    /// Calls `found` for each key at all servers, for some keys more than once.
     pub(super) async fn scan(&self, found: &mut (dyn FnMut(&[u8]) + Send)) -> Result<(), Failure> {
         let mut connections = self.connect().await?;
         let before = self.slots(&mut connections).await?;
@@ -572,7 +574,7 @@ fn at(info: &ConnectionInfo, host: String, port: u16) -> ConnectionInfo {
             }
             *own_port = port;
         }
-        // A node in a cluster names no sockets.
+        // The URL names a Unix socket, but the nodes of a cluster are named by host and port.
         _ => address = ConnectionAddr::Tcp(host, port),
     }
     info.clone().set_addr(address)
