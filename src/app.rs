@@ -1,4 +1,4 @@
-//! A program around an API: its command line, its configuration, and everything beside the operations.
+//! [`App`]: makes a program of an API, with a command line, configuration, documentation, webhooks and health checks.
 
 mod check;
 mod cli;
@@ -53,13 +53,14 @@ use crate::{
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;
-/// Adds the endpoints of an API to a router's.
+/// Adds the endpoints of an API to a route map.
 type AddRoutes = Box<dyn FnOnce(&mut RouteMap) + Send>;
 type MakeRoutes = Box<dyn FnOnce(Config) -> BoxFuture<'static, Result<AddRoutes, BoxError>> + Send>;
 type ChangeBuilder = Box<dyn FnOnce(HankoBuilder) -> HankoBuilder + Send>;
 
-/// A program that serves an API behind Hanko: with the commands `serve`, `dev` and `openapi`, configured by environment
-/// variables, with Swagger UI, webhooks and health checks.
+/// A program that serves an API behind Hanko, with Swagger UI, webhooks and health checks.
+///
+/// Its commands are `serve`, `dev`, `check`, `healthcheck` and `openapi`. Environment variables configure it.
 ///
 /// ```no_run
 /// use std::process::ExitCode;
@@ -118,7 +119,7 @@ impl fmt::Debug for App {
 }
 
 impl App {
-    /// Creates an app of an API, like [`OpenApiService::new`]. A tuple of APIs is an API, too.
+    /// Creates an app from an API, like [`OpenApiService::new`]. A tuple of APIs is also an API.
     ///
     /// ```
     /// use poem_hanko::{App, HankoAuth, JsonBody, MeApi};
@@ -144,10 +145,10 @@ impl App {
         Self::with(move |_| ready(Ok::<_, BoxError>(api)), title, version)
     }
 
-    /// Creates an app of an API that needs the configuration, or something asynchronous such as a connection to a database.
+    /// Creates an app from an API that needs the configuration or asynchronous setup, such as a connection to a database.
     ///
-    /// The API is made once, when the app is served: `openapi` and `--help` need only its type. If `make` fails, the program
-    /// prints the error and exits with 1.
+    /// `make` is called once, when the app is served: `openapi` and `--help` need only the type of the API. If `make` fails,
+    /// the program prints the error and exits with 1.
     ///
     /// ```
     /// # use poem_hanko::{App, Config};
@@ -215,30 +216,69 @@ impl App {
     }
 
     /// Describes the API in the document, in Markdown. The first line also describes the program in `--help`.
+    ///
+    /// ```
+    /// use poem_hanko::{App, MeApi};
+    ///
+    /// let app = App::new(MeApi, "notes", "1.0").description("Keeps notes.");
+    /// let document = app.document("https://api.example.com", "hanko")?;
+    /// let description = &document.as_json()["info"]["description"];
+    /// assert!(description.as_str().is_some_and(|text| text.starts_with("Keeps notes.")));
+    /// # Ok::<(), poem_hanko::Conflict>(())
+    /// ```
     pub fn description(mut self, description: impl Into<String>) -> Self {
         self.description = Some(description.into());
         self
     }
 
-    /// Names the licence of the API in the document, with the URL of its text.
+    /// Sets the licence of the API in the document, with the URL of its text.
+    ///
+    /// ```
+    /// use poem_hanko::{App, MeApi};
+    ///
+    /// let app = App::new(MeApi, "notes", "1.0")
+    ///     .license("Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0");
+    /// let document = app.document("https://api.example.com", "hanko")?;
+    /// assert_eq!(document.as_json()["info"]["license"]["name"], "Apache-2.0");
+    /// # Ok::<(), poem_hanko::Conflict>(())
+    /// ```
     pub fn license(mut self, name: impl Into<String>, url: impl Into<String>) -> Self {
         self.license = Some((name.into(), url.into()));
         self
     }
 
-    /// Names in the document whom to ask about the API. `address` is a URL, or an e-mail address.
+    /// Sets the contact of the API in the document. `address` is a URL or an e-mail address.
+    ///
+    /// ```
+    /// use poem_hanko::{App, MeApi};
+    ///
+    /// let app = App::new(MeApi, "notes", "1.0").contact("Support", "support@notes.example");
+    /// let document = app.document("https://api.example.com", "hanko")?;
+    /// assert_eq!(document.as_json()["info"]["contact"]["email"], "support@notes.example");
+    /// # Ok::<(), poem_hanko::Conflict>(())
+    /// ```
     pub fn contact(mut self, name: impl Into<String>, address: impl Into<String>) -> Self {
         self.contact = Some((name.into(), address.into()));
         self
     }
 
-    /// Refers in the document to documentation that is elsewhere: `externalDocs`.
+    /// Sets `externalDocs` in the document: a link to other documentation.
+    ///
+    /// ```
+    /// use poem_hanko::{App, MeApi};
+    ///
+    /// let app = App::new(MeApi, "notes", "1.0")
+    ///     .external_docs("Guide", "https://notes.example/guide");
+    /// let document = app.document("https://api.example.com", "hanko")?;
+    /// assert_eq!(document.as_json()["externalDocs"]["url"], "https://notes.example/guide");
+    /// # Ok::<(), poem_hanko::Conflict>(())
+    /// ```
     pub fn external_docs(mut self, description: impl Into<String>, url: impl Into<String>) -> Self {
         self.external_docs = Some((description.into(), url.into()));
         self
     }
 
-    /// Adds data to each request, for handlers to take as `Data<&T>`.
+    /// Adds data to each request. Handlers take it as `Data<&T>`.
     ///
     /// ```
     /// use poem::web::Data;
@@ -268,8 +308,10 @@ impl App {
         self
     }
 
-    /// Names variables of the application's own. Of any other that begins with `HANKO_`, `JWKS_` or `JWT_`, or that resembles
-    /// one of the crate's, the program warns that nothing reads it.
+    /// Names the environment variables that the application itself reads.
+    ///
+    /// The program warns about any other variable that starts with `HANKO_`, `JWKS_` or `JWT_`, or that resembles one of the
+    /// crate's, because nothing reads it.
     ///
     /// ```
     /// use poem_hanko::App;
@@ -283,8 +325,8 @@ impl App {
         self
     }
 
-    /// Serves a plain Poem endpoint at a path beside the API, for all methods that it knows: Server-Sent Events, a WebSocket,
-    /// a page. It is not in the document.
+    /// Serves a plain Poem endpoint at a path beside the API, for all methods that it handles: for example Server-Sent Events,
+    /// a WebSocket or a page. It is not in the document.
     ///
     /// ```
     /// use poem::{get, handler};
@@ -312,7 +354,7 @@ impl App {
         self
     }
 
-    /// Serves a plain Poem endpoint at a path and all paths below, such as static files. It sees paths without the prefix.
+    /// Serves a plain Poem endpoint, such as static files, at a path and all paths below. It sees paths without the prefix.
     ///
     /// ```
     /// use poem::{Route, get, handler};
@@ -340,7 +382,7 @@ impl App {
         self
     }
 
-    /// Calls `listener` for each verified event of Hanko, see [`HankoBuilder::on_event`].
+    /// Calls `listener` for each verified event from Hanko; see [`HankoBuilder::on_event`].
     ///
     /// ```
     /// use poem_hanko::{App, Event, EventKind};
@@ -383,18 +425,42 @@ impl App {
     }
 
     /// Leaves out the operation that receives webhooks.
+    ///
+    /// ```
+    /// use poem_hanko::{App, MeApi};
+    ///
+    /// let app = App::new(MeApi, "notes", "1.0").without_webhooks();
+    /// let document = app.document("https://api.example.com", "hanko")?;
+    /// assert!(document.as_json()["paths"].get("/webhooks/hanko").is_none());
+    /// # Ok::<(), poem_hanko::Conflict>(())
+    /// ```
     pub fn without_webhooks(mut self) -> Self {
         self.has_webhooks = false;
         self
     }
 
     /// Leaves out `/livez` and `/readyz`.
+    ///
+    /// ```
+    /// use poem_hanko::{App, MeApi};
+    ///
+    /// let app = App::new(MeApi, "notes", "1.0").without_health();
+    /// let document = app.document("https://api.example.com", "hanko")?;
+    /// assert!(document.as_json()["paths"].get("/livez").is_none());
+    /// # Ok::<(), poem_hanko::Conflict>(())
+    /// ```
     pub fn without_health(mut self) -> Self {
         self.has_health = false;
         self
     }
 
     /// Leaves out `/forward-auth`, which proxies ask before they pass requests on to other sites.
+    ///
+    /// ```
+    /// use poem_hanko::{App, MeApi};
+    ///
+    /// let app = App::new(MeApi, "notes", "1.0").without_forward_auth();
+    /// ```
     pub fn without_forward_auth(mut self) -> Self {
         self.has_forward_auth = false;
         self
@@ -402,6 +468,15 @@ impl App {
 
     /// Moves the operations that the app adds to the API under a path: with `/internal`, webhooks are received at
     /// `/internal/webhooks/hanko`.
+    ///
+    /// ```
+    /// use poem_hanko::{App, MeApi};
+    ///
+    /// let app = App::new(MeApi, "notes", "1.0").own_operations_under("/internal");
+    /// let document = app.document("https://api.example.com", "hanko")?;
+    /// assert!(document.as_json()["paths"].get("/internal/webhooks/hanko").is_some());
+    /// # Ok::<(), poem_hanko::Conflict>(())
+    /// ```
     pub fn own_operations_under(mut self, prefix: impl AsRef<str>) -> Self {
         let prefix = prefix.as_ref().trim_matches('/');
         self.own_prefix = if prefix.is_empty() {
@@ -413,6 +488,16 @@ impl App {
     }
 
     /// Sets the source of time. Default: [`SystemClock`].
+    ///
+    /// ```
+    /// use std::{sync::Arc, time::Duration};
+    ///
+    /// use poem_hanko::{App, ManualClock, MeApi};
+    ///
+    /// let clock = ManualClock::new(Duration::from_secs(1_767_268_800));
+    /// let app = App::new(MeApi, "notes", "1.0").clock(Arc::new(clock.clone()));
+    /// clock.advance(Duration::from_secs(60));
+    /// ```
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
@@ -420,8 +505,8 @@ impl App {
 
     /// Adds a readiness check to `/readyz`, under `components.application`, and to the metric `hanko_ready`.
     ///
-    /// It runs every 5 s, whether or not anybody asks for readiness; one that takes longer than 5 s, or panics, has the status
-    /// [`CheckStatus::Unavailable`]. Until it has ended once, the service is not ready.
+    /// It runs every 5 s, whether or not `/readyz` is requested. A check that panics or takes longer than 5 s has the status
+    /// [`CheckStatus::Unavailable`]. Until the check has ended once, the service is not ready.
     ///
     /// ```
     /// # use poem_hanko::{App, CheckStatus};
@@ -441,7 +526,7 @@ impl App {
     /// ```
     ///
     /// # Panics
-    /// If the name is that of another component.
+    /// If another component has this name.
     pub fn readiness<F, Fut>(mut self, name: impl Into<String>, check: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -450,7 +535,7 @@ impl App {
         let name = name.into();
         let is_taken = ["keys", "revocation_store", "hanko", "server"].contains(&name.as_str())
             || self.checks.iter().any(|check| check.name == name);
-        assert!(!is_taken, "there is a component `{name}` already");
+        assert!(!is_taken, "there is already a component `{name}`");
         self.checks.push(Check {
             name,
             run: Box::new(move || Box::pin(check())),
@@ -458,9 +543,11 @@ impl App {
         self
     }
 
-    /// Adds metrics to `/metrics` on `ADMIN_ADDRESS`. `write` is called for each scrape, in a thread that may block, and
-    /// returns them in Prometheus' text format, as any exporter crate writes it. Their names must not begin with `hanko_`,
-    /// `http_`, `log_`, `poem_hanko_` or `process_`.
+    /// Adds metrics to `/metrics` on `ADMIN_ADDRESS`.
+    ///
+    /// `write` is called for each scrape, in a thread that may block, and returns the metrics in the text format of
+    /// Prometheus, which every exporter crate writes. Their names must not start with `hanko_`, `http_`, `log_`,
+    /// `poem_hanko_` or `process_`.
     ///
     /// ```
     /// use std::sync::atomic::{AtomicU64, Ordering};
@@ -480,8 +567,9 @@ impl App {
         self
     }
 
-    /// Exports the metrics of another [`Hanko`] that the application uses, such as that of another tenant. The series of
-    /// each then carry the label `tenant`: the path of its URL, or the host if there is none.
+    /// Exports the metrics of another [`Hanko`] that the application uses, such as that of another tenant.
+    ///
+    /// The series of each `Hanko` then have the label `tenant`: the path of its URL, or the host if the URL has no path.
     ///
     /// ```
     /// # use poem_hanko::{App, Hanko, webhook_endpoint};
@@ -497,8 +585,8 @@ impl App {
         self
     }
 
-    /// Runs the command that the arguments of the process name, and returns its exit code: 0, 2 for a wrong flag, value or
-    /// variable, and 1 for any other error.
+    /// Runs the command given by the arguments of the process, and returns its exit code: 0 for success, 2 for a wrong flag,
+    /// value or variable, 1 for any other error.
     ///
     /// ```no_run
     /// use std::process::ExitCode;
@@ -511,11 +599,11 @@ impl App {
     /// }
     /// ```
     pub async fn run(self) -> ExitCode {
-        // Boxed, since the future of each command carries its own app.
+        // Boxed because the future is large: each command holds an app.
         ExitCode::from(Box::pin(cli::run(self)).await)
     }
 
-    /// Returns the document, for clients that reach the app at `public_url` and whose session cookie is called `cookie_name`.
+    /// Returns the OpenAPI document, with `public_url` as the URL of the server and `cookie_name` as the session cookie.
     ///
     /// ```
     /// use poem_hanko::{App, DocumentFormat, MeApi};
@@ -555,9 +643,9 @@ impl App {
         Ok(Document::of_value(value, cookie_name))
     }
 
-    /// Makes the API and listens as configured. Hanko need not be reachable.
+    /// Creates the API and binds the server as configured. Hanko need not be reachable.
     ///
-    /// For a program with a command line of its own; [`run`](Self::run) does it by itself.
+    /// Only a program with its own command line calls this: [`run`](Self::run) includes it.
     ///
     /// ```no_run
     /// use poem_hanko::{App, Config, HankoChoice, MeApi};
@@ -578,7 +666,22 @@ impl App {
         self.bind_to(config, Some(url)).await
     }
 
-    /// Starts a local Hanko and listens on loopback, whatever `HOST` says, for its sessions.
+    /// Starts a local Hanko and binds the server for its sessions. Always listens on loopback, whatever `HOST` says.
+    ///
+    /// ```
+    /// use poem_hanko::{App, Config, HankoChoice, MeApi, testing::Person};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // Port 0 picks a free one.
+    /// let lookup = |name: &str| (name == "PORT").then(|| "0".to_owned());
+    /// let config = Config::from_lookup(lookup, HankoChoice::Local)?;
+    /// let server = App::new(MeApi, "hello", "1.0").bind_dev(config).await?;
+    /// let ada = server.local_hanko().map(|hanko| hanko.sign_in(&Person::default()));
+    /// # assert!(ada.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`StartError`]
@@ -597,27 +700,27 @@ impl App {
             tracing::warn!(
                 event = "public_url_ignored",
                 public_url,
-                "PUBLIC_URL is not read by `dev`, which is reached where it listens"
+                "`dev` ignores PUBLIC_URL: its URL is the address on which it listens"
             );
         }
         self.bind_to(config, None).await
     }
 
-    /// Makes the changes that the application wants, once.
+    /// Applies the changes of the application to `builder`, once.
     fn change(&mut self, builder: HankoBuilder) -> HankoBuilder {
         self.change_builder
             .drain(..)
             .fold(builder, |builder, change| change(builder))
     }
 
-    /// Returns a builder whose Hanko is not known yet.
+    /// Returns a builder whose URL is set later.
     fn builder_without_hanko() -> HankoBuilder {
         let url = HankoUrl::parse("http://localhost", PlainHttp::LoopbackOnly)
-            .expect("a URL on loopback is one of a Hanko API");
+            .expect("http is allowed on loopback");
         Hanko::builder(url)
     }
 
-    /// Returns a builder as configured, and as changed by the application.
+    /// Returns a builder with the configuration and the changes of the application.
     async fn hanko_builder(
         &mut self,
         config: &Config,
@@ -633,14 +736,14 @@ impl App {
             .clock(Arc::clone(&self.clock));
         if let Some(url) = &config.revocation.store_url {
             let store = RedisStore::start(url, Arc::clone(&self.clock))?;
-            // An unavailable one is tried again; one that can never work would leave this instance unready for ever.
+            // An unavailable store is tried again; one that can never work would leave this instance unready forever.
             store.check().await?;
             builder = builder.revocation_store(Arc::new(store));
         }
         Ok(self.change(builder))
     }
 
-    /// Listens for the sessions of the Hanko at `url`, or of a local one.
+    /// Binds the server for the sessions of the Hanko at `url`, or of a local Hanko if it is `None`.
     async fn bind_to(
         mut self,
         config: Config,
@@ -651,7 +754,7 @@ impl App {
         let admin_listener = admin_address.map(Listener::bind_admin).transpose()?;
         let public_url = config.http.public_url(listener.address().port());
         let clock = Arc::clone(&self.clock);
-        // Before the local Hanko starts, which sets the cookie of the name that the application wants.
+        // Before the local Hanko starts, because the application may change the name of its cookie.
         let builder = self
             .hanko_builder(&config, &public_url, url.is_none())
             .await?;

@@ -1,5 +1,5 @@
-//! The edge of a service: what stands between clients and handlers, whoever accepts the connections. It finds what serves a
-//! request, keeps it within limits, applies CORS, makes problems of errors, and completes every response.
+//! The edge of a service: the code between clients and handlers, whichever server accepts the connections. It routes each
+//! request, enforces limits, applies CORS, converts errors to problems, and adds the headers that every response has.
 
 mod access_log;
 mod client_address;
@@ -56,15 +56,15 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// A longer id than this is replaced by one of ours.
 const MAX_REQUEST_ID_BYTES: usize = 64;
 
-/// When a client may try again after a rejection for lack of room or time.
+/// The seconds after which a client may retry a request that was rejected for lack of capacity or time.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
-/// A middleware for the outside of a Poem app: what `App` has around its API.
+/// A middleware to put around a whole Poem app. `App` puts the same around its API.
 ///
 /// - It puts the [`Hanko`] into the data of each request.
 /// - It bounds requests, bodies and time; an operation can set [`RequestLimits`] of its own.
-/// - It answers CORS preflights, and allows the origins that the [`Hanko`] trusts, with credentials.
-/// - It makes a problem (RFC 9457) of each error and each panic. No other text of an error reaches a client.
+/// - It responds to CORS preflights, and allows the origins that the [`Hanko`] trusts, with credentials.
+/// - It converts each error and each panic to a problem (RFC 9457). No other error text reaches a client.
 /// - It adds `X-Request-Id`, `X-Content-Type-Options`, and `Cache-Control: no-store` unless the response has its own.
 ///
 /// Poem's own server sets no limits on connections and heads: put it behind a proxy that does, or use `App`.
@@ -102,6 +102,15 @@ pub struct Edge {
 impl Edge {
     /// Returns a middleware for the sessions of `hanko`, with default limits: 4096 requests at a time, bodies of 256 KiB, and
     /// 30 s for body and handler together.
+    ///
+    /// ```
+    /// use poem::{EndpointExt, Route};
+    /// use poem_hanko::{Edge, Hanko};
+    ///
+    /// fn app(routes: Route, hanko: &Hanko) -> impl poem::Endpoint {
+    ///     routes.with(Edge::new(hanko))
+    /// }
+    /// ```
     pub fn new(hanko: &Hanko) -> Self {
         Self {
             hanko: hanko.clone(),
@@ -112,8 +121,16 @@ impl Edge {
         }
     }
 
-    /// Sets the routes of the API inside, so that a 405 names the methods of its path, a 400 the parameter at fault, and the
-    /// access log the route.
+    /// Sets the routes of the API inside. With them, a 405 names the methods of its path, a 400 names the invalid parameter, and
+    /// the access log names the route.
+    ///
+    /// ```
+    /// use poem_hanko::{Conflict, Edge, Hanko, MeApi, RouteTable};
+    ///
+    /// fn edge(hanko: &Hanko) -> Result<Edge, Conflict> {
+    ///     Ok(Edge::new(hanko).routes(RouteTable::of(&MeApi)?))
+    /// }
+    /// ```
     #[must_use]
     pub fn routes(mut self, routes: RouteTable) -> Self {
         self.routes = routes;
@@ -121,15 +138,31 @@ impl Edge {
     }
 
     /// Sets the proxies whose `X-Forwarded-For` and `traceparent` are believed. Default: none.
+    ///
+    /// ```
+    /// use poem_hanko::{Edge, Hanko, TrustedProxiesError};
+    ///
+    /// fn edge(hanko: &Hanko) -> Result<Edge, TrustedProxiesError> {
+    ///     Ok(Edge::new(hanko).trusted_proxies("10.0.0.0/8".parse()?))
+    /// }
+    /// ```
     #[must_use]
     pub fn trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
         self.trusted_proxies = proxies;
         self
     }
 
-    /// Sets whether each request is a line of the log: method, route, status, duration, request id, client, and whose session
-    /// it was made with, if the signature of the token was valid. Such a line is never left out, and takes the place of that
-    /// of a rejection. Default: false.
+    /// Sets whether each request is logged in one line: method, route, status, duration, request id, client, and, if the
+    /// signature of the token was valid, the session and its user. These lines are never sampled, and replace those about
+    /// rejected requests. Default: false.
+    ///
+    /// ```
+    /// use poem_hanko::{Edge, Hanko};
+    ///
+    /// fn edge(hanko: &Hanko) -> Edge {
+    ///     Edge::new(hanko).access_log(true)
+    /// }
+    /// ```
     #[must_use]
     pub fn access_log(mut self, is_on: bool) -> Self {
         self.has_access_log = is_on;
@@ -137,6 +170,14 @@ impl Edge {
     }
 
     /// Sets how many requests may wait for their response at a time. Others get 503 `overloaded`. Default: 4096.
+    ///
+    /// ```
+    /// use poem_hanko::{Edge, Hanko};
+    ///
+    /// fn edge(hanko: &Hanko) -> Edge {
+    ///     Edge::new(hanko).max_requests(1_000)
+    /// }
+    /// ```
     #[must_use]
     pub fn max_requests(mut self, requests: usize) -> Self {
         self.limits.max_requests = requests;
@@ -144,6 +185,14 @@ impl Edge {
     }
 
     /// Sets the largest body, in bytes. A larger one gets 413 `content-too-large`. Default: 256 KiB.
+    ///
+    /// ```
+    /// use poem_hanko::{Edge, Hanko};
+    ///
+    /// fn edge(hanko: &Hanko) -> Edge {
+    ///     Edge::new(hanko).max_body(1024 * 1024)
+    /// }
+    /// ```
     #[must_use]
     pub fn max_body(mut self, bytes: usize) -> Self {
         self.limits.max_body = bytes;
@@ -152,6 +201,16 @@ impl Edge {
 
     /// Sets the time for body and handler together. A late body gets 408 `request-timeout`, a late handler 503
     /// `handler-timeout`. Default: 30 s.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use poem_hanko::{Edge, Hanko};
+    ///
+    /// fn edge(hanko: &Hanko) -> Edge {
+    ///     Edge::new(hanko).timeout(Duration::from_secs(10))
+    /// }
+    /// ```
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.limits.request_timeout = timeout;
@@ -172,6 +231,15 @@ impl<E: Endpoint + 'static> Middleware<E> for Edge {
 }
 
 /// An endpoint with an [`Edge`] around it.
+///
+/// ```
+/// use poem::{EndpointExt, Route, test::TestClient};
+/// use poem_hanko::{Edge, EdgeEndpoint, Hanko};
+///
+/// fn client(routes: Route, hanko: &Hanko) -> TestClient<EdgeEndpoint> {
+///     TestClient::new(routes.with(Edge::new(hanko)))
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct EdgeEndpoint {
     core: Arc<EdgeCore>,
@@ -247,22 +315,22 @@ impl EdgeCore {
         }
     }
 
-    /// Sets what responds to the requests of proxies that guard other sites.
+    /// Sets the forward-auth endpoint, for the requests of proxies that protect other sites.
     #[cfg(feature = "server")]
     pub(crate) fn forward_auth(mut self, forward_auth: Option<ForwardAuth>) -> Self {
         self.forward_auth = forward_auth;
         self
     }
 
-    /// Returns what responds to the request of a proxy.
+    /// Returns the forward-auth endpoint if it serves this path.
     fn forward_auth_of(&self, path: &str) -> Option<&ForwardAuth> {
         self.forward_auth
             .as_ref()
             .filter(|forward_auth| forward_auth.serves(path))
     }
 
-    /// Whether CORS applies to a request. It never does to those of proxies: a guarded site answers its own preflights, and
-    /// one without a session must not reach it.
+    /// Returns whether CORS applies to a request. It never applies to forward-auth: a protected site responds to its own
+    /// preflights, and a preflight without a session must not reach it.
     pub(crate) fn applies_cors(&self, request: &Request) -> bool {
         request.headers().contains_key(header::ORIGIN)
             && self.forward_auth_of(request.uri().path()).is_none()
@@ -280,8 +348,8 @@ impl EdgeCore {
         self
     }
 
-    /// Begins the span of a request, and its line in the access log if there is one. Whoever sends the response ends the one and
-    /// logs the other.
+    /// Starts the span of a request, and its line in the access log if that is on. The caller ends the span and logs the line
+    /// when it sends the response.
     pub(crate) fn observe(&self, request: &mut Request) -> (RequestSpan, Option<Box<AccessEntry>>) {
         if !self.has_access_log && !trace::is_on() {
             return (RequestSpan::default(), None);
@@ -358,12 +426,12 @@ impl EdgeCore {
         *head.method_mut() = request.method().clone();
         head.headers_mut().clone_from(request.headers());
         let cors = self.cors.clone();
-        // The layer answers a preflight by itself.
+        // The layer responds to a preflight itself, without a request id.
         let preflight_id =
             (request.method() == http::Method::OPTIONS).then(|| request_id(request.headers()));
         let mut request = Some(request);
         let inner = tower::service_fn(move |_head: http::Request<()>| {
-            // It is called once at most: a preflight is answered by the layer.
+            // Called at most once: never for a preflight, to which the layer responds.
             let response = request.take().map(|request| {
                 Arc::clone(&self).respond(request, Arc::clone(&exchange), rejection, Origin::Some)
             });
@@ -412,7 +480,7 @@ impl EdgeCore {
             let mut response = match rejection {
                 Some(problem_type) => problem_response(problem_type),
                 None => {
-                    // Each boxed, for the same reason.
+                    // Boxed: otherwise the state machine would hold several copies of `Request`.
                     let uri_path = request.uri().path();
                     let page = match root {
                         Some(root) => root.page(&request).map(|page| (self.root_route(), page)),
@@ -456,7 +524,7 @@ impl EdgeCore {
                 event = "responded",
                 method,
                 status = response.status().as_u16(),
-                "answered"
+                "sent the response"
             );
             let headers = response.headers_mut();
             headers.insert(REQUEST_ID, request_id);
@@ -477,8 +545,8 @@ impl EdgeCore {
     }
 }
 
-/// The response of a handler, or the problem that its body has run into a limit: to the handler, that looks like a
-/// connection that was lost.
+/// Returns the response of a handler. If it is an error and the body has reached a limit, returns the problem of that limit
+/// instead: to the handler, the limit looked like a lost connection.
 fn limited(response: Response, exchange: &Exchange) -> Response {
     match exchange.error() {
         Some(error)
@@ -511,7 +579,7 @@ pub(crate) fn reject_stream(headers: HeaderMap) -> Response {
     };
     let mut last = None;
     for (name, value) in headers {
-        // A name that is repeated is given once.
+        // The iterator yields the name of a repeated field only once.
         last = name.or(last);
         if let Some(name) = last.clone().filter(|name| !about_stream(name)) {
             response.headers_mut().append(name, value);

@@ -1,7 +1,7 @@
-//! A key set that lives at a URL: fetched, kept fresh, and held through outages.
+//! Fetches the JWK Set at a URL, keeps it fresh, and keeps it in use during outages.
 //!
-//! One task does all the fetching, one fetch at a time. So a fetch is shared by all who wait for it, outlives the caller
-//! that asked for it, and an older answer can never replace a newer one. Readers take the current set without a lock.
+//! One task does all fetches, one at a time. So all callers that wait share one fetch, it goes on if the caller that
+//! requested it is dropped, and an older response never replaces a newer one. Readers take no lock.
 
 mod error;
 
@@ -30,33 +30,33 @@ use crate::{
     trace::{Callers, Span},
 };
 
-/// The largest JWK Set that is read, in bytes. A Hanko with ten 4096-bit keys answers 8 KiB.
+/// The largest JWK Set that is read, in bytes. That of a Hanko with ten 4096-bit keys has 8 KiB.
 const MAX_KEY_SET_BYTES: usize = 1024 * 1024;
 
-/// More bad keys than these in one set are counted and not named.
+/// The number of skipped keys of one set that are logged one by one. Further ones are only counted.
 const MAX_WARNINGS: usize = 20;
 
-/// The first pause after a failed fetch; it doubles with every further failure. No pause is shorter, whatever the policy.
+/// The pause after a first failed fetch; it doubles with each further failure. No pause is shorter, whatever the policy.
 const MIN_BACKOFF: Duration = Duration::from_millis(500);
 /// The longest pause between two attempts during an outage, so that recovery is noticed within it.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
-/// So many requests wait for a fetch at the same time. A token that names an unknown key costs its sender nothing, so
-/// without a bound, forged ones would occupy every place for requests while the issuer is slow. Far more than the genuine
-/// tokens of a new key that arrive during a fetch. Webhooks have as many places of their own.
+/// The number of requests that may wait for a fetch at the same time. Without this limit, forged tokens with an unknown
+/// `kid`, which cost nothing to make, could occupy every place for requests while the issuer is slow. It is far more than
+/// the genuine tokens of a new key that arrive during a fetch. Webhooks have a separate limit of the same size.
 pub(crate) const MAX_WAITING: usize = 256;
 
-/// Why a fetch is requested that is not due. Each reason has a budget of its own, so that none can use up another's.
+/// Why a fetch is requested before it is due. Each reason has its own budget, so it cannot use up another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FetchReason {
-    /// To find out whether the issuer is able to answer, after it has said elsewhere that a session is not valid.
+    /// To find out whether the issuer works, after it has responded that a session is not valid.
     Confirmation,
-    /// A webhook names an unknown `kid`, and is not sent again.
+    /// A webhook has an unknown `kid`, and it is not sent again.
     Webhook,
 }
 
 impl FetchReason {
-    /// At most one fetch begins in this time for this reason.
+    /// The least time between two fetches for this reason.
     fn interval(self) -> Duration {
         match self {
             Self::Confirmation => Duration::from_secs(1),
@@ -65,13 +65,13 @@ impl FetchReason {
     }
 }
 
-/// A refresh begins when this share of the freshness lifetime has passed, so that it is done, with a retry or two,
-/// before the set goes stale.
+/// The share of the freshness lifetime after which the set is refreshed. It leaves time for one or two retries before the
+/// set is stale.
 const REFRESH_AT: f64 = 0.8;
-/// Instances that were started together drift apart by at most this share of each interval.
+/// Each interval varies by at most this share, so that instances started together do not fetch together.
 const JITTER: f64 = 0.05;
 
-/// How often, how long and how patiently a key set is fetched.
+/// How often the JWK Set is fetched, and how long it is used.
 ///
 /// ```
 /// use std::time::Duration;
@@ -83,14 +83,14 @@ const JITTER: f64 = 0.05;
 /// ```
 #[derive(Clone, Debug)]
 pub struct FetchPolicy {
-    /// One fetch, from connecting to the last byte.
+    /// The timeout of one fetch, from connecting to the last byte.
     pub timeout: Duration,
-    /// The freshness lifetime where the answer has no `Cache-Control: max-age`, and its upper bound.
+    /// The freshness lifetime if the response has no `Cache-Control: max-age`, and its upper bound.
     pub max_age: Duration,
     /// At most one fetch is caused by unknown `kid`s in this time. Also the lower bound of the freshness lifetime, as
     /// far as `max_age` allows.
     pub cooldown: Duration,
-    /// How long after the last successful fetch its keys go on being used while fetches fail.
+    /// How long after the last successful fetch its keys are used while fetches fail.
     pub max_stale: Duration,
 }
 
@@ -107,19 +107,31 @@ impl Default for FetchPolicy {
 }
 
 /// The state of the key set, for readiness, logs and metrics.
+///
+/// ```
+/// use poem_hanko::{Hanko, KeySetStatus};
+///
+/// fn report(hanko: &Hanko) {
+///     let KeySetStatus { usable_keys, is_stale, last_error, .. } = hanko.key_set_status();
+///     println!("{usable_keys} keys, stale: {is_stale}");
+///     if let Some(error) = last_error {
+///         println!("the last fetch failed: {error}");
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeySetStatus {
-    /// How many keys tokens are being verified with. 0: none are held, or they are older than
+    /// The number of keys that tokens are verified with: 0 if there are none, or if they are older than
     /// [`FetchPolicy::max_stale`].
     pub usable_keys: usize,
     /// The time since the last successful fetch.
     pub age: Option<Duration>,
-    /// Whether the held set has outlived its freshness lifetime.
+    /// Whether the set is older than its freshness lifetime.
     pub is_stale: bool,
-    /// How many fetches have ended, well or badly.
+    /// The number of fetches that have ended, successfully or not.
     pub fetches: u64,
-    /// Why the last fetch failed; `None` if it did not.
+    /// Why the last fetch failed; `None` if it succeeded.
     pub last_error: Option<FetchError>,
 }
 
@@ -141,12 +153,12 @@ struct Shared {
     /// Places for requests that wait in [`RemoteKeySet::with_key`].
     waiting: Semaphore,
     counts: FetchCounts,
-    /// Whether fetches may follow each other as fast as they are requested.
+    /// Whether fetches have no minimum interval.
     #[cfg(feature = "testing")]
     is_unlimited: std::sync::atomic::AtomicBool,
 }
 
-/// The last set that was fetched well.
+/// The last set that was fetched successfully.
 struct HeldKeySet {
     key_set: Arc<KeySet>,
     fetched_at: Duration,
@@ -161,39 +173,39 @@ impl HeldKeySet {
 
 #[derive(Default)]
 struct Progress {
-    fetches_begun: u64,
+    fetches_started: u64,
     fetches_ended: u64,
-    /// A fetch was asked for that has not begun.
+    /// Whether a fetch has been requested that has not started.
     is_requested: bool,
     /// When an unknown `kid` last caused a fetch.
     last_unknown_kid_fetch: Option<Duration>,
     /// When a fetch was last requested for each [`FetchReason`].
     last_requests: [Option<Duration>; 2],
     last_error: Option<FetchError>,
-    /// When the next fetch is due without anybody asking for it.
+    /// When the next fetch is due without a request for it.
     next_fetch_at: Duration,
-    /// Those who wait for the fetch that has been requested.
+    /// The callers that wait for the requested fetch.
     callers: Callers,
-    /// Of the fetch that is under way.
+    /// The span of the fetch that is in progress.
     span: Span,
 }
 
 impl Progress {
-    /// Notes in the traces that whoever calls this waits for a fetch.
+    /// Records in the traces that the caller waits for a fetch.
     fn join(&mut self, fetch: u64) {
-        if fetch <= self.fetches_begun {
+        if fetch <= self.fetches_started {
             self.span.join_current();
         } else {
             self.callers.add_current(true);
         }
     }
 
-    /// The number of the fetch that is under way or asked for, if there is one.
+    /// Returns the number of the fetch that is in progress or requested, if any.
     fn pending_fetch(&self) -> Option<u64> {
-        if self.fetches_begun > self.fetches_ended {
-            Some(self.fetches_begun)
+        if self.fetches_started > self.fetches_ended {
+            Some(self.fetches_started)
         } else if self.is_requested {
-            Some(self.fetches_begun + 1)
+            Some(self.fetches_started + 1)
         } else {
             None
         }
@@ -219,7 +231,7 @@ impl Drop for RemoteKeySet {
 impl RemoteKeySet {
     /// Starts to fetch the set at `url` without waiting for it. Must be called within a tokio runtime.
     ///
-    /// `client` must not follow redirects: an issuer that redirects its keys away is answered like any other error.
+    /// `client` must not follow redirects: a redirect counts as a failed fetch.
     pub(crate) fn start(
         url: Url,
         client: reqwest::Client,
@@ -250,23 +262,23 @@ impl RemoteKeySet {
         Self { shared, task }
     }
 
-    /// The current set, if usable keys are held.
+    /// Returns the current set.
     ///
     /// # Errors
-    /// [`KeySetError`] where none were fetched yet, or those held are older than [`FetchPolicy::max_stale`].
+    /// [`KeySetError`] if no set has been fetched yet, or if it is older than [`FetchPolicy::max_stale`].
     pub(crate) fn current(&self) -> Result<Arc<KeySet>, KeySetError> {
         self.shared.current()
     }
 
-    /// The current set, after making sure as far as that is allowed that a key of this `kid` is in it.
+    /// Returns the current set, and fetches it again first if it has no key with this `kid`.
     ///
-    /// Waits only while the very first fetch is under way, or where `kid` is unknown. An unknown `kid` causes a fetch
-    /// that is shared by all who wait for it, and no further one within [`FetchPolicy::cooldown`], whatever comes of it.
+    /// Waits only while the first fetch is in progress, or if `kid` is unknown. An unknown `kid` causes one fetch, which all
+    /// callers that wait share, and no further one within [`FetchPolicy::cooldown`], whatever its outcome. If the issuer does
+    /// not know the key either, returns the set without it.
     ///
     /// # Errors
-    /// [`KeySetError`] where there are no keys, or where `kid` is unknown and the last fetch failed, or too many requests
-    /// wait for one already: then the token may well be good. Where the issuer does not know the key either, the set comes
-    /// back without it.
+    /// [`KeySetError`] if there are no keys, or if `kid` is unknown and either the last fetch failed or too many requests
+    /// already wait for one. The token may be valid then.
     pub(crate) async fn with_key(&self, kid: Option<&str>) -> Result<Arc<KeySet>, KeySetError> {
         let shared = &self.shared;
         if shared.held.load().is_none() {
@@ -285,30 +297,30 @@ impl RemoteKeySet {
         Ok(key_set)
     }
 
-    /// Waits for a fetch that begins after this call and returns whether it succeeded. Callers that wait at the same time
-    /// share one fetch, and each reason causes at most one in its interval.
+    /// Waits for a fetch that starts after this call, and returns whether it succeeded. Callers that wait at the same time
+    /// share one fetch, and each reason causes at most one fetch per interval.
     pub(crate) async fn fetch_again(&self, reason: FetchReason) -> bool {
         self.shared.fetch_again(reason).await
     }
 
-    /// Whether the last fetch has failed.
+    /// Returns whether the last fetch failed.
     pub(crate) fn is_failing(&self) -> bool {
         self.shared.progress().last_error.is_some()
     }
 
-    /// The error of whoever needs keys and has none.
+    /// Returns the error for a caller that needs keys while there are none.
     pub(crate) fn unavailable(&self) -> KeySetError {
         self.shared.unavailable()
     }
 
-    /// Waits for the next fetch that begins after this call, without requesting one, and returns whether it succeeded.
+    /// Waits for the next fetch that starts after this call, without requesting one, and returns whether it succeeded.
     pub(crate) async fn next_fetch(&self) -> bool {
-        let next = self.shared.progress().fetches_begun + 1;
+        let next = self.shared.progress().fetches_started + 1;
         self.shared.wait_for_fetches(next).await && self.shared.progress().last_error.is_none()
     }
 
-    /// Lets fetches follow each other as fast as they are requested, for tests: on a clock that stands still, a wait for
-    /// the next one that is allowed never ends.
+    /// Removes the minimum intervals between fetches, for tests: on a clock that stands still, such an interval never
+    /// ends.
     #[cfg(feature = "testing")]
     pub(crate) fn lift_limits(&self) {
         let is_unlimited = &self.shared.is_unlimited;
@@ -323,12 +335,12 @@ impl RemoteKeySet {
         progress.pending_fetch().is_some() || progress.next_fetch_at <= now
     }
 
-    /// Returns a counter of the fetches that have ended, which changes with each of them.
+    /// Returns a receiver of the number of fetches that have ended.
     pub(crate) fn fetches_ended(&self) -> watch::Receiver<u64> {
         self.shared.fetches_ended.clone()
     }
 
-    /// Whether this key is among those that may be used at `now`, by the monotonic clock.
+    /// Returns whether this key may be used at `now`, by the monotonic clock.
     pub(crate) fn holds(&self, thumbprint: KeyThumbprint, now: Duration) -> bool {
         let held = self.shared.held.load();
         held.as_ref().is_some_and(|held| {
@@ -336,7 +348,7 @@ impl RemoteKeySet {
         })
     }
 
-    /// How things stand.
+    /// Returns the state of the key set.
     pub(crate) fn status(&self) -> KeySetStatus {
         let shared = &self.shared;
         let now = shared.clock.monotonic();
@@ -384,7 +396,7 @@ impl Shared {
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
-        // No code panics while it holds the lock, and every state of `Progress` is a valid one.
+        // No code panics while it holds the lock, and every state of `Progress` is valid.
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -392,7 +404,7 @@ impl Shared {
         held.age(now) <= self.policy.max_stale
     }
 
-    /// The held keys, unless they are too old. Takes no lock.
+    /// Returns the keys, unless they are too old. Takes no lock.
     fn usable(&self) -> Option<Arc<KeySet>> {
         let held = self.held.load();
         held.as_ref()
@@ -418,9 +430,9 @@ impl Shared {
         }
     }
 
-    /// Returns whether so many have ended.
+    /// Waits until this many fetches have ended. Returns `false` if the task has ended before.
     async fn wait_for_fetches(&self, fetches: u64) -> bool {
-        // The task has the sender: if it ever died, nobody would wait for it.
+        // The task owns the sender, so this does not wait forever if the task has ended.
         self.fetches_ended
             .clone()
             .wait_for(|ended| *ended >= fetches)
@@ -428,7 +440,7 @@ impl Shared {
             .is_ok()
     }
 
-    /// Waits for the first fetch while it is under way. In an outage nobody waits for the attempts that follow.
+    /// Waits for the first fetch while it is in progress. If it fails, no request waits for the retries.
     async fn wait_for_first_fetch(&self) -> Result<(), KeySetError> {
         if self.progress().fetches_ended == 0 {
             let _place = self.place_to_wait()?;
@@ -442,17 +454,17 @@ impl Shared {
     fn place_to_wait(&self) -> Result<SemaphorePermit<'_>, KeySetError> {
         self.waiting.try_acquire().map_err(|_| KeySetError {
             reason: Some(FetchError::Overloaded),
-            // By then the fetch that the others wait for has ended.
+            // The fetch that the others wait for has ended by then.
             retry_after: self.policy.timeout,
         })
     }
 
     async fn refresh_for_unknown_kid(&self, kid: Option<&str>) -> Result<(), KeySetError> {
-        // Held for a moment if nothing is to be waited for. All places are taken only while a fetch is pending.
+        // Also taken if there is no need to wait, for a moment. All places are taken only while a fetch is pending.
         let _place = self
             .place_to_wait()
             .inspect_err(|_| self.counts.unknown_kid(UnknownKid::Overloaded))?;
-        // A fetch that is under way may have been answered before the key was published. So there is a second round.
+        // The issuer may have responded to a fetch in progress before the key was published. So there may be a second fetch.
         let pending = self.progress().pending_fetch();
         if let Some(fetch) = pending {
             self.progress().join(fetch);
@@ -491,7 +503,7 @@ impl Shared {
                     progress.last_unknown_kid_fetch = Some(now);
                     progress.is_requested = true;
                     self.fetch_requested.notify_one();
-                    let fetch = progress.fetches_begun + 1;
+                    let fetch = progress.fetches_started + 1;
                     progress.join(fetch);
                     fetch
                 }
@@ -502,14 +514,14 @@ impl Shared {
     }
 
     async fn fetch_again(&self, reason: FetchReason) -> bool {
-        // The next one to begin, whoever requests it.
-        let fetch = self.progress().fetches_begun + 1;
+        // The next fetch that starts, whoever requests it.
+        let fetch = self.progress().fetches_started + 1;
         loop {
             let wait = {
                 let now = self.clock.monotonic();
                 let mut progress = self.progress();
-                // It may have begun, and even ended, while this waited for its turn to request it.
-                if progress.is_requested || progress.fetches_begun >= fetch {
+                // It may have started, and even ended, while this waited until it may request it.
+                if progress.is_requested || progress.fetches_started >= fetch {
                     progress.join(fetch);
                     break;
                 }
@@ -526,7 +538,7 @@ impl Shared {
             };
             self.clock.sleep(wait).await;
         }
-        // If another fetch has ended since, it began later still.
+        // If another fetch has ended since, it started even later.
         self.wait_for_fetches(fetch).await && self.progress().last_error.is_none()
     }
 
@@ -543,7 +555,7 @@ impl Shared {
             .client
             .get(self.url.clone())
             .header("accept", "application/jwk-set+json, application/json")
-            // A cache on the way would hide a withdrawn key, and an outage that a fetch is to notice.
+            // A cache in between would hide that a key was withdrawn, or that the issuer is down.
             .header("cache-control", "no-cache");
         let mut response = span.inject(request).send().await.map_err(transport)?;
         span.responded(response.status());
@@ -569,13 +581,13 @@ impl Shared {
         })
     }
 
-    /// Takes a fetched set into use and returns its freshness lifetime. `is_new` unless the last answer was the same.
+    /// Replaces the current set and returns its freshness lifetime. `is_new` says whether it differs from the last response.
     fn hold(&self, fetched: Fetched, is_new: bool) -> Result<Duration, FetchError> {
         let KeySetDocument { key_set, skipped } = fetched.document;
         if is_new {
-            warn_of(&skipped);
+            log_skipped(&skipped);
         }
-        // An empty set never replaces held keys: `current` lets go of them after `max_stale`.
+        // An empty set never replaces the current one, which is used until `max_stale`.
         if key_set.is_empty() {
             return Err(FetchError::NoUsableKey);
         }
@@ -607,23 +619,23 @@ struct Fetched {
     max_age: Option<Duration>,
 }
 
-/// Fetches the set whenever it is due or asked for, for ever.
+/// Fetches the set whenever it is due or requested, until the task is aborted.
 async fn keep_fresh(shared: Arc<Shared>, fetch_has_ended: watch::Sender<u64>) {
     let mut failures_in_a_row: u32 = 0;
-    // Of the last JWK Set that came, whether it was taken or not: its bad keys have been warned of.
+    // The digest of the last JWK Set received, used or not. Its skipped keys have been logged.
     let mut last_digest: Option<digest::Digest> = None;
     loop {
         let span = {
             let mut progress = shared.progress();
             progress.is_requested = false;
-            progress.fetches_begun += 1;
+            progress.fetches_started += 1;
             let callers = std::mem::take(&mut progress.callers);
             progress.span = Span::key_set(&shared.url, &callers);
             progress.span.clone()
         };
-        let began_at = shared.clock.monotonic();
+        let started_at = shared.clock.monotonic();
         let outcome = shared.fetch(&span).await;
-        let duration = shared.clock.monotonic().saturating_sub(began_at);
+        let duration = shared.clock.monotonic().saturating_sub(started_at);
         let outcome = match outcome {
             Ok(fetched) => {
                 let is_new = last_digest
@@ -681,7 +693,7 @@ async fn keep_fresh(shared: Arc<Shared>, fetch_has_ended: watch::Sender<u64>) {
             tokio::select! {
                 () = &mut due => break,
                 () = shared.fetch_requested.notified() => {
-                    // The request may have been answered by a fetch that was due at the same moment.
+                    // A fetch that was due at the same time may already have met the request.
                     if shared.progress().is_requested {
                         break;
                     }
@@ -691,13 +703,13 @@ async fn keep_fresh(shared: Arc<Shared>, fetch_has_ended: watch::Sender<u64>) {
     }
 }
 
-fn warn_of(skipped: &[SkippedKey]) {
+fn log_skipped(skipped: &[SkippedKey]) {
     for key in skipped.iter().take(MAX_WARNINGS) {
         tracing::warn!(
             event = "key_skipped", index = key.index,
             kid = key.kid.as_deref().map(loggable),
             reason = %key.reason,
-            "passed over a key of the JWK Set"
+            "skipped a key of the JWK Set"
         );
     }
     let unnamed = skipped.len().saturating_sub(MAX_WARNINGS);
@@ -705,18 +717,18 @@ fn warn_of(skipped: &[SkippedKey]) {
         tracing::warn!(
             event = "keys_skipped",
             keys = unnamed,
-            "passed over further keys of the JWK Set"
+            "skipped further keys of the JWK Set"
         );
     }
 }
 
-/// The pause after so many failures in a row.
+/// Returns the pause after this many failures in a row.
 fn backoff(failures_in_a_row: u32) -> Duration {
     let doublings = failures_in_a_row.saturating_sub(1).min(16);
     (MIN_BACKOFF * 2_u32.pow(doublings)).min(MAX_BACKOFF)
 }
 
-/// The error and its causes in one line, without the URL, which the start-up log names once.
+/// Returns the error and its causes in one line, without the URL, which the startup log contains.
 fn describe(error: &reqwest::Error) -> String {
     let mut description = String::new();
     let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(error);
@@ -733,7 +745,7 @@ fn describe(error: &reqwest::Error) -> String {
     description
 }
 
-/// A `kid` comes from outside and may be of any length.
+/// Shortens a `kid` for the log, because it may be of any length.
 fn loggable(kid: &str) -> String {
     kid.chars().take(100).collect()
 }
@@ -749,10 +761,10 @@ mod tests {
     use crate::clock::ManualClock;
 
     #[tokio::test]
-    async fn those_who_wait_for_a_turn_share_one_fetch() {
+    async fn callers_that_wait_for_the_interval_share_one_fetch() {
         let clock = ManualClock::new(Duration::from_hours(498_732));
         let keys = RemoteKeySet::start(
-            // Nobody listens there. A fetch that fails is one, too.
+            // Nothing listens there, and a failed fetch counts too.
             "http://127.0.0.1:1/".parse().unwrap(),
             reqwest::Client::builder().no_proxy().build().unwrap(),
             FetchPolicy::default(),
@@ -760,7 +772,7 @@ mod tests {
             Arc::new(clock.clone()),
         );
         keys.wait_for_fetches(1).await;
-        // Uses up the budget of this second.
+        // Uses the one fetch that is allowed in this second.
         keys.fetch_again(FetchReason::Confirmation).await;
         let mut first = pin!(keys.fetch_again(FetchReason::Confirmation));
         let mut second = pin!(keys.fetch_again(FetchReason::Confirmation));
@@ -768,7 +780,7 @@ mod tests {
         assert!(first.as_mut().poll(&mut context).is_pending());
         assert!(second.as_mut().poll(&mut context).is_pending());
         clock.advance(FetchReason::Confirmation.interval());
-        // Its fetch has ended before the other one is polled.
+        // Its fetch ends before `second` is polled.
         first.await;
         assert!(second.as_mut().poll(&mut context).is_ready());
     }

@@ -1,5 +1,5 @@
 #![doc = include_str!("crate.md")]
-// Where the feature is off, the links to what it has lead to the list of features.
+// Without the feature, links to its items lead to the list of features.
 #![cfg_attr(
     not(feature = "server"),
     doc = "",
@@ -20,7 +20,7 @@ mod clock;
     allow(
         dead_code,
         unused_imports,
-        reason = "some limits concern connections, which the server alone accepts"
+        reason = "some limits concern connections, which only the server accepts"
     )
 )]
 mod edge;
@@ -33,13 +33,13 @@ mod keys;
     allow(
         dead_code,
         unused_imports,
-        reason = "the server alone exports what is counted"
+        reason = "only the server exports the counters"
     )
 )]
 mod metrics;
 #[cfg_attr(
     not(feature = "server"),
-    allow(dead_code, unused_imports, reason = "`App` alone joins APIs")
+    allow(dead_code, unused_imports, reason = "only `App` combines APIs")
 )]
 mod openapi;
 mod operations;
@@ -82,19 +82,19 @@ pub use hanko::{RedisStore, RedisStoreError};
 pub use operations::CheckStatus;
 pub use operations::{HealthApi, MeApi, WebhooksApi, webhook_endpoint};
 
-// Fail, and document it.
+// Return errors, and document them.
 pub use openapi::{
     Conflict, Document, DocumentFormat, JsonBody, ProblemOf, ProblemTypes, WithProblems,
 };
 pub use problem::{CONTENT_TYPE_PROBLEM, Problem, ProblemType};
 
-// Put it around an existing Poem app.
+// Wrap an existing Poem app.
 pub use edge::{
     Edge, EdgeEndpoint, LimitedEndpoint, Pages, RequestLimits, RouteTable, TrustedProxies,
     TrustedProxiesError, WithPages, WithRouteTable,
 };
 
-// Run it.
+// Run the server.
 #[cfg(all(feature = "server", feature = "testing"))]
 pub use app::TestApp;
 #[cfg(feature = "server")]
@@ -106,7 +106,7 @@ pub use clock::{Clock, ManualClock, Sleep, SystemClock};
 #[cfg(feature = "server")]
 pub use server::{Server, StartError};
 
-/// Compiles the code blocks of the pages.
+/// Compiles the code blocks of the documentation pages.
 #[cfg(all(doctest, feature = "server", feature = "testing"))]
 mod pages {
     #[doc = include_str!("../README.md")]

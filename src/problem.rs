@@ -70,17 +70,17 @@ problem_types! {
     INVALID_TOKEN = 401 "/problems/invalid-token", "Invalid token", "The token is not valid.";
     /// 400: several credentials were sent where one is allowed.
     AMBIGUOUS_CREDENTIALS = 400 "/problems/ambiguous-credentials", "Ambiguous credentials",
-        "Several credentials were sent, and which one is meant cannot be known.";
+        "Several credentials were sent, and it is not clear which one to use.";
     /// 403: a cookie was sent with an unsafe request from another site.
     CROSS_SITE_REQUEST = 403 "/problems/cross-site-request", "Cross-site request",
         "A session cookie is accepted for this method only from a trusted origin.";
     /// 403: the session lacks a permission that a guard requires.
     INSUFFICIENT_PERMISSION = 403 "/problems/insufficient-permission", "Insufficient permission",
-        "The session does not have what this operation requires.";
+        "The session does not meet the requirements of this operation.";
     /// 401: a guard requires a more recent or a stronger sign-in.
     SIGN_IN_TOO_OLD = 401 "/problems/sign-in-too-old", "Sign in again",
         "This operation requires a more recent or a stronger sign-in.";
-    /// 503: what is needed to authenticate is unavailable.
+    /// 503: the keys, Hanko or the revocation store are unavailable.
     AUTHENTICATION_UNAVAILABLE = 503 "/problems/authentication-unavailable", "Authentication unavailable",
         "Sessions cannot be verified at the moment. Try again later.";
     /// 400: the request is malformed, or does not match the document.
@@ -103,7 +103,7 @@ problem_types! {
     /// 503: the handler did not finish in time.
     HANDLER_TIMEOUT = 503 "/problems/handler-timeout", "Handler timeout",
         "The request took too long to process. Try again later.";
-    /// 503: the service has no room for another request.
+    /// 503: the service is too busy for another request.
     OVERLOADED = 503 "/problems/overloaded", "Overloaded", "The service is too busy at the moment. Try again later.";
     /// 500: any unexpected error.
     INTERNAL_ERROR = 500 "/problems/internal-error", "Internal error", "Something went wrong on our side.";
@@ -112,8 +112,20 @@ problem_types! {
 impl ProblemType {
     /// Returns a problem type of an application. `uri` is a URI reference that identifies the type and never changes.
     ///
+    /// ```
+    /// use poem_hanko::{Problem, ProblemType};
+    ///
+    /// const NOT_ENOUGH_SEATS: ProblemType =
+    ///     ProblemType::new("/problems/not-enough-seats", 409, "Not enough seats");
+    ///
+    /// fn reserve(seats: u32) -> poem::Result<()> {
+    ///     if seats > 8 { Err(Problem::from(NOT_ENOUGH_SEATS).into()) } else { Ok(()) }
+    /// }
+    /// # assert_eq!(reserve(9).unwrap_err().status(), 409);
+    /// ```
+    ///
     /// # Panics
-    /// If `status` is not 400 to 599. In a constant, this is an error of the compiler.
+    /// If `status` is not 400 to 599. In a constant, this is a compile-time error.
     pub const fn new(uri: &'static str, status: u16, title: &'static str) -> Self {
         assert!(
             status >= 400 && status <= 599,
@@ -127,7 +139,17 @@ impl ProblemType {
         }
     }
 
-    /// Sets the `detail` of problems of which nothing more specific is known. Default: the title.
+    /// Sets the default `detail` of problems of this type. Without this, it is the title.
+    ///
+    /// ```
+    /// use poem_hanko::ProblemType;
+    ///
+    /// const NOT_ENOUGH_SEATS: ProblemType =
+    ///     ProblemType::new("/problems/not-enough-seats", 409, "Not enough seats")
+    ///         .with_detail("Reserve fewer seats, or another day.");
+    ///
+    /// assert_eq!(NOT_ENOUGH_SEATS.default_detail(), "Reserve fewer seats, or another day.");
+    /// ```
     #[must_use]
     pub const fn with_detail(mut self, detail: &'static str) -> Self {
         self.detail = detail;
@@ -135,31 +157,65 @@ impl ProblemType {
     }
 
     /// Returns the URI reference that identifies the type.
+    ///
+    /// ```
+    /// use poem_hanko::ProblemType;
+    ///
+    /// assert_eq!(ProblemType::SIGN_IN_TOO_OLD.uri(), "/problems/sign-in-too-old");
+    /// ```
     pub const fn uri(self) -> &'static str {
         self.uri
     }
 
     /// Returns the HTTP status.
+    ///
+    /// ```
+    /// use poem::http::StatusCode;
+    /// use poem_hanko::ProblemType;
+    ///
+    /// assert_eq!(ProblemType::SIGN_IN_TOO_OLD.status(), StatusCode::UNAUTHORIZED);
+    /// ```
     pub fn status(self) -> StatusCode {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
-    /// Returns the HTTP status, in constants too.
+    /// Returns the HTTP status. Can be called in constants.
     pub(crate) const fn status_code(self) -> u16 {
         self.status
     }
 
     /// Returns the last segment of the URI.
+    ///
+    /// ```
+    /// use poem_hanko::ProblemType;
+    ///
+    /// assert_eq!(ProblemType::SIGN_IN_TOO_OLD.slug(), "sign-in-too-old");
+    /// ```
     pub fn slug(self) -> &'static str {
         self.uri.rsplit('/').next().unwrap_or(self.uri)
     }
 
     /// Returns a short summary of the kind of problem.
+    ///
+    /// ```
+    /// use poem_hanko::ProblemType;
+    ///
+    /// for problem_type in ProblemType::ALL {
+    ///     println!("{} {}: {}", problem_type.status(), problem_type.uri(), problem_type.title());
+    /// }
+    /// ```
     pub const fn title(self) -> &'static str {
         self.title
     }
 
-    /// Returns the `detail` of this type if nothing more specific is known.
+    /// Returns the default `detail` of problems of this type.
+    ///
+    /// ```
+    /// use poem_hanko::ProblemType;
+    ///
+    /// let detail = ProblemType::NOT_FOUND.default_detail();
+    /// assert_eq!(detail, "There is nothing at this path.");
+    /// ```
     pub const fn default_detail(self) -> &'static str {
         self.detail
     }
@@ -184,7 +240,15 @@ impl ProblemType {
         Self::ALL.iter().chain(&*types).copied().collect()
     }
 
-    /// Returns the problem type that says no more than this status, if there is one.
+    /// Returns the general problem type of this status, if there is one.
+    ///
+    /// ```
+    /// use poem::http::StatusCode;
+    /// use poem_hanko::ProblemType;
+    ///
+    /// assert_eq!(ProblemType::of_status(StatusCode::NOT_FOUND), Some(ProblemType::NOT_FOUND));
+    /// assert_eq!(ProblemType::of_status(StatusCode::IM_A_TEAPOT), None);
+    /// ```
     pub fn of_status(status: StatusCode) -> Option<Self> {
         [
             Self::BAD_REQUEST,
@@ -202,7 +266,7 @@ impl ProblemType {
 }
 
 // The comment is the description of the schema in the document.
-/// A problem (RFC 9457 section 3.1). It holds nothing of the request and nothing internal.
+/// A problem (RFC 9457 section 3.1). It contains no data of the request and no internal details.
 #[derive(Clone, Debug, Object)]
 pub struct Problem {
     /// A URI reference that identifies the kind of problem.
@@ -213,7 +277,7 @@ pub struct Problem {
     /// The HTTP status code.
     #[oai(validator(minimum(value = "400"), maximum(value = "599")))]
     status: u16,
-    /// What went wrong this time.
+    /// An explanation of this occurrence of the problem.
     detail: String,
 }
 
@@ -233,7 +297,7 @@ impl Problem {
     ///
     /// `status` is 400 to 599; any other becomes 500.
     ///
-    /// As an error of a handler, it is the only one whose text clients see:
+    /// Of all errors that a handler can return, clients see the text only of this one:
     ///
     /// ```
     /// # use poem::http::StatusCode;
@@ -263,7 +327,21 @@ impl Problem {
         }
     }
 
-    /// Creates a problem that says no more than its status. Its type is `about:blank`, unless a [`ProblemType`] says the same.
+    /// Creates a problem from a status alone. Its type is the general [`ProblemType`] of this status, or `about:blank` if there
+    /// is none.
+    ///
+    /// ```
+    /// use poem::http::StatusCode;
+    /// use poem_hanko::Problem;
+    ///
+    /// fn note(id: u32) -> poem::Result<&'static str> {
+    ///     match id {
+    ///         1 => Ok("buy milk"),
+    ///         _ => Err(Problem::from_status(StatusCode::NOT_FOUND).into()),
+    ///     }
+    /// }
+    /// # assert_eq!(note(2).unwrap_err().status(), 404);
+    /// ```
     pub fn from_status(status: StatusCode) -> Self {
         if let Some(problem_type) = ProblemType::of_status(status) {
             return problem_type.into();
@@ -276,7 +354,16 @@ impl Problem {
         })
     }
 
-    /// Sets what went wrong this time.
+    /// Sets the explanation of this occurrence.
+    ///
+    /// ```
+    /// use poem_hanko::{Problem, ProblemType};
+    ///
+    /// fn not_a_date() -> poem::Error {
+    ///     Problem::from(ProblemType::BAD_REQUEST).with_detail("`day` is not a date.").into()
+    /// }
+    /// # assert_eq!(not_a_date().status(), 400);
+    /// ```
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = detail.into();
@@ -284,6 +371,14 @@ impl Problem {
     }
 
     /// Returns the response that carries the problem.
+    ///
+    /// ```
+    /// use poem_hanko::{CONTENT_TYPE_PROBLEM, Problem, ProblemType};
+    ///
+    /// let response = Problem::from(ProblemType::OVERLOADED).into_response();
+    /// assert_eq!(response.status(), 503);
+    /// assert_eq!(response.content_type(), Some(CONTENT_TYPE_PROBLEM));
+    /// ```
     pub fn into_response(self) -> Response {
         Response::builder()
             .status(StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
@@ -309,7 +404,7 @@ impl From<Problem> for poem::Error {
     }
 }
 
-/// Documents no response by itself, since the status is known only when the problem is created.
+/// Documents no response, because the status is known only when the problem is created.
 impl ApiResponse for Problem {
     fn meta() -> MetaResponses {
         MetaResponses { responses: vec![] }
@@ -320,7 +415,7 @@ impl ApiResponse for Problem {
     }
 }
 
-/// 503: what is needed to authenticate is unavailable, and after `retry_after` it may be worth trying again.
+/// 503: sessions or webhooks cannot be verified now. The client should wait for `retry_after` before it tries again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unavailable {
     /// Sent as `Retry-After`, in whole seconds and at least one (RFC 9110 section 10.2.3).
@@ -330,7 +425,7 @@ pub(crate) struct Unavailable {
 }
 
 impl From<Duration> for Unavailable {
-    /// Returns one without a specific detail.
+    /// Uses the default detail.
     fn from(retry_after: Duration) -> Self {
         Self {
             retry_after,
@@ -367,7 +462,7 @@ pub(crate) fn method_not_allowed(allow: &HeaderValue) -> Response {
     response
 }
 
-/// Returns the route with a 405 with `allow` for the methods that it lacks.
+/// Returns the route, with a 405 for the methods that it lacks. `allow` lists those that it has.
 #[cfg(feature = "swagger-ui")]
 pub(crate) fn allowing(allow: &'static str, route: RouteMethod) -> impl Endpoint {
     let allow = HeaderValue::from_static(allow);
@@ -375,12 +470,12 @@ pub(crate) fn allowing(allow: &'static str, route: RouteMethod) -> impl Endpoint
         .catch_error(move |_: MethodNotAllowedError| std::future::ready(method_not_allowed(&allow)))
 }
 
-/// Makes a problem of any error, with the status that the handler or the framework chose.
+/// Turns any error into a problem, with the status that the handler or the framework chose.
 ///
-/// A response that the error carries goes out unchanged, such as that of a [`Problem`]. Otherwise only the status goes out, and
-/// what poem-openapi says about a request that does not match the document: the parameter or member at fault if its error
-/// names it, otherwise the schema, never the value. The text of an error never goes out, because the text of a handler cannot
-/// be told from that of a database; a handler that wants its text to be read returns a [`Problem`].
+/// A response that the error carries, such as that of a [`Problem`], is sent unchanged. Otherwise only the status is sent. If
+/// the request does not match the document, the problem also names the parameter or member at fault if poem-openapi's error
+/// names it, otherwise the schema, and never contains the value. The text of an error is never sent, because it may come from
+/// a database or another internal source; a handler that wants clients to see its text returns a [`Problem`].
 ///
 /// A status without a problem type of its own has the type `about:blank` (RFC 9457 section 4.2.1).
 pub(crate) fn from_error(error: poem::Error) -> Response {
@@ -421,10 +516,10 @@ pub(crate) fn from_error(error: poem::Error) -> Response {
     with_problem
 }
 
-/// Headers of an error's own response that belong to its status, and stay.
+/// Headers of an error's own response that are kept, because they belong to its status.
 const KEPT_HEADERS: [HeaderName; 3] = [ALLOW, RETRY_AFTER, WWW_AUTHENTICATE];
 
-/// Names what does not match the document, if the error says so, and never quotes it.
+/// Names the part of the request that does not match the document, if the error names it. Never quotes its value.
 fn describe(error: &poem::Error) -> Option<String> {
     if let Some(error) = error.downcast_ref::<ParseParamError>() {
         return Some(parameter_detail(error.name));
@@ -448,7 +543,7 @@ fn describe(error: &poem::Error) -> Option<String> {
     None
 }
 
-/// Says that a parameter is at fault. Its name is that of the document.
+/// Returns the detail about a parameter at fault. `name` is its name in the document.
 pub(crate) fn parameter_detail(name: &str) -> String {
     format!("The parameter `{name}` is missing or does not match the document.")
 }
@@ -458,15 +553,15 @@ pub(crate) fn path_parameter_position(name: &str) -> Option<usize> {
     name.strip_prefix("param")?.parse().ok()
 }
 
-/// Says what of a body is at fault.
+/// Returns the detail about a body at fault, with the names of the member and the schema if they are known.
 ///
-/// poem-openapi has only a text, which may quote what the client sent. Names are taken only from the places where the
-/// framework alone writes (`poem_openapi::types::ParseError`), and only if they have the form of a name:
+/// poem-openapi's error is only a text, which may quote what the client sent. Names are taken only from the places where only
+/// the framework writes (`poem_openapi::types::ParseError`), and only if they have the form of a name:
 /// - `failed to parse "SCHEMA": field `MEMBER` verification failed. …`
 /// - `failed to parse "SCHEMA": …`, where a member of any name may have been quoted in the rest
 /// - `Type "SCHEMA" expects an input value.`, perhaps with ` (occurred while parsing "OUTER SCHEMA")`
-/// - `Expected input type "SCHEMA", found VALUE.`, perhaps with the same: the end is the framework's, because a full stop
-///   follows the value
+/// - `Expected input type "SCHEMA", found VALUE.`, perhaps with the same end. It is the framework's, because a full stop follows
+///   the value
 /// - `field `MEMBER` verification failed. …`, of a form
 fn payload_detail(reason: &str) -> String {
     let (schema, member) = if let Some(rest) = reason.strip_prefix("failed to parse \"") {
@@ -519,7 +614,7 @@ fn name(text: &str) -> Option<&str> {
     is_name.then_some(text)
 }
 
-/// Makes a problem of a panic. The panic hook has reported its message, which goes no further.
+/// Returns the problem of a panic. The message of the panic is not sent; the panic hook has reported it.
 pub(crate) fn from_panic() -> Response {
     Problem::from(ProblemType::INTERNAL_ERROR).into_response()
 }

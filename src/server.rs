@@ -1,4 +1,4 @@
-//! Serves operations for the sessions of a Hanko: listens, limits what clients use, and shuts down.
+//! The server of an API: listens, limits what clients use, and shuts down.
 
 mod admin;
 mod connection;
@@ -27,22 +27,38 @@ use crate::{
 };
 
 /// Why the server could not start.
+///
+/// ```
+/// use poem_hanko::{App, Config, HankoChoice, MeApi, StartError};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = Config::from_lookup(|_| None, HankoChoice::Local)?;
+/// match App::new(MeApi, "hello", "1.0").bind(config).await {
+///     Ok(server) => server.run(std::future::pending()).await,
+///     Err(StartError::NoHanko) => eprintln!("set HANKO_API_URL, or run `dev`"),
+///     Err(StartError::Listen { address, .. }) => eprintln!("is {address} in use?"),
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
     /// `HANKO_API_URL` is not set.
     #[error("HANKO_API_URL is not set")]
     NoHanko,
-    /// `HOST` and `PORT` cannot be listened on.
-    #[error("cannot listen on {address}: {source}; HOST and PORT choose another address")]
+    /// The server cannot listen on `HOST` and `PORT`.
+    #[error("cannot listen on {address}: {source}; set HOST and PORT to another address")]
     Listen {
         /// The address.
         address: SocketAddr,
         /// What the system says.
         source: io::Error,
     },
-    /// `ADMIN_ADDRESS` cannot be listened on.
-    #[error("cannot listen on {address}: {source}; ADMIN_ADDRESS chooses another address")]
+    /// The server cannot listen on `ADMIN_ADDRESS`.
+    #[error("cannot listen on {address}: {source}; set ADMIN_ADDRESS to another address")]
     ListenAdmin {
         /// The address.
         address: SocketAddr,
@@ -52,13 +68,13 @@ pub enum StartError {
     /// Sessions cannot be verified.
     #[error(transparent)]
     Hanko(#[from] BuildError),
-    /// Parts of the API exclude each other.
+    /// Two parts of the API conflict.
     #[error(transparent)]
     Conflict(#[from] Conflict),
-    /// The API could not be made.
+    /// The API could not be created.
     #[error("{0}")]
     Api(Box<dyn Error + Send + Sync>),
-    /// `REVOCATION_STORE_URL` is not that of a store that can work.
+    /// `REVOCATION_STORE_URL` is not the URL of a usable store.
     #[error("REVOCATION_STORE_URL is {0}")]
     RevocationStore(#[from] RedisStoreError),
     /// The local Hanko did not start.
@@ -66,7 +82,7 @@ pub enum StartError {
     LocalHanko(io::Error),
 }
 
-/// An API that listens and is not served yet.
+/// A server that is bound to its address. [`run`](Self::run) serves requests.
 ///
 /// ```no_run
 /// use poem_hanko::{App, Config, HankoChoice, MeApi};
@@ -128,38 +144,112 @@ impl Server {
     }
 
     /// Returns the address on which it serves metrics and health checks, if `ADMIN_ADDRESS` is set.
+    ///
+    /// ```
+    /// use poem_hanko::Server;
+    ///
+    /// fn print_addresses(server: &Server) {
+    ///     println!("API: {}", server.address());
+    ///     if let Some(address) = server.admin_address() {
+    ///         println!("metrics: http://{address}/metrics");
+    ///     }
+    /// }
+    /// ```
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref().map(|(listener, _)| listener.address())
     }
 
     /// Returns the address on which it listens.
+    ///
+    /// ```
+    /// use poem_hanko::{App, Config, HankoChoice, MeApi};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // Port 0 picks a free one.
+    /// let lookup = |name: &str| (name == "PORT").then(|| "0".to_owned());
+    /// let config = Config::from_lookup(lookup, HankoChoice::Local)?;
+    /// let server = App::new(MeApi, "hello", "1.0").bind_dev(config).await?;
+    /// assert_ne!(server.address().port(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn address(&self) -> SocketAddr {
         self.listener.address()
     }
 
     /// Returns the URL by which clients reach it.
+    ///
+    /// ```
+    /// use poem_hanko::Server;
+    ///
+    /// fn print_docs(server: &Server) {
+    ///     println!("Swagger UI: {}/docs", server.public_url());
+    /// }
+    /// ```
     pub fn public_url(&self) -> &str {
         &self.public_url
     }
 
     /// Returns the configuration that it was bound with.
+    ///
+    /// ```
+    /// use poem_hanko::Server;
+    ///
+    /// fn print_limits(server: &Server) {
+    ///     let http = &server.config().http;
+    ///     println!("{} requests at a time, {:?} each", http.max_requests, http.request_timeout);
+    /// }
+    /// ```
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Returns what authenticates its requests.
+    /// Returns the [`Hanko`] that authenticates its requests.
+    ///
+    /// ```
+    /// use poem_hanko::Server;
+    ///
+    /// /// Waits until the keys have been fetched for the first time.
+    /// async fn wait_for_keys(server: &Server) {
+    ///     server.hanko().wait_for_key_set_fetches(1).await;
+    /// }
+    /// ```
     pub fn hanko(&self) -> &Hanko {
         &self.hanko
     }
 
     /// Returns the local Hanko of `dev`.
+    ///
+    /// ```
+    /// use poem_hanko::{Server, testing::Person};
+    ///
+    /// fn print_token(server: &Server) {
+    ///     if let Some(local_hanko) = server.local_hanko() {
+    ///         println!("{}", local_hanko.sign_in(&Person::default()).token());
+    ///     }
+    /// }
+    /// ```
     pub fn local_hanko(&self) -> Option<&LocalHanko> {
         self.local_hanko.as_deref()
     }
 
-    /// Serves until `shutdown` ends, goes on for `SHUTDOWN_DELAY` while `/readyz` returns 503, and then waits for running
-    /// requests, at most for `SHUTDOWN_GRACE`. The listener of `ADMIN_ADDRESS` closes last. Raises the limit of descriptors
-    /// of this process.
+    /// Serves until `shutdown` completes and for `SHUTDOWN_DELAY` after that, while `/readyz` returns 503. Then waits at most
+    /// `SHUTDOWN_GRACE` for running requests. The listener of `ADMIN_ADDRESS` closes last.
+    ///
+    /// Raises the limit of file descriptors of this process.
+    ///
+    /// ```
+    /// use poem_hanko::Server;
+    ///
+    /// async fn run_until_ctrl_c(server: Server) {
+    ///     server
+    ///         .run(async {
+    ///             let _ = tokio::signal::ctrl_c().await;
+    ///         })
+    ///         .await;
+    /// }
+    /// ```
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
         let config = &self.config.http;
         let reserved = self.admin.as_ref().map_or(0, |_| admin::DESCRIPTORS);
@@ -196,7 +286,7 @@ impl Server {
         tracing::info!(event = "stopped", "stopped");
     }
 
-    /// Logs what is served, and what is not checked.
+    /// Logs the main settings, and which claims are not checked.
     fn log_start(&self, max_connections: usize) {
         const UNCHECKED: &str = "unchecked";
 

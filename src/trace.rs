@@ -1,8 +1,8 @@
-//! The spans of traces. Knows no exporter: the program's [log](crate::app) has a layer that exports them.
+//! The spans of traces. They depend on no exporter: the program's [log](crate::app) has a layer that exports them.
 //!
-//! With the feature `otlp` they are spans of `tracing` with the target [`TARGET`] and the level TRACE, so that while nobody
-//! exports them, each costs one comparison with the level that is enabled. Without it, every type here is empty and every
-//! function is the identity.
+//! With the feature `otlp`, they are `tracing` spans with the target [`TARGET`] and the level TRACE. While they are not
+//! exported, each costs one comparison with the enabled level. Without the feature, every type here is empty and every
+//! function returns its argument.
 
 #[cfg(feature = "otlp")]
 mod context;
@@ -26,15 +26,15 @@ pub(crate) use self::{
 };
 use crate::metrics::Method;
 
-/// The target of every span, by which the log leaves them out and the exporter takes them.
+/// The target of every span. By it, the log excludes the spans and the exporter selects them.
 #[cfg(feature = "otlp")]
 pub(crate) const TARGET: &str = "poem_hanko::trace";
 
-/// What a trace says about a request whose head has arrived: nothing that its client can choose, except the id, which is
-/// well-formed.
+/// What a trace contains about a request whose head has arrived. Of the text that a client sends, it contains only the
+/// request id, which is well-formed.
 #[cfg_attr(
     not(feature = "otlp"),
-    allow(dead_code, reason = "no trace says anything")
+    allow(dead_code, reason = "there are no traces")
 )]
 pub(crate) struct Incoming<'a> {
     pub(crate) method: Method,

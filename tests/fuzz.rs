@@ -1,4 +1,4 @@
-//! Fuzzes everything that parses bytes of strangers: tokens, headers and webhooks. Key sets are fuzzed in `src/jose/tests`.
+//! Fuzzes everything that parses untrusted input: tokens, headers and webhooks. Key sets are fuzzed in `src/jose/tests`.
 //!
 //! Inputs are changed valid tokens, attacks, and random bytes. `jsonwebtoken` checks each token that is accepted. The normal
 //! run is short. A long one: `FUZZ_CASES=1000000 PROPTEST_CASES=1000000 cargo test --release --test fuzz -- --nocapture`
@@ -44,7 +44,7 @@ const NOW: Duration = Duration::from_hours(498_732);
 
 static WORLD: LazyLock<World> = LazyLock::new(World::new);
 
-/// One Hanko for all cases, since a key takes longer to make than a case to run.
+/// One Hanko for all cases, since generating a key takes longer than running a case.
 struct World {
     runtime: Runtime,
     signer: LocalHanko,
@@ -104,7 +104,7 @@ impl World {
     }
 }
 
-/// Members of a JOSE Header, good ones and those of attacks.
+/// Members of a JOSE Header, both valid ones and those of attacks.
 fn header() -> impl Strategy<Value = Vec<u8>> {
     let member = prop_oneof![
         Just(r#""alg":"RS256""#.to_owned()),
@@ -266,7 +266,7 @@ impl Mutation {
     }
 }
 
-/// Asserts what is true of every accepted token: the key of the set has signed exactly these bytes, and they cannot be
+/// Asserts the properties of every accepted token: the key of the set has signed exactly these bytes, and they cannot be
 /// encoded in another way.
 fn assert_accepted(token: &str, session: &Session) -> TestCaseResult {
     prop_assert!(token.len() <= 16 * 1024);
@@ -321,7 +321,7 @@ proptest! {
             }),
         ]
     ) {
-        // Whatever a signed token says, the request is about another event than the token.
+        // Whatever the signed token contains, the event in the request differs from the one in the token.
         prop_assert!(WORLD.runtime.block_on(WORLD.hanko.receive_webhook(&body)).is_err());
         prop_assert_eq!(WORLD.hanko.revocations(), 0);
     }
@@ -364,7 +364,7 @@ proptest! {
         let token = WORLD.signer.sign_raw(br#"{"alg":"RS256"}"#, &claims);
         if let Ok(session) = WORLD.verify(&token) {
             assert_accepted(&token, &session)?;
-            // Written twice is written twice, whatever a later reader would take.
+            // A duplicate member counts as duplicate, whichever value a parser would use.
             let text = String::from_utf8(claims).expect("JSON is text");
             for claim in ["\"sub\":", "\"exp\":", "\"session_id\":"] {
                 prop_assert_eq!(text.matches(claim).count(), 1);
@@ -373,7 +373,7 @@ proptest! {
     }
 
     #[test]
-    fn headers_let_nobody_in_but_the_bearer_of_a_valid_token(
+    fn headers_are_accepted_only_with_a_valid_token(
         headers in proptest::collection::vec(credential_header(), 0..4),
         method in proptest::sample::select(vec![Method::GET, Method::POST, Method::OPTIONS]),
     ) {
@@ -468,7 +468,7 @@ const KID: &str = "8f6b1f9c-6f0e-4d43-9f1a-3f1d5a1c0f6e";
 
 static ORACLE: LazyLock<Oracle> = LazyLock::new(|| {
     let runtime = Runtime::new().expect("a runtime");
-    // Not a `LocalHanko`, which parses its key for each signature. That takes longer than to sign.
+    // Not a `LocalHanko`: it parses its key for each signature, which takes longer than signing.
     let key_pair = KeyPair::generate(KeySize::Rsa2048).expect("a key");
     let components = RsaPublicKeyComponents::<Vec<u8>>::from(key_pair.public_key());
     let encode = |bytes: Vec<u8>| BASE64_URL_SAFE_NO_PAD.encode(bytes);
@@ -562,13 +562,13 @@ fn object<'a>(members: impl IntoIterator<Item = (&'a str, String)>) -> String {
     format!("{{{}}}", members.join(","))
 }
 
-/// How many tokens were accepted by whom.
+/// How many tokens were accepted by each side.
 #[derive(Debug, Default)]
 struct Tally {
     both: AtomicU64,
     neither: AtomicU64,
     oracle_only: AtomicU64,
-    /// For a known limit of the oracle, see [`is_beyond_the_oracle`].
+    /// Because of a known limit of the oracle, see [`is_beyond_the_oracle`].
     hanko_only: AtomicU64,
 }
 
@@ -653,7 +653,7 @@ fn claim_change() -> impl Strategy<Value = (&'static str, ClaimValue)> {
     ]
 }
 
-/// One token, before it is signed or after.
+/// A token and the changes to it, before and after signing.
 #[derive(Clone, Debug)]
 enum Case {
     Signed {
@@ -829,7 +829,7 @@ fn jsonwebtoken_accepts_every_token_that_is_accepted() {
         }
     });
     println!("{cases} tokens: {tally:?}");
-    // Enough of the tokens are valid to say something.
+    // Enough of the tokens are valid for the comparison to mean something.
     assert!(tally.both.into_inner() * 5 > u64::from(cases));
     assert!(tally.neither.into_inner() * 5 > u64::from(cases));
 }

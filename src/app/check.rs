@@ -18,10 +18,10 @@ use crate::{
 
 /// How long the revocation store may take to be mirrored.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pause between two looks at the state of the store.
+/// How often the state of the store is checked until then.
 const STORE_PAUSE: Duration = Duration::from_millis(20);
 
-/// What `check` has found.
+/// The result of `check`.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     title: String,
@@ -33,7 +33,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Returns what cannot be reached.
+    /// Returns an error for each dependency that cannot be reached.
     pub(super) fn failures(&self) -> &[String] {
         &self.failures
     }
@@ -66,10 +66,10 @@ impl fmt::Display for Report {
                 formatter,
                 "\nTo test webhooks:\n\
                  1. Register {url} at Hanko, in the console under Settings > Webhooks or in its configuration file, for the \
-                 events `session` and `user` (only `user` if it is older than the first release after v3.0.4).\n\
-                 2. See whether it is reached from there. This is rejected with 401 `invalid-token`:\n   \
+                 events `session` and `user` (only `user` if Hanko is v3.0.4 or older).\n\
+                 2. Check that the URL can be reached from Hanko: run this there. The response must be 401 `invalid-token`.\n   \
                  curl -i -H 'Content-Type: application/json' -d '{{\"token\":\"x\",\"event\":\"user\"}}' {url}\n\
-                 3. Start the service and change a test user at Hanko: the log has a line with the event `webhook_received`.\n"
+                 3. Start the service and change a test user at Hanko: the log then has a line with the event `webhook_received`.\n"
             )?;
         }
         Ok(())
@@ -83,7 +83,7 @@ impl fmt::Display for Report {
 pub(super) async fn check(
     mut app: App,
     config: &Config,
-    of_variables: Vec<Warning>,
+    variable_warnings: Vec<Warning>,
 ) -> Result<Report, StartError> {
     let url = config.hanko.url.clone().ok_or(StartError::NoHanko)?;
     let public_url = config.http.public_url(config.http.port);
@@ -131,7 +131,7 @@ pub(super) async fn check(
     if app.has_webhooks {
         report.webhooks = Some(format!("{public_url}{}{WEBHOOK_PATH}", app.own_prefix));
     }
-    let startup = Warning::all(of_variables, &config.http, &public_url);
+    let startup = Warning::all(variable_warnings, &config.http, &public_url);
     report
         .warnings
         .splice(0..0, startup.iter().map(ToString::to_string));
@@ -152,7 +152,7 @@ fn report_hanko(report: &mut Report, hanko: &Hanko) {
     report.line("Hanko", url.as_str());
     if url.is_http() && !url.is_loopback() {
         report.warnings.push(
-            "HANKO_API_URL is http: whoever is in between can replace the keys, and then sign in as anybody".to_owned(),
+            "HANKO_API_URL is http: an attacker on the network can replace the keys, and then sign in as any user".to_owned(),
         );
     }
     let keys = hanko.key_set_status();
@@ -187,23 +187,22 @@ fn report_hanko(report: &mut Report, hanko: &Hanko) {
     let ttl = policy.cache_ttl;
     let mode = match policy.mode {
         SessionMode::Stateless => {
-            "stateless: an ended session is noticed by its webhook".to_owned()
+            "stateless: the end of a session is noticed by its webhook".to_owned()
         }
         SessionMode::Hybrid => format!(
-            "hybrid: also by asking Hanko about sessions in use every {ttl:?}; keep session.idle_timeout of Hanko longer than twice \
-             that"
+            "hybrid: the end of a session is noticed by its webhook, and by asking Hanko every {ttl:?} about sessions in use; \
+             keep session.idle_timeout of Hanko longer than twice that"
         ),
         SessionMode::Stateful => format!(
-            "stateful: also by asking Hanko if its last answer is older than {ttl:?}; keep session.idle_timeout of Hanko longer than \
-             that"
+            "stateful: the end of a session is noticed by its webhook, and by asking Hanko if its last answer is older than \
+             {ttl:?}; keep session.idle_timeout of Hanko longer than that"
         ),
     };
     report.line("Sessions", mode);
     if policy.mode == SessionMode::Stateless {
         report.warnings.push(
-            "HANKO_SESSION_MODE=stateless: a session whose webhook is missed is accepted until its token expires, and \
-             nothing renews a session at Hanko, so that session.idle_timeout, if configured there, also ends sessions \
-             that are in use here"
+            "HANKO_SESSION_MODE=stateless: a session whose webhook is missed is accepted until its token expires. Nothing \
+             renews sessions at Hanko: if session.idle_timeout is configured there, it also ends sessions that are in use here"
                 .to_owned(),
         );
     }
@@ -220,7 +219,7 @@ fn report_store(report: &mut Report, config: &Config, hanko: &Hanko) {
         }
         StoreStatus::Ok => report.line(
             "Revocations",
-            format!("{store}, which holds {}", hanko.revocations()),
+            format!("{store}, which contains {}", hanko.revocations()),
         ),
         StoreStatus::Degraded | StoreStatus::Unavailable => {
             report.line("Revocations", format!("{store}, unavailable"));
@@ -268,7 +267,7 @@ fn report_http(report: &mut Report, config: &Config, public_url: &str) {
     }
 }
 
-/// Returns the operations and the endpoints beside them.
+/// Describes each operation and each plain endpoint in one line.
 fn routes(app: &App) -> Result<Vec<String>, StartError> {
     let mut routes = Vec::new();
     for path in app.meta().iter().flat_map(|api| &api.paths) {

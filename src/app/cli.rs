@@ -51,16 +51,16 @@ enum Command {
     ///
     /// Configured by environment variables, also read from `.env`. `.env.example` lists them all.
     Serve,
-    /// Serve the API with a local Hanko of its own, to try it out and to develop
+    /// Serve the API with its own local Hanko, for development
     ///
-    /// Nothing else is needed. Prints the URLs and a request that works as pasted. Listens on loopback only.
+    /// Needs nothing else. Prints the URLs and a request that works as pasted. Listens on loopback only.
     Dev,
     /// Check the configuration: read it, fetch the keys once and connect to the revocation store
     ///
     /// Prints what would be served and every warning. Exits with 2 for an error in the configuration, and with 1 if the keys
     /// or the store cannot be reached.
     Check,
-    /// Request /livez of the running instance, on `ADMIN_ADDRESS` if that is set
+    /// Request /livez from the running instance, on `ADMIN_ADDRESS` if that is set
     ///
     /// For containers without a shell. Exits with 0 if the response is 200, otherwise with 1.
     Healthcheck {
@@ -73,7 +73,7 @@ enum Command {
 }
 
 impl Command {
-    /// Returns the exit code for a configuration that cannot be read.
+    /// Returns the exit code for an invalid configuration.
     fn exit_code_of_config(&self) -> u8 {
         match self {
             // Orchestrators reserve other codes than 1.
@@ -111,7 +111,7 @@ impl From<FormatArgument> for DocumentFormat {
     }
 }
 
-/// The exit code of an error that has been reported.
+/// `Err` is the exit code for an error that has already been reported.
 type Outcome = Result<(), u8>;
 
 /// Runs the program with the arguments of this process and returns its exit code.
@@ -132,7 +132,7 @@ pub(super) async fn run(app: App) -> u8 {
     let variables = Arc::new(variables);
     let lookup = move |name: &str| variables.get(name).cloned();
     if lookup("LOG_FORMAT").is_some_and(|format| format.trim() == "json") {
-        // Errors of the configuration are lines of the log too.
+        // Configuration errors are logged in this format too.
         telemetry::set_format(LogFormat::Json);
     }
     let outcome = match command {
@@ -148,7 +148,7 @@ pub(super) async fn run(app: App) -> u8 {
 
 /// Parses the arguments of this process, under the name and version of the app.
 fn parse(app: &App) -> Result<Cli, clap::Error> {
-    // clap wants texts that live as long as the process.
+    // clap requires `'static` strings.
     let text = |text: &str| -> &'static str { Box::leak(text.to_owned().into_boxed_str()) };
     let mut command = Cli::command()
         .name(text(&app.title))
@@ -188,15 +188,14 @@ fn fail(code: u8, error: impl Display) -> u8 {
     code
 }
 
-/// The environment, with what `.env` adds.
+/// The variables of the environment, and those that `.env` adds.
 struct Variables {
     values: HashMap<String, String>,
-    /// The names of those in `.env` that are read from the environment alone.
+    /// The names in `.env` that are ignored, because these variables are read from the process environment only.
     ignored: Vec<String>,
 }
 
-/// Reads the environment, and the variables that `.env` adds. A file in a parent folder is not read: it may belong to another
-/// project.
+/// Reads the environment and `.env`. A `.env` in a parent folder is not read: it may belong to another project.
 fn read_variables() -> Result<Variables, String> {
     let mut variables = HashMap::new();
     let mut ignored = Vec::new();
@@ -207,7 +206,7 @@ fn read_variables() -> Result<Variables, String> {
                 let (name, value) =
                     line.map_err(|error| explain_dotenv(&error, last_good.as_deref()))?;
                 if config::is_of_opentelemetry(&name) {
-                    // OpenTelemetry's own code reads the environment.
+                    // OpenTelemetry's own code reads the process environment.
                     ignored.push(name.clone());
                 } else {
                     variables.entry(name.clone()).or_insert(value);
@@ -219,7 +218,7 @@ fn read_variables() -> Result<Variables, String> {
         Err(error) => return Err(format!(".env cannot be read: {error}")),
     }
     for (name, value) in std::env::vars_os() {
-        // A value that is not Unicode becomes one that is invalid, rather than being ignored.
+        // A value that is not Unicode becomes an invalid value: it is reported rather than ignored.
         let text = |os: &std::ffi::OsStr| os.to_string_lossy().into_owned();
         variables.insert(text(&name), text(&value));
     }
@@ -305,7 +304,7 @@ async fn dev(
         .bind_dev(config)
         .await
         .map_err(|error| fail(EXIT_FAILURE, error))?;
-    // So that the printed request works at once.
+    // The printed request must work at once.
     server.hanko().wait_for_key_set_fetches(1).await;
     if let Some(banner) = dev_banner(&server, example.as_ref()) {
         // A closed pipe is no reason to stop.
@@ -317,14 +316,18 @@ async fn dev(
     log_warnings(&server, warnings);
     tracing::warn!(
         event = "dev_not_for_production",
-        "`dev` is not for production: whoever reaches it can sign in as anybody"
+        "`dev` is not for production: anyone who can reach it can sign in as any user"
     );
     run_server(server).await;
     Ok(())
 }
 
-fn log_warnings(server: &Server, of_variables: Vec<Warning>) {
-    for warning in Warning::all(of_variables, &server.config().http, server.public_url()) {
+fn log_warnings(server: &Server, variable_warnings: Vec<Warning>) {
+    for warning in Warning::all(
+        variable_warnings,
+        &server.config().http,
+        server.public_url(),
+    ) {
         warning.log();
     }
 }
@@ -338,10 +341,10 @@ fn dev_banner(server: &Server, example: Option<&ExampleRequest>) -> Option<Strin
          API           {api}\n\
          {docs}\
          Sign-in page  {api}{sign_in}\n\
-         Local Hanko   {hanko} (its RSA 2048 key lives in memory; Hanko's own are RSA 4096)\n\
+         Local Hanko   {hanko} (its RSA 2048 key is in memory only; Hanko's own keys are RSA 4096)\n\
          Frontends     every http origin on loopback (localhost, 127.0.0.1, [::1]) is allowed, with credentials\n\
          \n\
-         Session token of ada@example.com, good for 12 hours:\n\
+         Session token of ada@example.com, valid for 12 hours:\n\
          \n\
          {token}\n\
          \n",
@@ -362,7 +365,7 @@ fn dev_banner(server: &Server, example: Option<&ExampleRequest>) -> Option<Strin
     Some(banner)
 }
 
-/// Serves until a signal, and reports what the end of the process loses. The last spans are exported in what is left of
+/// Serves until a signal, then logs what is lost when the process ends. The last spans are exported in the rest of
 /// `SHUTDOWN_GRACE`.
 async fn run_server(server: Server) {
     let hanko = server.hanko().clone();
@@ -380,11 +383,11 @@ async fn run_server(server: Server) {
     let rest = deadline.get().map_or(Duration::ZERO, |deadline| {
         deadline.saturating_sub(clock.monotonic())
     });
-    // Elsewhere, so that a second signal still ends the process. It ends by itself in time.
+    // In another thread, so that a second signal still ends the process. `end_traces` has its own timeout.
     let _ = tokio::task::spawn_blocking(move || telemetry::end_traces(rest)).await;
 }
 
-/// Completes at SIGTERM or Ctrl-C. From then on, a second one ends the process at once.
+/// Completes at SIGTERM or Ctrl-C. From then on, a second signal ends the process at once.
 async fn shutdown_signal(hanko: Hanko) {
     stop_signal().await;
     tracing::info!(
@@ -408,7 +411,7 @@ async fn check_config(
     let mut config = Config::from_lookup(lookup, HankoChoice::Configured)
         .map_err(|errors| explain_config(&errors))?;
     if config.variable("RUST_LOG").is_none() {
-        // The report says what goes well.
+        // The report contains what would be logged at the level INFO.
         "warn".clone_into(&mut config.telemetry.filter);
     }
     install_log(&app, &config)?;
@@ -441,7 +444,7 @@ async fn healthcheck(app: &App, ready: bool, lookup: &Lookup<'_>) -> Outcome {
     }
 }
 
-/// Waits for SIGTERM or Ctrl-C, and returns the exit code of a process that such a signal ends.
+/// Waits for SIGTERM or Ctrl-C, and returns the usual exit code of a process ended by that signal.
 async fn stop_signal() -> i32 {
     const EXIT_INTERRUPTED: i32 = 130;
     const EXIT_TERMINATED: i32 = 143;
@@ -471,7 +474,7 @@ async fn stop_signal() -> i32 {
 fn openapi(mut app: App, arguments: &OpenapiArguments, lookup: &Lookup<'_>) -> Outcome {
     let (public_url, cookie_name) =
         config::document_settings(lookup).map_err(|errors| explain_config(&errors))?;
-    // The application may change it.
+    // The application may change the cookie name.
     let builder = app.change(App::builder_without_hanko().cookie_name(cookie_name));
     let cookie_name = builder.cookie_name_so_far().to_owned();
     let document = app
@@ -519,7 +522,7 @@ fn openapi(mut app: App, arguments: &OpenapiArguments, lookup: &Lookup<'_>) -> O
     }
 }
 
-/// Returns whether the path is that of a folder, or of one that does not exist yet.
+/// Returns whether the path is a folder, or does not exist and has no extension.
 fn is_folder(path: &Path) -> bool {
     path.is_dir() || (!path.exists() && path.extension().is_none())
 }
@@ -537,11 +540,11 @@ fn targets(path: &Path, format: Option<FormatArgument>) -> Vec<(PathBuf, Documen
         .map(|(name, format)| (path.join(name), format))
         .collect();
     }
-    let by_ending = match path.extension().and_then(|ending| ending.to_str()) {
+    let by_extension = match path.extension().and_then(|extension| extension.to_str()) {
         Some("yaml" | "yml") => DocumentFormat::Yaml,
         _ => DocumentFormat::Json,
     };
-    vec![(path.to_owned(), format.unwrap_or(by_ending))]
+    vec![(path.to_owned(), format.unwrap_or(by_extension))]
 }
 
 fn check(document: &Document, targets: &[(PathBuf, DocumentFormat)]) -> Outcome {

@@ -1,4 +1,4 @@
-//! The page of `poem-hanko dev` that signs a made-up person in at the local Hanko, and ends the session.
+//! The page of `dev` that signs a fictional user in at the local Hanko, and ends the session.
 
 mod form;
 mod page;
@@ -26,41 +26,41 @@ use crate::{
     testing::{LocalHanko, SESSION_LIFESPAN},
 };
 
-/// Where the page is.
+/// The path of the sign-in page.
 pub(super) const SIGN_IN_PATH: &str = "/dev/sign-in";
 
-/// Claims of the largest cookie, percent-encoded, and the other fields.
+/// Enough for the claims of the largest cookie, percent-encoded, and the other fields.
 const MAX_FORM_BYTES: usize = 16 * 1024;
-/// The largest name and value of a cookie that browsers keep (RFC 6265bis section 5.6).
+/// The largest cookie, name and value together, that browsers store (RFC 6265bis section 5.6).
 const MAX_COOKIE_BYTES: usize = 4096;
 
-/// Where the form goes that ends the session.
+/// The path that receives the form that ends the session.
 const END_SESSION_PATH: &str = "/dev/end-session";
 
-/// What the pages share.
+/// The state that the pages share.
 #[derive(Clone)]
-struct SignInDesk {
+struct DevState {
     local_hanko: Arc<LocalHanko>,
     has_docs: bool,
 }
 
 pub(super) fn add_pages(pages: Pages, local_hanko: Arc<LocalHanko>, has_docs: bool) -> Pages {
-    let desk = SignInDesk {
+    let state = DevState {
         local_hanko,
         has_docs,
     };
     pages
         .at(
             SIGN_IN_PATH,
-            allowing("GET, HEAD, POST", get(sign_in_page).post(sign_in)).data(desk.clone()),
+            allowing("GET, HEAD, POST", get(sign_in_page).post(sign_in)).data(state.clone()),
         )
         .at(
             END_SESSION_PATH,
-            allowing("POST", post(end_session)).data(desk),
+            allowing("POST", post(end_session)).data(state),
         )
 }
 
-/// An operation that a session is enough for, to be tried by hand.
+/// A request to an operation that requires only a session, to be tried by hand.
 pub(super) struct ExampleRequest {
     method: Method,
     path: String,
@@ -86,7 +86,7 @@ impl ExampleRequest {
         candidates.into_iter().next()
     }
 
-    /// Returns a command that works as pasted.
+    /// Returns a `curl` command that works as pasted.
     pub(super) fn curl(&self, api: &str, token: &str) -> String {
         let method = match self.method {
             Method::GET => String::new(),
@@ -119,8 +119,8 @@ fn requires_only_session(operation: &MetaOperation) -> bool {
     has_scheme && !is_optional && !needs_more && !is_guarded
 }
 
-impl SignInDesk {
-    /// Returns the page, with what it says about the session of the request.
+impl DevState {
+    /// Returns the page, with a notice about the session of the request.
     async fn page(&self, request: &Request) -> SignInPage {
         let outcome = authenticate(request).await;
         let is_at_hanko = |session: &Session| self.local_hanko.session_data(session.id()).is_some();
@@ -163,7 +163,7 @@ impl SignInDesk {
             return Err(too_large());
         }
         let session = self.local_hanko.sign_in(&person);
-        // As Hanko's frontend SDK sets it: for the whole host, and within reach of scripts.
+        // As Hanko's frontend SDK sets it: for the whole host, and readable by scripts.
         let cookie = format!(
             "{cookie_name}={}; Path=/; Max-Age={}; SameSite=Lax",
             session.token,
@@ -174,18 +174,18 @@ impl SignInDesk {
 }
 
 #[handler]
-async fn sign_in_page(request: &Request, desk: Data<&SignInDesk>) -> Response {
-    desk.page(request).await.into_response(StatusCode::OK)
+async fn sign_in_page(request: &Request, state: Data<&DevState>) -> Response {
+    state.page(request).await.into_response(StatusCode::OK)
 }
 
-/// Ends the session at the local Hanko, which tells the API by webhook, as Hanko would. The cookie stays, so that it can
-/// be seen that the token is rejected.
+/// Ends the session at the local Hanko, which sends a webhook to the API, as Hanko does. The cookie stays, so that users can
+/// see that the API rejects its token.
 #[handler]
 async fn end_session(
     request: &Request,
     body: Body,
     hanko: Data<&Hanko>,
-    desk: Data<&SignInDesk>,
+    state: Data<&DevState>,
 ) -> Result<Response> {
     let session = match authenticate(request).await {
         Ok(Some(session)) => session,
@@ -193,26 +193,26 @@ async fn end_session(
             let notice = "No session was ended, because nobody is signed in.";
             let cookie_name = hanko.cookie_name().to_owned();
             let rejection = Rejection::MissingCredentials { cookie_name };
-            return desk.failed(request, rejection.into(), notice).await;
+            return state.failed(request, rejection.into(), notice).await;
         }
         Err(rejection) => {
             let notice = format!("No session was ended: {rejection}.");
-            return desk.failed(request, rejection.into(), &notice).await;
+            return state.failed(request, rejection.into(), &notice).await;
         }
     };
     let form = body.into_bytes_limit(MAX_FORM_BYTES).await?;
     let shown = form_urlencoded::parse(&form).find(|(name, _)| name == "session");
     if shown.is_some_and(|(_, id)| id != session.id().to_string()) {
-        let notice = "No session was ended: another one has begun in this browser since the page was opened.";
+        let notice = "No session was ended: another one has started in this browser since the page was opened.";
         let error =
             Problem::new(StatusCode::CONFLICT, "about:blank", "Conflict").with_detail(notice);
-        return desk.failed(request, error.into(), notice).await;
+        return state.failed(request, error.into(), notice).await;
     }
-    if let Err(error) = desk.local_hanko.end_session(session.id()).await {
+    if let Err(error) = state.local_hanko.end_session(session.id()).await {
         tracing::warn!(event = "webhook_not_delivered", %error, "the webhook was not delivered");
         let notice = "The session has ended at Hanko, but its webhook was not delivered.";
         let error = Unavailable::from(Duration::from_secs(1)).into();
-        return desk.failed(request, error, notice).await;
+        return state.failed(request, error, notice).await;
     }
     Ok(see_other("sign-in"))
 }
@@ -229,12 +229,12 @@ async fn sign_in(
     request: &Request,
     body: Body,
     hanko: Data<&Hanko>,
-    desk: Data<&SignInDesk>,
+    state: Data<&DevState>,
 ) -> Result<Response> {
     if !comes_from_trusted_page(request.headers(), &hanko) {
         let notice = "Nobody was signed in: the form was sent from another site.";
         let error = Problem::from(ProblemType::CROSS_SITE_REQUEST).with_detail(notice);
-        return desk.failed(request, error.into(), notice).await;
+        return state.failed(request, error.into(), notice).await;
     }
     let body = match body.into_bytes_limit(MAX_FORM_BYTES).await {
         Ok(body) => body,
@@ -243,19 +243,19 @@ async fn sign_in(
                 "Nobody was signed in: the form could not be read, or has more than {} KiB.",
                 MAX_FORM_BYTES / 1024
             );
-            return desk.failed(request, error.into(), &notice).await;
+            return state.failed(request, error.into(), &notice).await;
         }
     };
     let form = Form::read(&body);
-    match desk.sign_in(&form, hanko.cookie_name()) {
+    match state.sign_in(&form, hanko.cookie_name()) {
         Ok(cookie) => {
-            let next_page = if desk.has_docs { "../docs" } else { "sign-in" };
+            let next_page = if state.has_docs { "../docs" } else { "sign-in" };
             let mut response = see_other(next_page);
             response.headers_mut().insert(header::SET_COOKIE, cookie);
             Ok(response)
         }
         Err(mistake) if accepts_html(request.headers()) => {
-            let mut page = desk.page(request).await;
+            let mut page = state.page(request).await;
             page.form = form;
             page.mistake = Some(mistake);
             Ok(page.into_response(StatusCode::BAD_REQUEST))

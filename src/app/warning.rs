@@ -1,4 +1,4 @@
-//! What is configured, and probably not meant.
+//! Warnings about settings that are probably mistakes.
 
 use std::{collections::HashMap, fmt};
 
@@ -11,9 +11,9 @@ use super::config::{
 pub(super) enum Warning {
     /// A variable that nothing reads.
     UnknownVariable(UnknownVariable),
-    /// A variable of OpenTelemetry without the effect that was meant.
+    /// A variable of OpenTelemetry that is ignored.
     Traces(TracesWarning),
-    /// A frontend on the machine of whoever runs it, at a service that others reach.
+    /// An allowed origin on loopback, although the service itself is not on loopback.
     LoopbackOrigin { origin: String, public_url: String },
 }
 
@@ -21,28 +21,28 @@ impl fmt::Display for Warning {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownVariable(UnknownVariable { name, meant: None }) => {
-                write!(formatter, "{name} is no variable of this program")
+                write!(formatter, "{name} is not a variable of this program")
             }
             Self::UnknownVariable(UnknownVariable {
                 name,
                 meant: Some(meant),
             }) => write!(
                 formatter,
-                "{name} is no variable of this program; {meant} is"
+                "{name} is not a variable of this program; did you mean {meant}?"
             ),
             Self::Traces(warning) => warning.fmt(formatter),
             Self::LoopbackOrigin { origin, public_url } => write!(
                 formatter,
-                "CORS_ALLOWED_ORIGINS allows {origin}, on loopback, but PUBLIC_URL={public_url} is not: whatever listens \
-                 there on a user's machine can act for the user"
+                "CORS_ALLOWED_ORIGINS allows {origin}, which is on loopback, but PUBLIC_URL={public_url} is not: any program \
+                 that listens there on a user's machine can act for the user"
             ),
         }
     }
 }
 
 impl Warning {
-    /// Returns the warnings about the variables that are set, and about the names of those in `.env` that are ignored there.
-    /// The application reads those in `of_application`.
+    /// Returns the warnings about the variables that are set, and about the names `ignored`, which `.env` sets without
+    /// effect. The application itself reads the variables in `of_application`.
     pub(super) fn of_variables(
         variables: &HashMap<String, String>,
         of_application: &[String],
@@ -57,10 +57,14 @@ impl Warning {
             .collect()
     }
 
-    /// Returns the warnings about a service that is reached at `public_url`, after those about its variables.
-    pub(super) fn all(of_variables: Vec<Self>, config: &HttpConfig, public_url: &str) -> Vec<Self> {
+    /// Returns `variable_warnings`, followed by those about a service that is reached at `public_url`.
+    pub(super) fn all(
+        variable_warnings: Vec<Self>,
+        config: &HttpConfig,
+        public_url: &str,
+    ) -> Vec<Self> {
         let origins = config.stray_loopback_origins(public_url).into_iter();
-        of_variables
+        variable_warnings
             .into_iter()
             .chain(origins.map(|origin| Self::LoopbackOrigin {
                 origin: origin.to_owned(),

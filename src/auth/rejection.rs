@@ -17,6 +17,21 @@ use crate::{
 };
 
 /// Which credential of a request was examined.
+///
+/// ```
+/// use poem_hanko::{Credential, Rejection};
+///
+/// /// Returns the name of the cookie to remove, if its session has ended.
+/// fn stale_cookie(rejection: &Rejection) -> Option<&str> {
+///     match rejection {
+///         Rejection::SessionEnded(Credential::Cookie { name }) => Some(name),
+///         _ => None,
+///     }
+/// }
+/// # let cookie = Credential::Cookie { name: "hanko".to_owned() };
+/// # assert_eq!(stale_cookie(&Rejection::SessionEnded(cookie)), Some("hanko"));
+/// # assert_eq!(stale_cookie(&Rejection::SessionEnded(Credential::Bearer)), None);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Credential {
@@ -38,9 +53,9 @@ impl fmt::Display for Credential {
     }
 }
 
-/// Why a request was rejected. As an error of a handler it becomes a problem response.
+/// Why a request was rejected. If a handler returns it as an error, it becomes a problem response.
 ///
-/// Its text is that of the challenge.
+/// If the challenge has an `error_description`, it is the message of this error.
 ///
 /// ```
 /// use poem::{Request, handler};
@@ -64,7 +79,7 @@ pub enum Rejection {
         /// The name of the session cookie.
         cookie_name: String,
     },
-    /// Several `Authorization` headers, or several cookies of the session's name.
+    /// Several `Authorization` headers, or several session cookies, were sent.
     #[error("several credentials were sent")]
     AmbiguousCredentials(Credential),
     /// A page that is not trusted sent the cookie with an unsafe method.
@@ -100,7 +115,20 @@ pub enum Rejection {
 }
 
 impl Rejection {
-    /// Returns why a request is rejected whose `credential` was not authenticated.
+    /// Returns the rejection of a request whose `credential` could not be authenticated.
+    ///
+    /// ```
+    /// use poem_hanko::{Credential, Hanko, Rejection, Session};
+    ///
+    /// /// Authenticates a token that arrives in a message, not in a header.
+    /// async fn sign_in(hanko: &Hanko, token: &str) -> Result<Session, Rejection> {
+    ///     let result = hanko.authenticate(token).await;
+    ///     result.map_err(|error| Rejection::new(error, Credential::Bearer))
+    /// }
+    /// # use poem_hanko::AuthenticateError;
+    /// # let rejection = Rejection::new(AuthenticateError::SessionEnded, Credential::Bearer);
+    /// # assert_eq!(rejection, Rejection::SessionEnded(Credential::Bearer));
+    /// ```
     pub fn new(error: AuthenticateError, credential: Credential) -> Self {
         match error {
             AuthenticateError::Token(error) => Self::InvalidToken(error, credential),
@@ -111,8 +139,8 @@ impl Rejection {
         }
     }
 
-    /// Returns the name of the reason for the log: one of a fixed set, which later rewording never changes. Where the reason
-    /// is counted, it is the label of the counter.
+    /// Returns the name of the reason in the log, from a fixed set. It stays the same if messages are reworded. If the reason
+    /// is counted, it is also the label of the counter.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::MissingCredentials { .. } => ProblemType::MISSING_CREDENTIALS.slug(),
@@ -128,7 +156,8 @@ impl Rejection {
         }
     }
 
-    /// Returns what the challenge says, and which credential was examined. Returns `None` if the request is not at fault.
+    /// Returns the `detail` of the problem: what the challenge says, and which credential was examined. Returns `None` if the
+    /// request is not at fault.
     pub(crate) fn detail(&self) -> Option<String> {
         match self {
             Self::MissingCredentials { cookie_name } => Some(format!(
@@ -213,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn detail_begins_with_what_the_challenge_says() {
+    fn detail_starts_with_challenge_text() {
         let cookie = || Credential::Cookie {
             name: "sid".to_owned(),
         };

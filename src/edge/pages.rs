@@ -1,6 +1,6 @@
 //! The pages that are served beside the API and are not in its document.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use poem::{
     Endpoint, EndpointExt, IntoResponse, Middleware, Request, Response,
@@ -10,22 +10,30 @@ use poem::{
 
 use super::html::accepts_html;
 
-/// Pages, each by its whole path. As a middleware, they come before the paths of the endpoint.
+/// Pages by their full paths. As a middleware, they take precedence over the endpoint.
+///
+/// ```
+/// use poem::{EndpointExt, Route};
+/// use poem_hanko::{Document, Hanko, MeApi, Pages};
+/// use poem_openapi::OpenApiService;
+///
+/// fn app(hanko: &Hanko) -> impl poem::Endpoint {
+///     let service = OpenApiService::new(MeApi, "hello", "1.0");
+///     let pages: Pages = Document::new(&service, hanko).pages();
+///     Route::new().nest("/", service).with(pages)
+/// }
+/// ```
 #[derive(Clone, Default)]
 pub struct Pages(Arc<PagesByPath>);
 
 #[derive(Default)]
 struct PagesByPath {
-    pages: HashMap<String, Page>,
+    /// Few, so comparing them with a path takes less time than hashing it.
+    pages: Vec<(String, BoxEndpoint<'static>)>,
     root: Option<Root>,
 }
 
-struct Page {
-    number: usize,
-    endpoint: BoxEndpoint<'static>,
-}
-
-/// The page at `/`, where an operation responds to all clients but browsers.
+/// The page for browsers at `/`, where an operation responds to all other clients.
 pub(crate) struct Root {
     page: BoxEndpoint<'static>,
     link: HeaderValue,
@@ -33,23 +41,25 @@ pub(crate) struct Root {
 
 impl fmt::Debug for Pages {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_set().entries(self.0.pages.keys()).finish()
+        formatter.debug_set().entries(self.paths()).finish()
     }
 }
 
 impl Pages {
-    /// Adds a page, while there is only one of these.
+    /// Adds a page. Has no effect if `self` has been cloned.
     pub(crate) fn at(mut self, path: impl Into<String>, page: impl Endpoint + 'static) -> Self {
         if let Some(PagesByPath { pages, .. }) = Arc::get_mut(&mut self.0) {
             let path = path.into();
-            let number = pages.get(&path).map_or(pages.len(), |page| page.number);
-            let endpoint = page.map_to_response().boxed();
-            pages.insert(path, Page { number, endpoint });
+            let page = page.map_to_response().boxed();
+            match pages.iter_mut().find(|(other, _)| *other == path) {
+                Some((_, replaced)) => *replaced = page,
+                None => pages.push((path, page)),
+            }
         }
         self
     }
 
-    /// Sets the page for browsers at `/`, and the `Link` of every response there, while there is only one of these.
+    /// Sets the page for browsers at `/`, and the `Link` of every response there. Has no effect if `self` has been cloned.
     pub(crate) fn with_root(mut self, page: impl Endpoint + 'static, link: HeaderValue) -> Self {
         if let Some(by_path) = Arc::get_mut(&mut self.0) {
             let page = page.map_to_response().boxed();
@@ -58,7 +68,7 @@ impl Pages {
         self
     }
 
-    /// Returns the page for browsers at `/` if the request is one for `/`, whoever sent it.
+    /// Returns the page for browsers at `/` if the request is for `/`, whether or not a browser sent it.
     pub(crate) fn root(&self, request: &Request) -> Option<&Root> {
         let is_at_root =
             request.uri().path() == "/" && matches!(*request.method(), Method::GET | Method::HEAD);
@@ -71,23 +81,16 @@ impl Pages {
 
     /// Returns the paths of the pages, in the order of their numbers.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
-        let mut pages: Vec<(usize, &str)> = self
-            .0
-            .pages
-            .iter()
-            .map(|(path, page)| (page.number, path.as_str()))
-            .collect();
-        pages.sort_unstable();
-        pages.into_iter().map(|(_, path)| path)
+        self.0.pages.iter().map(|(path, _)| path.as_str())
     }
 
-    /// The page at this path, and its number.
+    /// Returns the page at this path, and its number.
     pub(crate) fn get(
         &self,
         path: &str,
     ) -> Option<(usize, &(dyn DynEndpoint<Output = Response> + 'static))> {
-        let page = self.0.pages.get(path)?;
-        Some((page.number, &*page.endpoint))
+        let mut pages = self.0.pages.iter().enumerate();
+        pages.find_map(|(number, (other, page))| (other == path).then_some((number, &**page)))
     }
 }
 
@@ -100,7 +103,7 @@ impl Root {
         accepts_html(request.headers()).then_some(&*self.page)
     }
 
-    /// Adds what every response at `/` has.
+    /// Adds the headers that every response at `/` has.
     pub(crate) fn complete(&self, response: &mut Response) {
         let headers = response.headers_mut();
         headers.append(header::LINK, self.link.clone());
@@ -119,7 +122,16 @@ impl<E: Endpoint> Middleware<E> for Pages {
     }
 }
 
-/// An endpoint with [`Pages`] before it.
+/// An endpoint with [`Pages`] that take precedence over it.
+///
+/// ```
+/// use poem::{EndpointExt, Route};
+/// use poem_hanko::{Document, WithPages};
+///
+/// fn with_docs(routes: Route, document: &Document) -> WithPages<Route> {
+///     routes.with(document.pages())
+/// }
+/// ```
 #[derive(Debug)]
 pub struct WithPages<E> {
     endpoint: E,

@@ -1,7 +1,7 @@
-//! Whether a session is still active at Hanko, in each of the session modes.
+//! Decides whether a session is still active at Hanko, in each of the session modes.
 //!
-//! One mechanism for all of them: one kind of validation request, one store of answers ([`store`]), one set of rules for
-//! what an answer decides and until when ([`record`]), one queue for the requests ([`slots`]).
+//! All modes share one kind of validation request ([`request`]), one store of answers ([`store`]), one set of rules for what
+//! an answer decides and for how long ([`record`]), and one queue for the requests ([`slots`]).
 
 #[cfg(test)]
 mod model;
@@ -42,22 +42,22 @@ use crate::{
     trace::{Callers, Span},
 };
 
-/// How many validation requests are open at the same time.
+/// How many validation requests may be open at the same time.
 const VALIDATIONS_AT_ONCE: usize = 64;
-/// How long a validation request waits for one of these places.
+/// How long a validation request waits for one of these slots.
 const MAX_QUEUE_TIME: Duration = Duration::from_secs(15);
-/// So many requests of one user wait for validation requests at the same time, whatever their number of sessions. All
-/// requests of a session share one validation request, and a browser or a program that is used by one person sends far
-/// fewer at once; without a bound, one signed-in user could occupy every place for requests while Hanko is slow. There is
-/// no bound for all users together: after a restart every session in use is new here, and each of them waits in turn.
+/// How many requests of one user may wait for validation requests at the same time, in all of the user's sessions together.
+/// Without this limit, one signed-in user could occupy every place for requests while Hanko is slow. The browser or program
+/// of one person sends far fewer at once, and all requests of a session share one validation request. There is no limit
+/// for all users together: after a restart, every session in use is new here, and each of them waits in turn.
 const MAX_WAITING_PER_USER: usize = 4 * VALIDATIONS_AT_ONCE;
-/// If it takes longer to confirm a negative answer, Hanko's database may have been down in between.
+/// If it takes longer than this to confirm a negative answer, Hanko's database may have been down meanwhile.
 const MAX_CONFIRMATION_TIME: Duration = Duration::from_millis(500);
-/// At most one failure of a validation request is logged above the level debug in this time.
+/// At most one failed validation request is logged above the debug level in this time.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
-/// An end counts as found without a webhook if none follows within this time.
+/// An ended session counts as unreported if no webhook follows within this time.
 const WEBHOOK_GRACE: Duration = Duration::from_secs(10);
-/// So many ends found without a webhook within [`WARNING_PERIOD`] mean that webhooks do not arrive.
+/// This many unreported ends within [`WARNING_PERIOD`] mean that webhooks do not arrive.
 const ENDS_TO_WARN: usize = 3;
 const WARNING_PERIOD: Duration = Duration::from_hours(1);
 
@@ -81,13 +81,19 @@ pub enum SessionMode {
     /// session is new here or was out of use.
     #[default]
     Hybrid,
-    /// By webhooks, and by asking Hanko whenever its last answer is older than [`SessionPolicy::cache_ttl`]. Without
-    /// Hanko no session is accepted.
+    /// By webhooks, and by asking Hanko whenever its last answer is older than [`SessionPolicy::cache_ttl`]. While Hanko is
+    /// unavailable, no session is accepted.
     Stateful,
 }
 
 impl SessionMode {
-    /// Returns the name by which it is configured.
+    /// Returns the name of the mode in the configuration.
+    ///
+    /// ```
+    /// use poem_hanko::SessionMode;
+    ///
+    /// assert_eq!(SessionMode::default().name(), "hybrid");
+    /// ```
     pub fn name(self) -> &'static str {
         match self {
             Self::Stateless => "stateless",
@@ -113,15 +119,15 @@ impl SessionMode {
 pub struct SessionPolicy {
     /// How the end of a session is noticed. Default: [`SessionMode::Hybrid`].
     pub mode: SessionMode,
-    /// How long Hanko's answer about a session is fresh. Zero, which only [`SessionMode::Stateful`] allows, asks for every
-    /// request. Default: 30 s.
+    /// How long Hanko's answer about a session is fresh. With zero, [`SessionMode::Stateful`] asks Hanko for every request;
+    /// [`SessionMode::Hybrid`] does not allow it. Default: 30 s.
     pub cache_ttl: Duration,
     /// How long a session that Hanko has confirmed is accepted in [`SessionMode::Hybrid`] while Hanko is unavailable; also
     /// how long [`Session::ended`] waits for Hanko before it gives up. Default: 10 min.
     pub max_stale: Duration,
     /// The timeout of one validation request. Default: 5 s.
     pub validation_timeout: Duration,
-    /// How many sessions have Hanko's last answer kept. Default: 100,000.
+    /// The number of sessions for which Hanko's last answer is kept. Default: 100,000.
     pub capacity: usize,
 }
 
@@ -138,22 +144,43 @@ impl Default for SessionPolicy {
 }
 
 /// A [`SessionPolicy`] that contradicts itself.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use poem_hanko::{SessionPolicy, SessionPolicyError};
+///
+/// let mut policy = SessionPolicy::default();
+/// policy.cache_ttl = Duration::from_secs(3600);
+/// if let Err(SessionPolicyError::ShortMaxStale) = policy.validate() {
+///     policy.max_stale = 2 * policy.cache_ttl;
+/// }
+/// assert!(policy.validate().is_ok());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionPolicyError {
-    /// In hybrid mode, answers must be fresh for some time.
+    /// In hybrid mode, the cache TTL must be positive.
     #[error("the cache TTL must be more than zero in hybrid mode")]
     ZeroCacheTtl,
     /// In hybrid mode, an answer is used for up to twice its TTL in any case.
     #[error("the maximum staleness must be at least twice the cache TTL in hybrid mode")]
     ShortMaxStale,
-    /// No session could be kept.
+    /// The capacity is zero, so no answer could be kept.
     #[error("the capacity must be more than zero")]
     ZeroCapacity,
 }
 
 impl SessionPolicy {
-    /// Checks that the values go together.
+    /// Checks that the values are consistent.
+    ///
+    /// ```
+    /// use poem_hanko::{SessionPolicy, SessionPolicyError};
+    ///
+    /// let mut policy = SessionPolicy::default();
+    /// policy.capacity = 0;
+    /// assert_eq!(policy.validate(), Err(SessionPolicyError::ZeroCapacity));
+    /// ```
     ///
     /// # Errors
     /// [`SessionPolicyError`]
@@ -173,19 +200,31 @@ impl SessionPolicy {
     }
 }
 
-/// How validation requests have gone so far, for readiness, logs and metrics.
+/// The counts and state of the validation requests, for readiness, logs and metrics.
+///
+/// ```
+/// use poem_hanko::{Hanko, ValidationStatus};
+///
+/// fn report(hanko: &Hanko) {
+///     let ValidationStatus { last_error, found_ended, .. } = hanko.validation_status();
+///     if let Some(error) = last_error {
+///         println!("sessions cannot be validated: {error}");
+///     }
+///     println!("{found_ended} ended sessions were not reported by webhook");
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ValidationStatus {
     /// How many validation requests have ended, successfully or not.
     pub validations: u64,
-    /// How many are open, or wait for a place.
+    /// How many are open, or wait for a slot.
     pub in_flight: usize,
-    /// Why the last one failed; `None` if it did not, or none has ended.
+    /// Why the last one failed; `None` if it succeeded, or if none has ended.
     pub last_error: Option<ValidationError>,
     /// How many sessions were found ended at Hanko that no webhook has reported within 10 s.
     pub found_ended: u64,
-    /// How many sessions have Hanko's last answer kept.
+    /// The number of sessions for which Hanko's last answer is kept.
     pub known_sessions: usize,
 }
 
@@ -203,18 +242,18 @@ type Outcome = Result<Status, ValidationError>;
 enum Sharing {
     /// Any that is open.
     Open,
-    /// One that was sent within this time, or has not been sent.
+    /// One that was sent within this time, or has not been sent yet.
     SentWithin(Duration),
-    /// One that has not been sent: an open one may have been answered before the session ended.
+    /// Only one that has not been sent yet: Hanko may have answered an open one before the session ended.
     Unsent,
 }
 
-/// What a caller wants of a validation request.
+/// The requirements of a caller for a validation request.
 #[derive(Clone, Copy, Debug)]
 struct Need {
     sharing: Sharing,
     renewal: Renewal,
-    /// Whether somebody waits for the response.
+    /// Whether a caller waits for the response.
     is_urgent: bool,
 }
 
@@ -235,9 +274,9 @@ struct Shared {
     store: Store,
     slots: Slots,
     in_flight: Mutex<HashMap<SessionId, InFlight>>,
-    /// How many requests of each user wait.
+    /// The number of waiting requests of each user.
     waiting: Mutex<HashMap<UserId, usize>>,
-    /// On the monotonic clock. Until then Hanko wants no validation requests that nobody waits for.
+    /// On the monotonic clock. Until then, Hanko wants no validation requests in the background.
     postponed_until: AtomicU64,
     progress: Mutex<Progress>,
     counts: ValidationCounts,
@@ -247,13 +286,14 @@ struct Shared {
 struct Progress {
     validations: u64,
     last_error: Option<ValidationError>,
-    /// When a failure was last logged, and whether its end has not been.
+    /// When a failure was last logged.
     last_log: Option<Duration>,
+    /// Whether a failure has been logged whose end has not.
     is_failure_logged: bool,
     found_ended: u64,
-    /// Sessions found ended, oldest first, whose webhook may still come, and until when.
+    /// Sessions found ended whose webhook may still arrive, oldest first, and when to stop waiting for it.
     awaiting_webhook: VecDeque<(Duration, Session)>,
-    /// When the last few ends without a webhook were found.
+    /// When the last few unreported ends were counted.
     recent_ends: VecDeque<Duration>,
     has_warned: bool,
 }
@@ -271,11 +311,11 @@ struct Question {
     renewal: Renewal,
     /// On the monotonic clock.
     sent_at: Option<Duration>,
-    /// Its outcome is being stored, so that whoever asks now has a reason to ask again.
+    /// Whether its outcome is being stored. It is not shared any more: a caller that asks now needs a newer answer.
     is_concluded: bool,
-    /// Those who have asked before the request was sent.
+    /// The callers that asked before the request was sent.
     callers: Callers,
-    /// Since the request was sent.
+    /// Its span, once the request was sent.
     span: Span,
     outcome: watch::Receiver<Option<Outcome>>,
 }
@@ -297,7 +337,7 @@ impl Question {
         (question, sender)
     }
 
-    /// Shares an open request if that meets `need`.
+    /// Shares this request if it meets `need`.
     fn share(
         &mut self,
         need: Need,
@@ -320,7 +360,7 @@ impl Question {
                     Sharing::SentWithin(age) => now.saturating_sub(sent_at) < age,
                     Sharing::Unsent => false,
                 };
-                // Whoever waits wants an answer now. In the background there is time for a request that renews.
+                // A caller that waits needs an answer now. In the background, there is time for another request that renews.
                 let renews_enough = need.is_urgent || self.renewal == Renewal::Renew;
                 if !is_recent || !(renews_enough || need.renewal == Renewal::Observe) {
                     return None;
@@ -368,8 +408,8 @@ impl Liveness {
         }))
     }
 
-    /// Decides from memory whether a session that is in use is active; `None` if its request has to wait for
-    /// [`wait`](Self::wait). `now` is the time of the monotonic clock.
+    /// Decides from memory whether a session in use is active. Returns `None` if the request must call [`wait`](Self::wait).
+    /// `now` is the time of the monotonic clock.
     pub(super) fn recall(&self, session: &Session, now: Duration) -> Option<Status> {
         let shared = &self.0;
         let mode = shared.policy.mode;
@@ -395,9 +435,9 @@ impl Liveness {
         }
     }
 
-    /// Asks Hanko whether a session is active, after [`recall`](Self::recall) could not tell.
+    /// Asks Hanko whether a session is active, after [`recall`](Self::recall) has returned `None`.
     pub(super) async fn wait(&self, session: &Session) -> Outcome {
-        // Not accepted for an older answer: otherwise whoever sends enough requests at once would avoid the question.
+        // An older answer is not used here. Otherwise a client that sends many requests at once could avoid the question.
         let _place = self.0.place_to_wait(session.user_id())?;
         let sharing = match self.0.policy.mode {
             SessionMode::Stateful => Sharing::SentWithin(self.0.policy.cache_ttl),
@@ -414,7 +454,7 @@ impl Liveness {
         outcome
     }
 
-    /// Asks Hanko whether a session is active, whatever is known: the answer is to a request sent after this call.
+    /// Asks Hanko whether a session is active, whatever is known already. The request is sent after this call.
     pub(super) async fn ask_now(&self, session: &Session) -> Outcome {
         let _place = self.0.place_to_wait(session.user_id())?;
         self.ask_and_wait(session, Sharing::Unsent).await
@@ -430,7 +470,7 @@ impl Liveness {
             },
         );
         let outcome = outcome.wait_for(Option::is_some).await;
-        // The sender is dropped without a value only if its task was.
+        // The sender is dropped without a value only if its task was dropped.
         outcome.map_or(Err(ValidationError::Transport), |outcome| {
             outcome.clone().unwrap_or(Err(ValidationError::Transport))
         })
@@ -450,7 +490,7 @@ impl Liveness {
         }
     }
 
-    /// When the request was sent, on the monotonic clock, to which Hanko last answered that the session is active.
+    /// Returns when the request was sent, on the monotonic clock, in whose response Hanko last confirmed the session.
     pub(super) fn last_confirmed(&self, session: SessionId) -> Option<Duration> {
         self.0
             .store
@@ -459,7 +499,7 @@ impl Liveness {
             .map(|record| Duration::from_nanos(record.asked_at()))
     }
 
-    /// Whether Hanko's last answer was that the session has ended.
+    /// Returns whether Hanko's last answer was that the session has ended.
     pub(super) fn is_found_ended(&self, session: SessionId) -> bool {
         self.0
             .store
@@ -471,12 +511,12 @@ impl Liveness {
         &self.0.policy
     }
 
-    /// How long a validation request takes at most, apart from the confirmation of a negative answer.
+    /// Returns how long a validation request takes at most, without the confirmation of a negative answer.
     pub(super) fn longest_validation(&self) -> Duration {
         MAX_QUEUE_TIME.saturating_add(self.0.policy.validation_timeout)
     }
 
-    /// The pause before another attempt to validate a session in the background.
+    /// Returns the pause before another attempt to validate a session in the background.
     pub(super) fn retry_pause(&self) -> Duration {
         record::retry_pause(&self.0.policy)
     }
@@ -514,7 +554,7 @@ impl Shared {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one of the places for requests of this user that wait.
+    /// Takes one of the places for waiting requests of this user.
     fn place_to_wait(&self, user: UserId) -> Result<PlaceToWait<'_>, ValidationError> {
         let mut waiting = self.waiting();
         let count = waiting.entry(user).or_default();
@@ -529,7 +569,7 @@ impl Shared {
         nanos(self.clock.monotonic()) < self.postponed_until.load(Ordering::Relaxed)
     }
 
-    /// Asks Hanko again in the background, unless another request of the session has just done so.
+    /// Asks Hanko again in the background, unless another request of the session has already done so.
     fn refresh(self: &Arc<Self>, session: &Session, now: Duration) {
         if self.is_postponed() {
             return;
@@ -552,8 +592,8 @@ impl Shared {
         }
     }
 
-    /// Shares the open validation request about this session, or sends one in a task of its own, so that it does not
-    /// depend on the caller that happened to be first. There is never more than one open request about a session.
+    /// Shares the open validation request about this session, or sends one in its own task, so that it goes on if its first
+    /// caller is dropped. There is never more than one open request about a session.
     fn ask(self: &Arc<Self>, session: &Session, need: Need) -> watch::Receiver<Option<Outcome>> {
         let now = self.clock.monotonic();
         let mut in_flight = self.in_flight();
@@ -593,11 +633,11 @@ impl Shared {
         outcome
     }
 
-    /// Sends a validation request, and has a negative answer confirmed.
+    /// Sends a validation request, and confirms a negative answer by a fetch of the keys.
     ///
-    /// With its database down, Hanko says of every session that it is not valid, and its keys cannot be fetched. So a
-    /// negative answer counts only if a fetch that began after it succeeds. If the database may have come back between
-    /// the two, the successful fetch says nothing about the answer, and Hanko is asked once more.
+    /// While its database is down, Hanko says that every session is invalid, and its keys cannot be fetched. So a negative
+    /// answer counts only if a fetch that started after it succeeds. If the database may have come back between the two, the
+    /// successful fetch proves nothing about the answer, and Hanko is asked once more.
     async fn validate(
         &self,
         session: &Session,
@@ -626,15 +666,15 @@ impl Shared {
         Ok(answer)
     }
 
-    /// Waits for a place. Whoever waits for the response has the whole time for it, since when it began to wait.
-    async fn place(&self, ticket: &Arc<Ticket>) -> Result<Slot<'_>, ValidationError> {
-        let place = self.slots.acquire(ticket);
-        tokio::pin!(place);
+    /// Waits for a slot for at most [`MAX_QUEUE_TIME`]. That time starts again when a caller starts to wait for the response.
+    async fn acquire_slot(&self, ticket: &Arc<Ticket>) -> Result<Slot<'_>, ValidationError> {
+        let slot = self.slots.acquire(ticket);
+        tokio::pin!(slot);
         let mut gives_up_at = self.clock.monotonic() + MAX_QUEUE_TIME;
         loop {
             let rest = gives_up_at.saturating_sub(self.clock.monotonic());
             tokio::select! {
-                place = &mut place => return Ok(place),
+                slot = &mut slot => return Ok(slot),
                 () = self.clock.sleep(rest) => match ticket.urgent_since() {
                     Some(since) if since + MAX_QUEUE_TIME > gives_up_at => {
                         gives_up_at = since + MAX_QUEUE_TIME;
@@ -645,20 +685,20 @@ impl Shared {
         }
     }
 
-    /// Waits for a place and sends one request. The first one about a question begins its span.
+    /// Waits for a slot and sends one request. The first request about a question starts its span.
     async fn send(
         &self,
         session: &Session,
         ticket: &Arc<Ticket>,
         span: &mut Span,
     ) -> Result<Answer, ValidationError> {
-        let _slot = self.place(ticket).await?;
+        let _slot = self.acquire_slot(ticket).await?;
         let renewal = {
             let mut in_flight = self.in_flight();
             let Some(of_session) = in_flight.get_mut(&session.id()) else {
                 return Err(ValidationError::Transport);
             };
-            // A second request about the same question is no reason to share it with later callers.
+            // Not changed by a second request about the same question: callers may share it no longer than before.
             of_session
                 .current
                 .sent_at
@@ -688,7 +728,7 @@ impl Shared {
         })
     }
 
-    /// Takes over what came of a validation request.
+    /// Stores and counts the outcome of a validation request.
     fn conclude(
         self: &Arc<Self>,
         session: &Session,
@@ -728,7 +768,7 @@ impl Shared {
                 self.streams.confirmed(session.id(), asked_at);
                 Ok(Status::Active)
             }
-            // Hanko allows no leeway. No webhook reports that a token has expired.
+            // Hanko has no leeway, and no webhook reports that a token has expired.
             Ok(_) if self.clock.unix_time() >= session.expires_at().since_epoch() => {
                 self.streams.finish(session.id(), EndReason::Expired);
                 Ok(Status::Ended)
@@ -753,8 +793,8 @@ impl Shared {
         if progress.last_error.as_ref() != error {
             progress.last_error = error.cloned();
         }
-        // An outage is logged when it begins and when it ends, however many sessions notice it. One that comes and goes
-        // does not fill the log.
+        // An outage is logged when it starts and when it ends, however many sessions notice it. Repeated short outages do not
+        // fill the log.
         let is_recent = |last: Duration| now.saturating_sub(last) < LOG_INTERVAL;
         let is_logged = match error {
             Some(_) => !was_failing && !progress.last_log.is_some_and(is_recent),
@@ -780,7 +820,7 @@ impl Shared {
         }
     }
 
-    /// Waits for the webhook that should report an end, if this process was running when the session ended.
+    /// Waits for the webhook that should report the end of a session, if this process was running when it ended.
     fn found_ended(self: &Arc<Self>, session: &Session, previous: Option<&Record>, now: Duration) {
         let ended_here = match previous {
             Some(record) => record.is_alive(),
@@ -802,7 +842,7 @@ impl Shared {
         }
     }
 
-    /// Counts the ends that no webhook has reported in time, until none is left to wait for.
+    /// Counts the ends that no webhook has reported in time, until no session is left to wait for.
     async fn await_webhooks(self: Arc<Self>) {
         loop {
             let Some((deadline, session)) = self.progress().awaiting_webhook.front().cloned()
@@ -838,19 +878,19 @@ impl Shared {
         let warns = is_frequent && !progress.has_warned;
         progress.has_warned |= warns;
         drop(progress);
-        tracing::info!(event = "session_found_ended", session_id = %session, "found a session ended at Hanko that no webhook has reported");
+        tracing::info!(event = "session_found_ended", session_id = %session, "found that a session has ended at Hanko, and no webhook has reported it");
         if warns {
             tracing::warn!(
                 event = "webhooks_missing",
                 "webhooks about ended sessions seem not to arrive: check that Hanko has a webhook to /webhooks/hanko with \
                  the event `session`, and look for rejected webhooks in this log. Hanko up to v3.0.4 has no such event; \
-                 sessions that end there are found by validation alone"
+                 sessions that end there are found only by validation"
             );
         }
     }
 }
 
-/// A place for a request that waits, which is free again when this is dropped.
+/// A place for a waiting request. Dropping it frees the place.
 struct PlaceToWait<'a> {
     shared: &'a Shared,
     user: UserId,
@@ -868,7 +908,7 @@ impl Drop for PlaceToWait<'_> {
     }
 }
 
-/// The task that sends validation requests about a session, one after the other, until none is wanted.
+/// The task that sends validation requests about a session, one after the other, until no more are requested.
 struct Asking {
     shared: Arc<Shared>,
     session: Session,
@@ -887,14 +927,14 @@ impl Asking {
                 .shared
                 .validate(&self.session, &self.ticket, &mut span)
                 .await;
-            // Before its outcome is stored: a request that finds the new record due must not share this one.
+            // Before the outcome is stored: a request that finds the new record due must not share this question.
             if let Some(of_session) = self.shared.in_flight().get_mut(&self.session.id()) {
                 of_session.current.is_concluded = true;
             }
             let outcome = self
                 .shared
                 .conclude(&self.session, asked_at, outcome, &span);
-            // Before its callers go on.
+            // Ended before the callers continue.
             drop(span);
             let next = {
                 let mut in_flight = self.shared.in_flight();
@@ -922,7 +962,7 @@ impl Asking {
 }
 
 impl Drop for Asking {
-    /// Leaves nothing open behind if the task is dropped, even before it has run.
+    /// Removes the open question if the task is dropped, even before it has run.
     fn drop(&mut self) {
         if !self.is_open {
             return;

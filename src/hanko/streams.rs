@@ -1,7 +1,7 @@
-//! Streams that end with their session: what [`Session::ended`] waits for.
+//! Ends streams when their session ends, for [`Session::ended`].
 //!
-//! One task watches over all of them. It validates each session at Hanko while it is awaited, since an open stream causes
-//! no requests that would.
+//! One task watches all streams. It validates their sessions at Hanko, because an open stream causes no requests that would
+//! do so.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -28,19 +28,31 @@ use super::{
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a session ended while a stream was open.
+///
+/// ```
+/// use poem_hanko::{EndReason, Session};
+///
+/// async fn last_message(session: Session) -> &'static str {
+///     match session.ended().await {
+///         EndReason::Revoked | EndReason::FoundEnded => "You have signed out.",
+///         EndReason::Expired => "Sign in again.",
+///         _ => "Connect again.",
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EndReason {
-    /// Hanko reported its end by webhook, to this replica or another.
+    /// Hanko reported the end by webhook, to this replica or another.
     Revoked,
-    /// Hanko said that it is not valid any more when it was asked.
+    /// Hanko was asked, and said that the session is no longer valid.
     FoundEnded,
     /// The key that signed the token has left the JWK Set.
     KeyWithdrawn,
-    /// The token has expired, the leeway included.
+    /// The token has expired, including the leeway.
     Expired,
     /// It is not known whether the session is still active: Hanko has not confirmed it for
-    /// [`SessionPolicy::max_stale`](super::SessionPolicy::max_stale), or its keys are too old to be used.
+    /// [`SessionPolicy::max_stale`](super::SessionPolicy::max_stale), or the keys are too old to be used.
     Unverifiable,
 }
 
@@ -60,26 +72,26 @@ impl fmt::Display for EndReason {
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     registry: Mutex<Registry>,
-    /// The task has to look at the registry again.
+    /// Tells the task to read the registry again.
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Registry {
     sessions: HashMap<SessionId, Watched>,
-    /// When each session is to be looked at, on the monotonic clock.
+    /// When each session must be checked, on the monotonic clock.
     due: BTreeSet<(Duration, SessionId)>,
     task: Option<AbortHandle>,
 }
 
 #[derive(Debug)]
 struct Watched {
-    /// With its token, by which Hanko is asked.
+    /// With its token, which is sent to Hanko to validate it.
     session: Session,
     end: Arc<End>,
     streams: usize,
     due: Duration,
-    /// When the request was sent, on the monotonic clock, by which Hanko last confirmed the session.
+    /// When the request was sent, on the monotonic clock, in whose response Hanko last confirmed the session.
     confirmed_at: Duration,
 }
 
@@ -118,7 +130,7 @@ impl Streams {
         }
     }
 
-    /// Completes all streams, since nobody is left to watch over them.
+    /// Completes all streams, since no task will watch them any more.
     pub(super) fn abandon(&self) {
         let mut registry = self.registry();
         if let Some(task) = registry.task.take() {
@@ -130,7 +142,7 @@ impl Streams {
         }
     }
 
-    /// Hanko has confirmed the session in response to a request sent at `asked_at`.
+    /// Notes that Hanko has confirmed the session in response to a request sent at `asked_at`.
     pub(super) fn confirmed(&self, session: SessionId, asked_at: Duration) {
         if let Some(watched) = self.registry().sessions.get_mut(&session) {
             watched.confirmed_at = watched.confirmed_at.max(asked_at);
@@ -142,14 +154,14 @@ impl Streams {
         let id = session.id();
         let mut registry = self.registry();
         if registry.task.as_ref().is_none_or(AbortHandle::is_finished) {
-            registry.task = Some(tokio::spawn(watch_over(inner)).abort_handle());
+            registry.task = Some(tokio::spawn(watch_streams(inner)).abort_handle());
         }
         let watched = registry.sessions.entry(id).or_insert_with(|| Watched {
             session: session.clone(),
             end: Arc::default(),
             streams: 0,
             due: now,
-            // The age of the answer goes on.
+            // An older answer keeps its age.
             confirmed_at: inner.liveness.last_confirmed(id).unwrap_or(now),
         });
         watched.streams += 1;
@@ -169,13 +181,13 @@ impl Streams {
 
 impl End {
     fn reach(&self, reason: EndReason) {
-        // The first reason stands.
+        // The first reason counts.
         let _ = self.reason.set(reason);
         self.reached.notify_waiters();
     }
 }
 
-/// One stream that waits. The session is not watched any more when the last one is dropped.
+/// A stream that waits. When the last one of a session is dropped, the session is no longer watched.
 struct Waiting {
     streams: Arc<Streams>,
     session: SessionId,
@@ -219,20 +231,20 @@ pub(super) async fn ended(session: Session) -> EndReason {
             return EndReason::Unverifiable;
         };
         let waiting = inner.streams.join(&inner, &session);
-        // Joined first, so that an end is noticed here or reported there.
+        // Joined before this check, so that no end is missed between the two.
         if let Some(reason) = inner.end_of(&session) {
             return reason;
         }
         waiting
     };
-    // The registry has it, with its token, for as long as this stream waits.
+    // The registry keeps the session, with its token, as long as this stream waits.
     drop(session);
     waiting.end().await
 }
 
-/// Watches over all streams until the [`Inner`] is dropped.
-fn watch_over(inner: &Arc<Inner>) -> impl Future<Output = ()> + Send + use<> {
-    // Subscribed before the first stream has joined.
+/// Watches all streams until the [`Inner`] is dropped.
+fn watch_streams(inner: &Arc<Inner>) -> impl Future<Output = ()> + Send + use<> {
+    // Subscribes before the first stream joins.
     let mut revocations = inner.revocations.subscribe();
     let mut key_sets = inner.keys.fetches_ended();
     let clock = Arc::clone(&inner.clock);
@@ -265,13 +277,13 @@ fn watch_over(inner: &Arc<Inner>) -> impl Future<Output = ()> + Send + use<> {
                     finish_ended(&inner);
                 }
                 () = streams.changed.notified() => {}
-                () = is_due => look_at_due(&inner),
+                () = is_due => check_due(&inner),
             }
         }
     }
 }
 
-/// Ends the streams that a revocation is about.
+/// Ends the streams whose session was revoked.
 fn apply(inner: &Inner, revocation: &Revocation) {
     match revocation.target {
         Target::Session(session) => inner.streams.finish(session, EndReason::Revoked),
@@ -279,7 +291,7 @@ fn apply(inner: &Inner, revocation: &Revocation) {
     }
 }
 
-/// Looks at all sessions, and ends the streams of those that have ended.
+/// Checks all sessions, and ends the streams of those that have ended.
 fn finish_ended(inner: &Inner) {
     let sessions: Vec<Session> = inner
         .streams
@@ -295,8 +307,8 @@ fn finish_ended(inner: &Inner) {
     }
 }
 
-/// Looks at the sessions that are due: has them validated, and ends their streams if that has not worked for too long.
-fn look_at_due(inner: &Weak<Inner>) {
+/// Checks the sessions that are due: validates them, and ends their streams if that has failed for too long.
+fn check_due(inner: &Weak<Inner>) {
     let Some(inner) = inner.upgrade() else { return };
     let now = inner.clock.monotonic();
     loop {
@@ -312,15 +324,15 @@ fn look_at_due(inner: &Weak<Inner>) {
             };
             (watched.session.clone(), watched.confirmed_at)
         };
-        match next_look(&inner, &session, confirmed_at, now) {
+        match next_check(&inner, &session, confirmed_at, now) {
             Ok(due) => inner.streams.registry().schedule(session.id(), due),
             Err(reason) => inner.streams.finish(session.id(), reason),
         }
     }
 }
 
-/// When a session that was looked at is to be looked at again, or why its streams end.
-fn next_look(
+/// Checks a session, and returns when to check it again, or why its streams end.
+fn next_check(
     inner: &Inner,
     session: &Session,
     confirmed_at: Duration,
@@ -331,10 +343,10 @@ fn next_look(
     }
     let expires_in = (session.expires_at().since_epoch() + inner.session_rules.leeway)
         .saturating_sub(inner.clock.unix_time());
-    // At least a moment later, so that a clock that was set back does not make this loop spin.
+    // At least 1 ms later, so that the task does not spin if the clock was set back.
     let expires_at = now.saturating_add(expires_in.max(Duration::from_millis(1)));
     let policy = inner.liveness.policy();
-    // From `exp` on Hanko calls the session invalid, without the leeway that is allowed here.
+    // From `exp` on, Hanko says that the session is invalid, without the leeway that is allowed here.
     let has_expired_at_hanko = inner.clock.unix_time() >= session.expires_at().since_epoch();
     if policy.mode == SessionMode::Stateless || has_expired_at_hanko {
         return Ok(expires_at);
@@ -346,7 +358,7 @@ fn next_look(
     let validate_at = confirmed_at.saturating_add(policy.cache_ttl.max(MIN_INTERVAL));
     let gives_up_at = confirmed_at
         .saturating_add(policy.max_stale)
-        // Not before a validation request has had its time.
+        // Not before a validation request has had enough time.
         .max(validate_at.saturating_add(inner.liveness.longest_validation()));
     if now >= gives_up_at {
         return Err(EndReason::Unverifiable);

@@ -1,11 +1,11 @@
-//! The URL of a Hanko API and those below it.
+//! The URL of a Hanko API, and the URLs of its endpoints.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
 use url::{Host, Url};
 
-/// The URL of a Hanko API: `https://….hanko.io` of Hanko Cloud, or that of a self-hosted Hanko, whose path may end in a
-/// tenant id.
+/// The URL of a Hanko API: `https://….hanko.io` in Hanko Cloud, or the URL of a self-hosted Hanko, which may have a path
+/// with a tenant id.
 ///
 /// ```
 /// use poem_hanko::{HankoUrl, HankoUrlError, PlainHttp};
@@ -23,33 +23,55 @@ pub struct HankoUrl {
 }
 
 /// Why a text is not accepted as the URL of a Hanko API.
+///
+/// ```
+/// use poem_hanko::{HankoUrl, HankoUrlError};
+///
+/// fn hanko_url(text: &str) -> Result<HankoUrl, String> {
+///     text.parse().map_err(|error| match error {
+///         HankoUrlError::PlainHttp => "HANKO_API_URL must start with https://".to_owned(),
+///         other => format!("HANKO_API_URL {other}"),
+///     })
+/// }
+/// # assert!(hanko_url("https://hanko.example.com").is_ok());
+/// # assert!(hanko_url("http://hanko.example.com").unwrap_err().ends_with("https://"));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HankoUrlError {
-    /// Not an absolute URL with a host.
+    /// The text is not an absolute URL with a host.
     #[error("is not an absolute URL such as https://example.hanko.io")]
     NotAUrl,
-    /// Neither `https` nor `http`.
+    /// The scheme is neither `https` nor `http`.
     #[error("must start with https://")]
     Scheme,
-    /// `http` to a host that is not loopback: anybody on the network path could replace the keys.
+    /// The scheme is `http` and the host is not loopback, so anybody on the network path could replace the keys.
     #[error("uses http to a host that is not loopback")]
     PlainHttp,
-    /// Contains a user name or a password.
-    #[error("must hold no user name or password")]
+    /// The URL contains a user name or a password.
+    #[error("must contain no user name or password")]
     UserInfo,
-    /// Contains a query or a fragment.
+    /// The URL contains a query or a fragment.
     #[error("must have no query or fragment")]
     QueryOrFragment,
 }
 
 /// Whether `http` may be used to a host other than loopback.
+///
+/// ```
+/// use poem_hanko::{HankoUrl, PlainHttp};
+///
+/// // A service of the same cluster.
+/// let url = HankoUrl::parse("http://hanko.internal:8000", PlainHttp::Allowed)?;
+/// assert!(!url.is_loopback());
+/// # Ok::<(), poem_hanko::HankoUrlError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PlainHttp {
     /// Only to `localhost`, `127.0.0.0/8` and `[::1]`.
     #[default]
     LoopbackOnly,
-    /// To any host, such as one inside a cluster with a trusted network.
+    /// To any host, for example inside a cluster with a trusted network.
     Allowed,
 }
 
@@ -90,6 +112,14 @@ impl HankoUrl {
     }
 
     /// Returns the URL as text. It always ends in a slash.
+    ///
+    /// ```
+    /// use poem_hanko::HankoUrl;
+    ///
+    /// let url: HankoUrl = "https://hanko.example.com/tenant".parse()?;
+    /// assert_eq!(url.as_str(), "https://hanko.example.com/tenant/");
+    /// # Ok::<(), poem_hanko::HankoUrlError>(())
+    /// ```
     pub fn as_str(&self) -> &str {
         self.base.as_str()
     }
@@ -110,6 +140,14 @@ impl HankoUrl {
     }
 
     /// Returns whether the API is on this machine.
+    ///
+    /// ```
+    /// use poem_hanko::HankoUrl;
+    ///
+    /// let url: HankoUrl = "http://localhost:8000".parse()?;
+    /// assert!(url.is_loopback());
+    /// # Ok::<(), poem_hanko::HankoUrlError>(())
+    /// ```
     pub fn is_loopback(&self) -> bool {
         is_loopback(&self.base)
     }
@@ -142,7 +180,7 @@ impl fmt::Display for HankoUrl {
     }
 }
 
-/// Returns whether this machine is the host of the URL.
+/// Returns whether the host of the URL is loopback.
 pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(domain)) => domain == "localhost" || domain.ends_with(".localhost"),

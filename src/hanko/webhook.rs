@@ -1,7 +1,7 @@
 //! Receives Hanko's webhooks: verifies them, applies what they report, and passes them to the application.
 //!
-//! Hanko sends each webhook once and never again, whatever the response (Hanko `backend/webhooks/worker.go`). So a webhook
-//! that cannot be verified yet is held, and verified when the keys can be fetched.
+//! Hanko sends each webhook only once, whatever the response (Hanko `backend/webhooks/worker.go`). So a webhook that cannot
+//! be verified yet is held, and verified when the keys can be fetched.
 
 mod event;
 mod held;
@@ -36,33 +36,56 @@ use crate::{
     trace,
 };
 
-/// The longest token of a webhook, in bytes. Hanko signs whole users and e-mails, with the bodies that it has rendered.
+/// The longest token of a webhook, in bytes. It may contain a whole user, or an e-mail with its rendered body.
 const MAX_WEBHOOK_TOKEN_BYTES: usize = 256 * 1024;
 /// How long a webhook waits for a fetch of the keys before it is held. Hanko gives up after 10 s.
 const MAX_WAIT: Duration = Duration::from_secs(8);
-/// What the larger ones among them, which cannot be held, may occupy together while they wait.
+/// The bytes that webhooks too large to be held may occupy together while they wait for a fetch.
 const MAX_LARGE_WAITING_BYTES: usize = 2 * 1024 * 1024;
-/// Hanko's webhook tokens live for five minutes. One that claims to live longer than this is not Hanko's.
+/// Hanko's webhook tokens live for five minutes. A token with a longer lifetime than this is not Hanko's.
 const MAX_PLAUSIBLE_LIFETIME: Duration = Duration::from_hours(1);
 
 /// Why a webhook was not accepted. Nothing was changed.
+///
+/// ```
+/// use poem_hanko::{TokenError, WebhookError};
+///
+/// fn log(error: &WebhookError) {
+///     match error {
+///         WebhookError::Token(TokenError::Expired) => println!("sent too late"),
+///         WebhookError::Token(_) | WebhookError::Malformed => println!("not from Hanko: {error}"),
+///         other => println!("lost: {other}"),
+///     }
+/// }
+/// # log(&WebhookError::Malformed);
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WebhookError {
-    /// Not a JSON object `{"token": …, "event": …}`.
+    /// The body is not a JSON object `{"token": …, "event": …}`.
     #[error("the body is not that of a Hanko webhook")]
     Malformed,
-    /// The token is not that of this event.
+    /// The token is not a valid webhook token for this event.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// The token cannot be verified now, and the webhook is not held: it is larger than 16 KiB, is not plausible, or there
-    /// is no room.
+    /// The token cannot be verified now, and the webhook is not held: it is larger than 16 KiB, is not plausible, or its
+    /// client already holds most of the space for held webhooks.
     #[error(transparent)]
     KeySet(#[from] KeySetError),
 }
 
 impl WebhookError {
-    /// After which time it may be worth trying again; `None` if trying again will not help.
+    /// Returns the time after which a retry may succeed, or `None` if a retry does not help.
+    ///
+    /// ```
+    /// use poem_hanko::{TokenError, WebhookError};
+    ///
+    /// fn status(error: &WebhookError) -> u16 {
+    ///     if error.retry_after().is_some() { 503 } else { 400 }
+    /// }
+    ///
+    /// assert_eq!(status(&WebhookError::Token(TokenError::InvalidSignature)), 400);
+    /// ```
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Malformed | Self::Token(_) => None,
@@ -80,28 +103,50 @@ impl WebhookError {
     }
 }
 
-/// What became of a webhook.
+/// The result of receiving a webhook that was not rejected.
+///
+/// ```
+/// use poem_hanko::Receipt;
+///
+/// fn status(receipt: &Receipt) -> u16 {
+///     match receipt {
+///         Receipt::Verified(_) => 204,
+///         Receipt::Held => 202,
+///     }
+/// }
+///
+/// assert_eq!(status(&Receipt::Held), 202);
+/// ```
 #[derive(Clone, Debug)]
 pub enum Receipt {
-    /// It was verified, and what it reports was applied.
+    /// It was verified, and its event was applied.
     Verified(Event),
     /// It cannot be verified yet. It is held, and verified after the next successful fetch of the keys.
     Held,
 }
 
-/// How the webhooks so far have gone, for logs and metrics.
+/// The counts of the webhooks so far, for logs and metrics.
+///
+/// ```
+/// use poem_hanko::{Hanko, WebhookStatus};
+///
+/// fn report(hanko: &Hanko) {
+///     let WebhookStatus { accepted, rejected, held, .. } = hanko.webhook_status();
+///     println!("webhooks: {accepted} accepted, {rejected} rejected, {held} held");
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WebhookStatus {
     /// Verified and applied.
     pub accepted: u64,
-    /// Not valid.
+    /// Rejected as invalid.
     pub rejected: u64,
-    /// Held, and dropped to make room for others.
+    /// Held, then dropped to make room for others.
     pub dropped: u64,
-    /// Verified events that a listener did not take.
+    /// Verified events given up because a listener failed or its queue was full.
     pub given_up: u64,
-    /// Held now.
+    /// Webhooks held now.
     pub held: usize,
 }
 
@@ -113,17 +158,17 @@ enum Counter {
     GivenUp,
 }
 
-/// How many events have names, and one for all others.
+/// The number of counters by event: one for each event with a name, and one for all others.
 const EVENTS: usize = EventKind::NAMES.len() + 1;
 
 /// The webhooks by event and outcome.
 #[derive(Debug, Default)]
 pub(crate) struct WebhookCounts {
     so_far: Counters<4>,
-    /// The verified ones, by the number of their event.
+    /// The verified webhooks, by the index of their event.
     accepted: Counters<EVENTS>,
     given_up: Counters<EVENTS>,
-    /// In seconds since 1970-01-01T00:00:00Z; zero: there was none.
+    /// In seconds since 1970-01-01T00:00:00Z; zero if there was none.
     last_verified_at: AtomicU64,
     unstored_revocations: AtomicU64,
 }
@@ -149,14 +194,14 @@ impl WebhookCounts {
         (seconds > 0).then(|| Duration::from_secs(seconds))
     }
 
-    /// Returns how many revocations the store has not taken at once.
+    /// Returns the number of revocations that could not be written to the store at once.
     #[cfg(feature = "server")]
     pub(crate) fn unstored_revocations(&self) -> u64 {
         self.unstored_revocations.load(Ordering::Relaxed)
     }
 
-    /// Returns the count of each event and outcome that there can be. Each webhook is counted once, when its outcome is
-    /// final. Until it is verified, its event is `unverified`.
+    /// Returns the counts by event and outcome. Each webhook is counted once, when its outcome is final. The event of a
+    /// webhook that was not verified is `unverified`.
     #[cfg(feature = "server")]
     pub(crate) fn by_event(&self) -> Vec<(&'static str, WebhookOutcome, u64)> {
         let names = EventKind::NAMES.iter().copied().chain(["other"]);
@@ -176,7 +221,7 @@ impl WebhookCounts {
     }
 }
 
-/// Counts a verified event once all listeners have taken it or given it up, when it is dropped.
+/// Counts a verified event when this is dropped: after each listener has handled it or given it up.
 #[derive(Debug)]
 pub(super) struct PendingOutcome {
     counts: Arc<WebhookCounts>,
@@ -212,15 +257,15 @@ impl Drop for PendingOutcome {
     }
 }
 
-/// What receives the webhooks of one [`Hanko`](super::Hanko).
+/// The state of the webhooks of one [`Hanko`](super::Hanko).
 #[derive(Debug)]
 pub(super) struct Webhooks {
     rules: ClaimsRules,
     queues: Vec<Queue>,
     held: HeldWebhooks,
     waiting: Semaphore,
-    /// So many webhooks wait for a fetch at the same time. Further ones are held at once, so that a flood of forged ones
-    /// does not take the place of other requests.
+    /// The number of webhooks that may wait for a fetch at the same time. Further ones are held at once, so that a flood of
+    /// forged webhooks does not occupy the places of other requests.
     max_waiting: usize,
     large_waiting: Semaphore,
     counts: Arc<WebhookCounts>,
@@ -249,8 +294,8 @@ impl Webhooks {
         }
     }
 
-    /// Logs, at most once, how many webhooks are lost if the process ends now: those that wait to be verified, and events
-    /// that a listener has not taken.
+    /// Logs, at most once, how many webhooks are lost if the process ends now: webhooks that wait to be verified, and events
+    /// that a listener has not handled.
     pub(super) fn report_lost(&self) {
         let waiting = self
             .max_waiting
@@ -263,7 +308,7 @@ impl Webhooks {
                 event = "webhooks_lost",
                 unverified,
                 undelivered,
-                "webhooks are lost with the end of the process, because Hanko does not send them again"
+                "webhooks are lost as the process ends, because Hanko does not send them again"
             );
         }
     }
@@ -283,7 +328,7 @@ impl Webhooks {
         }
     }
 
-    /// Counts and logs a webhook that was not accepted for a reason that is one of a fixed set.
+    /// Counts and logs a webhook that was not accepted. The reason is one of a fixed set.
     pub(super) fn reject(&self, reason: &'static str, detail: &'static str) {
         self.counts.add(Counter::Rejected);
         self.sampler.log_as(Line::RejectedWebhook, &reason, &detail);
@@ -299,7 +344,7 @@ impl Webhooks {
         for _ in 0..count {
             self.counts.add(Counter::Dropped);
             self.sampler
-                .log(Line::DroppedWebhook, &"there is no room to hold more");
+                .log(Line::DroppedWebhook, &"the space for held webhooks is full");
         }
     }
 }
@@ -313,7 +358,7 @@ pub(super) async fn receive(
     let outcome = if body.len() > MAX_HELD_BODY_BYTES {
         try_receive(inner, &body, client).await
     } else {
-        // In a task of its own, so that a webhook that waits is not lost when its client gives up.
+        // In its own task, so that a waiting webhook is not lost if its client closes the connection.
         let task_inner = Arc::clone(inner);
         tokio::spawn(trace::inherit(async move {
             try_receive(&task_inner, &body, client).await
@@ -337,7 +382,7 @@ async fn try_receive(
         Verification::Verified(event) => return Ok(Receipt::Verified(accept(inner, event).await)),
         Verification::Pending(error) => error,
     };
-    // Only what would be accepted if its signature were valid may cause a fetch, or be held.
+    // Only a webhook that would be accepted if its signature were valid may cause a fetch or be held.
     if !is_plausible(&inner.webhooks.rules, body, arrived_at) {
         return Err(pending);
     }
@@ -364,8 +409,8 @@ async fn try_receive(
     Ok(Receipt::Held)
 }
 
-/// Waits for a fetch of the keys that begins now, with a body of so many bytes, and returns whether it has succeeded in
-/// time.
+/// Waits for a fetch of the keys that starts after this call, and returns whether it succeeds in time. Returns `false` at
+/// once if too many webhooks, or too many bytes of large ones, already wait.
 async fn has_fetched(inner: &Inner, body_bytes: usize) -> bool {
     let large = if body_bytes > MAX_HELD_BODY_BYTES {
         u32::try_from(body_bytes).unwrap_or(u32::MAX)
@@ -384,15 +429,15 @@ async fn has_fetched(inner: &Inner, body_bytes: usize) -> bool {
     }
 }
 
-/// What the current keys say of a webhook.
+/// The outcome of verifying a webhook with the current keys.
 enum Verification {
     Verified(Event),
-    /// Its key is not known, which may change. With the error of a webhook that does not wait.
+    /// Its key is not known yet. Contains the error to return if the webhook does not wait for the key.
     Pending(WebhookError),
 }
 
 impl Verification {
-    /// Returns the event of a webhook that does not wait for other keys.
+    /// Returns the event, or the error of a webhook that does not wait for its key.
     fn verified(self) -> Result<Event, WebhookError> {
         match self {
             Self::Verified(event) => Ok(event),
@@ -423,7 +468,7 @@ fn verify(
     )?))
 }
 
-/// Whether a webhook would be accepted if its signature were valid.
+/// Returns whether a webhook would be accepted if its signature were valid.
 fn is_plausible(rules: &ClaimsRules, body: &[u8], arrived_at: NumericDate) -> bool {
     let Some(body) = WebhookBody::parse(body) else {
         return false;
@@ -438,7 +483,7 @@ fn is_plausible(rules: &ClaimsRules, body: &[u8], arrived_at: NumericDate) -> bo
         })
 }
 
-/// Applies a verified event: what it ends is rejected from now on.
+/// Applies a verified event: the sessions that it ends are rejected from now on.
 async fn accept(inner: &Inner, event: Event) -> Event {
     match event.revocation(inner.session_rules.leeway) {
         Ok(Some(revocation)) => {
@@ -450,9 +495,9 @@ async fn accept(inner: &Inner, event: Event) -> Event {
             }
         }
         Ok(None) => {}
-        // Hanko has signed it and would send the same again.
+        // Accepted nevertheless, because Hanko signed it and would send the same again.
         Err(()) => {
-            tracing::error!(event = "webhook_unusable", kind = %event.kind(), "a webhook does not say what has ended");
+            tracing::error!(event = "webhook_unusable", kind = %event.kind(), "a webhook does not name the session or user that it is about");
         }
     }
     tracing::info!(
@@ -478,11 +523,11 @@ async fn verify_held(inner: Weak<Inner>) {
         let Some(inner) = inner.upgrade() else { return };
         let last = inner.webhooks.held.last_number();
         let keys = Arc::clone(&inner.keys);
-        // The fetch may take long, and nobody else may be left by then.
+        // Not kept during the fetch, which may take long: the `Hanko` may be dropped meanwhile.
         let weak = Arc::downgrade(&inner);
         drop(inner);
         let has_succeeded = if has_failed {
-            // During an outage the fetches follow their own schedule.
+            // During an outage, the fetches follow their own schedule.
             keys.next_fetch().await
         } else {
             keys.fetch_again(FetchReason::Webhook).await
@@ -493,7 +538,7 @@ async fn verify_held(inner: Weak<Inner>) {
         if has_succeeded {
             while let Some(webhook) = inner.webhooks.held.take(last) {
                 conclude(&inner, &webhook).await;
-                // A signature takes long, and others wait for this thread.
+                // Verifying a signature takes long, and other tasks wait for this thread.
                 tokio::task::yield_now().await;
             }
         }

@@ -19,7 +19,7 @@ use super::conflict::Conflict;
 /// The endpoints of an API by path and method, as Poem's router takes them.
 pub(crate) type RouteMap = HashMap<String, HashMap<Method, BoxEndpoint<'static>>>;
 
-/// What is known of an API before it is made: its metadata are those of its type.
+/// The type of an API: its metadata, which need no instance.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiType {
     prefix: String,
@@ -48,7 +48,7 @@ impl ApiType {
             prefix: String::new(),
             meta: A::meta,
             spec: || {
-                // Poem panics if two types have one name.
+                // Poem panics if two types have the same name.
                 panic::catch_unwind(|| {
                     OpenApiService::new(WithoutHandlers::<A>(PhantomData), "", "").spec()
                 })
@@ -60,7 +60,7 @@ impl ApiType {
         }
     }
 
-    /// Puts the API under a path, which begins with a slash and does not end in one.
+    /// Puts the API under a path that starts with a slash and does not end with one.
     pub(crate) fn under(mut self, prefix: &str) -> Self {
         prefix.clone_into(&mut self.prefix);
         self
@@ -91,7 +91,7 @@ impl ApiType {
 /// Returns one document of several APIs. `base` is a document without operations.
 ///
 /// # Errors
-/// A [`Conflict`] if two operations have one id, or two schemas one name.
+/// A [`Conflict`] if two operations have the same id, or two different schemas have the same name.
 pub(crate) fn merge(base: &str, apis: &[ApiType]) -> Result<Value, Conflict> {
     let mut merged: Value = serde_json::from_str(base).expect("Poem writes the document as JSON");
     let mut tags = BTreeMap::new();
@@ -103,16 +103,15 @@ pub(crate) fn merge(base: &str, apis: &[ApiType]) -> Result<Value, Conflict> {
         if !api.prefix.bytes().all(is_plain) {
             return Err(Conflict::Path {
                 path: api.prefix.clone(),
-                reason:
-                    "operations are put under a path of letters, digits, `-`, `.`, `_`, `~` and `/`"
-                        .to_owned(),
+                reason: "it may contain only letters, digits, `-`, `.`, `_`, `~` and `/`"
+                    .to_owned(),
             });
         }
         let mut part: Value =
             serde_json::from_str(&(api.spec)()?).expect("Poem writes the document as JSON");
         for tag in part["tags"].as_array().into_iter().flatten() {
             let name = tag["name"].as_str().unwrap_or_default();
-            // The description is that of the first API, the application's own.
+            // The first API is the application's own, so its description is kept.
             tags.entry(name.to_owned()).or_insert_with(|| tag.clone());
         }
         for (path, operations) in take_object(&mut part, "paths") {
@@ -158,7 +157,7 @@ pub(crate) fn merge(base: &str, apis: &[ApiType]) -> Result<Value, Conflict> {
     Ok(merged)
 }
 
-/// Reads Poem's message about two types of one name.
+/// Parses Poem's panic message about two types with the same name.
 fn same_name(panic: &(dyn Any + Send)) -> Option<Conflict> {
     let text = panic.downcast_ref::<String>()?;
     let (types, name) = text.split_once(" have the same OpenAPI name ")?;

@@ -15,15 +15,25 @@ use crate::{
     problem::{CONTENT_TYPE_PROBLEM, Problem, ProblemType},
 };
 
-/// What the description says of a request header that every operation accepts. As a parameter, it would be an argument of
-/// each method of a generated client.
-const REQUEST_ID_TEXT: &str = "A request may carry an id of its own in the header `X-Request-Id`: 1 to 64 letters, digits, \
-    `-`, `_` or `.`. The response has the same one, and so has the log of the service.";
+/// Describes a request header that every operation accepts. If it were a parameter, each method of a generated client would
+/// have an argument for it.
+const REQUEST_ID_TEXT: &str = "A request may have an id in the header `X-Request-Id`: 1 to 64 letters, digits, `-`, `_` or `.`. \
+    The response and the log of the service have the same id.";
 
 /// Describes the tag of the operations that have none.
 const UNTAGGED_TEXT: &str = "Operations without a tag of their own.";
 
 /// The format of the document.
+///
+/// ```
+/// use poem_hanko::DocumentFormat;
+///
+/// fn format_of(path: &str) -> DocumentFormat {
+///     if path.ends_with(".json") { DocumentFormat::Json } else { DocumentFormat::Yaml }
+/// }
+///
+/// assert_eq!(format_of("openapi.yaml"), DocumentFormat::Yaml);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DocumentFormat {
     /// `application/json`
@@ -39,7 +49,7 @@ pub enum DocumentFormat {
 /// and openapi-fetch look the media type up by its exact name), an explicit problem body for each error status, and neither
 /// `default` nor an error without a body (progenitor needs one error type per operation). `tests/clients/run` tests that.
 /// There is one exception: errors are `application/problem+json`, as they are sent, although progenitor supports
-/// `application/json` only, so that one must be replaced by the other before it generates.
+/// `application/json` only, so replace the media type before it generates.
 ///
 /// ```
 /// use poem_hanko::{App, DocumentFormat, MeApi};
@@ -55,7 +65,7 @@ pub enum DocumentFormat {
 pub struct Document(Value);
 
 impl Document {
-    /// Creates the document of a Poem service whose sessions are those of `hanko`: in addition to Poem's own it has the name of
+    /// Creates the document of a Poem service whose sessions are those of `hanko`. It adds to Poem's document the name of
     /// the session cookie, an example of each problem and each header, and the header `X-Request-Id`. Operations without a
     /// tag get that of the title, and tags without an operation are left out.
     ///
@@ -72,7 +82,7 @@ impl Document {
     /// ```
     ///
     /// # Panics
-    /// If Poem writes something other than JSON, which it does not.
+    /// Never: Poem writes JSON.
     pub fn new<A: OpenApi>(service: &OpenApiService<A, ()>, hanko: &Hanko) -> Self {
         Self::of_text(&service.spec(), hanko.cookie_name())
     }
@@ -94,7 +104,7 @@ impl Document {
         let problem_types = ProblemType::known();
         let mut documented = HashSet::new();
         for operation in operations_mut(&mut document) {
-            // Generators disagree about an operation without a list of its own if the document has none either.
+            // Generators disagree about an operation without `security` if the document has no `security` either.
             operation
                 .entry("security")
                 .or_insert_with(|| Value::Array(Vec::new()));
@@ -116,7 +126,7 @@ impl Document {
         tidy_schemas(&mut document["components"]["schemas"]);
         list_tags(&mut document, &title);
         if let Some(member) = document.pointer_mut("/components/schemas/Problem/properties/type") {
-            // Those of this crate, which any response may have, and those of this application.
+            // The types of this crate, which any response may have, and those that this application documents.
             let listed: Vec<ProblemType> = problem_types
                 .into_iter()
                 .filter(|known| ProblemType::ALL.contains(known) || documented.contains(known))
@@ -127,16 +137,34 @@ impl Document {
     }
 
     /// Returns the title.
+    ///
+    /// ```
+    /// use poem_hanko::{App, MeApi};
+    ///
+    /// let app = App::new(MeApi, "hello", "1.0");
+    /// let document = app.document("https://api.example.com", "hanko")?;
+    /// assert_eq!(document.title(), "hello");
+    /// # Ok::<(), poem_hanko::Conflict>(())
+    /// ```
     pub fn title(&self) -> &str {
         self.0["info"]["title"].as_str().unwrap_or_default()
     }
 
     /// Returns the document as JSON.
+    ///
+    /// ```
+    /// use poem_hanko::{App, MeApi};
+    ///
+    /// let app = App::new(MeApi, "hello", "1.0");
+    /// let document = app.document("https://api.example.com", "hanko")?;
+    /// assert_eq!(document.as_json()["info"]["version"], "1.0");
+    /// # Ok::<(), poem_hanko::Conflict>(())
+    /// ```
     pub fn as_json(&self) -> &Value {
         &self.0
     }
 
-    /// Returns the security schemes whose key is in the query, or in a cookie that is not ours.
+    /// Returns the security schemes whose key is in the query, or in a cookie other than the session cookie.
     pub(crate) fn router_schemes(&self) -> HashSet<String> {
         let schemes = self.0["components"]["securitySchemes"].as_object();
         schemes
@@ -156,8 +184,18 @@ impl Document {
 
     /// Returns the text of the document, which ends in a line feed.
     ///
+    /// ```
+    /// use poem_hanko::{App, DocumentFormat, MeApi};
+    ///
+    /// let app = App::new(MeApi, "hello", "1.0");
+    /// let document = app.document("https://api.example.com", "hanko")?;
+    /// let json = document.to_text(DocumentFormat::Json);
+    /// assert!(json.starts_with('{'));
+    /// # Ok::<(), poem_hanko::Conflict>(())
+    /// ```
+    ///
     /// # Panics
-    /// If JSON cannot be written to memory, which it can.
+    /// Never: JSON can always be written to memory.
     pub fn to_text(&self, format: DocumentFormat) -> String {
         match format {
             DocumentFormat::Json => {
@@ -172,7 +210,7 @@ impl Document {
     }
 }
 
-/// Returns those members of a JSON object that are objects.
+/// Returns the members of a JSON object that are objects.
 fn objects_mut(value: &mut Value) -> impl Iterator<Item = &mut Map<String, Value>> {
     value
         .as_object_mut()
@@ -187,7 +225,7 @@ fn operations_mut(document: &mut Value) -> impl Iterator<Item = &mut Map<String,
         .filter_map(Value::as_object_mut)
 }
 
-/// Says in the description of the API that a request may have an id.
+/// Adds the text about request ids to the description of the API.
 fn describe_request_id(info: &mut Value) {
     let description = match info["description"].as_str() {
         Some(text) if !text.is_empty() => format!("{text}\n\n{REQUEST_ID_TEXT}"),
@@ -196,8 +234,8 @@ fn describe_request_id(info: &mut Value) {
     info["description"] = json!(description);
 }
 
-/// Lists the tags that operations have, by their first operation, as Swagger UI shows them. Poem sorts them by name, which puts
-/// what the application offers between health checks and webhooks, and lists those that no operation has.
+/// Lists the tags that operations have, in the order of their first operations, in which Swagger UI shows them. Poem sorts them
+/// by name, so that the application's tags would be between health checks and webhooks, and also lists unused tags.
 fn list_tags(document: &mut Value, untagged: &Value) {
     let mut used: Vec<Value> = Vec::new();
     for operation in operations_mut(document) {
@@ -219,7 +257,7 @@ fn list_tags(document: &mut Value, untagged: &Value) {
     document["tags"] = tags.collect();
 }
 
-/// Returns the headers that a response refers to, as components.
+/// Returns the components of the headers that responses refer to.
 fn used_headers(document: &mut Value) -> Value {
     let mut references: HashSet<String> = HashSet::new();
     for operation in operations_mut(document) {
@@ -247,7 +285,7 @@ fn used_headers(document: &mut Value) -> Value {
         .collect()
 }
 
-/// Returns what `detail` says of rejected credentials, where the document has an example of it.
+/// Returns the `detail` of each example about rejected credentials.
 fn example_details(cookie_name: &str) -> [(ProblemType, String); 4] {
     let name = || cookie_name.to_owned();
     let cookie = || Credential::Cookie { name: name() };
@@ -336,7 +374,7 @@ fn add_examples(
                 example = example.with_detail(detail);
             }
             let example = example.to_json();
-            // Types of an application may end like ours.
+            // A type of an application may have the same last segment as one of this crate.
             let is_ambiguous = problem_types
                 .iter()
                 .any(|other| other != problem_type && other.slug() == problem_type.slug());

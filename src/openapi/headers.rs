@@ -1,4 +1,4 @@
-//! The response headers that the document describes, each in one place.
+//! The response headers that the document describes.
 
 use poem_openapi::{
     registry::{MetaHeader, MetaSchemaRef},
@@ -6,7 +6,7 @@ use poem_openapi::{
 };
 use serde_json::{Map, Value, json};
 
-/// A response header that means the same wherever it is sent.
+/// A response header that has the same meaning in every response.
 pub(super) struct ResponseHeader {
     /// Its name, which is also that of its component.
     pub(super) name: &'static str,
@@ -20,7 +20,7 @@ pub(super) struct ResponseHeader {
 
 pub(super) const REQUEST_ID: ResponseHeader = ResponseHeader {
     name: "X-Request-Id",
-    description: "Tells one request from another: the id that came with the request if it is 1 to 64 letters, digits, `-`, \
+    description: "Identifies the request: the id that came with the request if it is 1 to 64 letters, digits, `-`, \
         `_` or `.`, otherwise a new one.",
     is_required: true,
     meta_schema: String::schema_ref,
@@ -28,7 +28,7 @@ pub(super) const REQUEST_ID: ResponseHeader = ResponseHeader {
     example: || json!("6f1a40f50d2b4d2c9c530e6f2f4354b2"),
 };
 
-// A 400 or 403 may come without one.
+// Not required, because a 400 or 403 may have no challenge.
 pub(super) const CHALLENGE: ResponseHeader = ResponseHeader {
     name: "WWW-Authenticate",
     description: "The challenge (RFC 6750, RFC 9470): `Bearer`, with `error` and `error_description` where a credential was \
@@ -61,7 +61,7 @@ pub(super) const LINK: ResponseHeader = ResponseHeader {
 /// The value of `Link` at `/`.
 pub(super) const ROOT_LINK: &str = r#"<docs>; rel="service-doc"; type="text/html", <openapi.json>; rel="service-desc"; type="application/json""#;
 
-/// All of them, in the order of the document.
+/// All headers, in the order of the document.
 pub(super) const ALL: [ResponseHeader; 4] = [CHALLENGE, LINK, RETRY_AFTER, REQUEST_ID];
 
 impl ResponseHeader {
@@ -92,7 +92,7 @@ impl ResponseHeader {
         component
     }
 
-    /// Whether this is how the header is described in a response. An application may mean something else by the name.
+    /// Whether a header of a response is this one. An application may use the same name for something else.
     pub(super) fn describes(&self, name: &str, header: &Map<String, Value>) -> bool {
         name == self.name && header.get("description") == Some(&json!(self.description))
     }

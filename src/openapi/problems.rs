@@ -1,4 +1,4 @@
-//! What operations document about their errors.
+//! Documents the errors of operations.
 
 use std::{collections::HashMap, fmt, marker::PhantomData};
 
@@ -24,7 +24,7 @@ use crate::{
 /// left as they are, so wrapped APIs can be combined in any order.
 ///
 /// Poem documents only what a handler's return type names, which does not include the errors of an extractor. With this
-/// wrapper, handlers still return `JsonBody<T>`. `App` wraps its API by itself.
+/// wrapper, handlers still return `JsonBody<T>`. `App` does this for its API.
 ///
 /// ```
 /// use poem::Route;
@@ -82,7 +82,7 @@ impl<A: OpenApi> OpenApi for WithProblems<A> {
     }
 }
 
-/// Removes the markers of guards from the security of an operation, and returns what they stand for.
+/// Removes the markers of guards from the security of an operation, and returns their requirements.
 fn take_requirements<'a>(
     operation: &mut MetaOperation,
     requirements: &'a Requirements,
@@ -107,7 +107,7 @@ fn document_requirement(operation: &mut MetaOperation, requirement: &Requirement
     for problem_type in requirement.rule().problem_types() {
         problem_type.remember();
         let responses = &mut operation.responses.responses;
-        // A response of the handler's own may have the same status.
+        // The handler may document a response of its own with this status.
         let status = Some(problem_type.status().as_u16());
         if let Some(response) = responses.iter_mut().find(|known| known.status == status)
             && !is_problem(response)
@@ -151,7 +151,7 @@ fn problems_of(operation: &MetaOperation) -> Vec<ProblemType> {
             problems.push(ProblemType::CROSS_SITE_REQUEST);
         }
     }
-    // Of every operation: a handler that fails or is late, or too many requests.
+    // Every operation can fail, take too long, or be rejected because there are too many requests.
     problems.extend([
         ProblemType::INTERNAL_ERROR,
         ProblemType::HANDLER_TIMEOUT,
@@ -170,7 +170,7 @@ fn problems_of(operation: &MetaOperation) -> Vec<ProblemType> {
     problems
 }
 
-/// Adds a problem type to the response of its status, unless it is there, or something else is documented for that status.
+/// Adds a problem type to the response of its status, unless that response lists it already or is not a problem.
 fn document(responses: &mut Vec<MetaResponse>, problem_type: ProblemType) {
     let added = response_of(problem_type);
     let Some(response) = responses
@@ -223,7 +223,7 @@ fn response_of(problem_type: ProblemType) -> MetaResponse {
             (problem_type.default_detail(), challenge())
         }
         ProblemType::AUTHENTICATION_UNAVAILABLE => (
-            "What is needed to verify sessions is unavailable.",
+            "The keys, Hanko or the revocation store are unavailable, so sessions cannot be verified.",
             retry_after(),
         ),
         ProblemType::OVERLOADED | ProblemType::HANDLER_TIMEOUT => {
@@ -240,8 +240,8 @@ fn response_of(problem_type: ProblemType) -> MetaResponse {
     }
 }
 
-/// Begins the list of problem types at the end of a response's description, the only place in Poem's metadata that can hold
-/// it. [`Document`](crate::Document) makes examples of it.
+/// Starts the list of problem types at the end of a response's description, the only place in Poem's metadata that can hold
+/// it. [`Document`](crate::Document) makes examples from the list.
 const LIST: &str = "\n\nProblem types: ";
 
 /// Returns a description of a response that may be any of these problem types.
@@ -261,7 +261,7 @@ fn add_problem_type(description: &'static str, problem_type: ProblemType) -> &'s
     intern(format!("{text}{LIST}{}.", uris.join(", ")))
 }
 
-/// Adds the text of another description before the list of problem types, unless it is there.
+/// Adds the text of another description before the list of problem types, unless it is already there.
 fn add_text(description: &'static str, added: &'static str) -> &'static str {
     let (text, _) = split_problem_types(description);
     let (added, _) = split_problem_types(added);
@@ -300,7 +300,7 @@ pub trait ProblemTypes {
     const TYPES: &'static [ProblemType];
 }
 
-/// The problem as which an operation fails, one of the [`ProblemTypes`] of `P`. The operation documents each with an example.
+/// The error of an operation: a problem of one of the [`ProblemTypes`] of `P`. The operation documents each with an example.
 ///
 /// ```
 /// use poem_hanko::{HankoAuth, JsonBody, ProblemOf, ProblemType, ProblemTypes};

@@ -1,4 +1,4 @@
-//! Swagger UI and the OpenAPI document over HTTP: offline, compressed, and cheap to visit again.
+//! Serves Swagger UI and the OpenAPI document: without any other server, compressed, and with headers for caches.
 
 mod session;
 
@@ -44,17 +44,29 @@ macro_rules! swagger_ui_file {
 pub(crate) enum SignInPlace<'a> {
     /// On a page of this server, at a path without a leading slash.
     Here(&'a str),
-    /// In the application, perhaps at this URL.
+    /// In the application, at this URL if it is known.
     Application(Option<&'a str>),
 }
 
 impl Document {
     /// Returns the pages `/docs…` (Swagger UI), `/openapi.json` and `/openapi.yaml` of this document.
+    ///
+    /// ```
+    /// use poem::{Endpoint, EndpointExt, Route};
+    /// use poem_hanko::{Document, Edge, Hanko, MeApi, WithProblems};
+    /// use poem_openapi::OpenApiService;
+    ///
+    /// fn app(hanko: &Hanko) -> impl Endpoint {
+    ///     let service = OpenApiService::new(WithProblems(MeApi), "hello", "1.0");
+    ///     let pages = Document::new(&service, hanko).pages();
+    ///     Route::new().nest("/api", service).with(pages).with(Edge::new(hanko))
+    /// }
+    /// ```
     pub fn pages(&self) -> Pages {
         self.pages_of(SignInPlace::Application(None))
     }
 
-    /// Returns the same pages, and one for browsers at `/` if the API answers `GET /`.
+    /// Returns the same pages, and one for browsers at `/` if the API has the operation `GET /`.
     pub(crate) fn pages_of(&self, sign_in: SignInPlace<'_>) -> Pages {
         let bundle = StaticFile::immutable(
             "text/javascript; charset=utf-8",
@@ -138,7 +150,7 @@ const ROOT_SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
 );
 
 impl SignInPlace<'_> {
-    /// Returns where to sign in and out, as HTML.
+    /// Returns the link to sign in and out, or the text that replaces it, as HTML.
     fn sentence(self) -> String {
         match self {
             Self::Here(path) => format!(r#"<a href="{}">Sign in or out</a>"#, escape(path)),
@@ -154,7 +166,7 @@ impl SignInPlace<'_> {
         }
     }
 
-    /// Returns the same as an item of the list at `/`, if there is a page.
+    /// Returns an item with this link for the list at `/`, or an empty string if there is no URL.
     fn list_item(self) -> String {
         let (Self::Here(url) | Self::Application(Some(url))) = self else {
             return String::new();
@@ -177,7 +189,7 @@ fn redirect(location: &'static str) -> Response {
         .finish()
 }
 
-/// Only our own scripts run. Swagger UI sets styles from its scripts, and shows images that it carries as data.
+/// Allows only our own scripts to run. Swagger UI sets styles from its scripts, and has its images in `data:` URLs.
 fn content_security_policy(public_url: &str) -> HeaderValue {
     let api = Url::parse(public_url)
         .map(|url| url.origin().ascii_serialization())
@@ -224,7 +236,7 @@ impl StaticFile {
         Self::new(content_type, "public, max-age=31536000, immutable", asset)
     }
 
-    /// A file that a browser keeps and asks about before each use.
+    /// A file that a browser caches and revalidates before each use.
     fn revalidated(content_type: &'static str, asset: Asset) -> Self {
         Self::new(content_type, "no-cache", asset)
     }
@@ -232,7 +244,7 @@ impl StaticFile {
     fn new(content_type: &'static str, cache_control: &'static str, asset: Asset) -> Self {
         let digest = digest::digest(&digest::SHA256, &asset.content);
         let digest = BASE64_URL_SAFE_NO_PAD.encode(&digest.as_ref()[..12]);
-        // Weak, since the compressed form is not the same bytes (RFC 9110 section 8.8.1).
+        // Weak, because the compressed form has other bytes (RFC 9110 section 8.8.1).
         let etag: ETag = format!("W/\"{digest}\"")
             .parse()
             .expect("base64url is a well-formed entity tag");
@@ -253,7 +265,7 @@ impl StaticFile {
         }
     }
 
-    /// A file name without ending that changes with the content.
+    /// Returns a file name without extension that changes with the content.
     fn name(&self) -> &str {
         &self.digest
     }
@@ -305,7 +317,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn title_is_text_whatever_is_in_it() {
+    async fn page_escapes_title() {
         let title = "A&B's </title><script>alert(\"1\")</script>";
         let service = OpenApiService::new((), title, "1.0").server("http://localhost:8000");
         let pages = Document::of_text(&service.spec(), "hanko").pages();

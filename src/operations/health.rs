@@ -45,7 +45,7 @@ use {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HealthApi;
 
-/// How long a caller should wait before it looks again while the service is not ready.
+/// How long a client should wait before it checks again, while the service is not ready.
 const READINESS_RETRY: Duration = Duration::from_secs(1);
 
 /// Request data that the server adds while it shuts down.
@@ -74,8 +74,8 @@ impl Example for Liveness {
     }
 }
 
-/// How a component works: `ok`, `degraded` (the service does without it for a time), `unavailable` (the service cannot
-/// verify sessions) or `unused`.
+/// The status of a component: `ok`, `degraded` (the service works without it for a limited time), `unavailable` (the service
+/// cannot verify sessions) or `unused`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[oai(rename_all = "lowercase")]
 pub(crate) enum ComponentStatus {
@@ -92,7 +92,7 @@ impl ComponentStatus {
         self != Self::Unavailable
     }
 
-    /// Whether the service does without the component for a time.
+    /// Whether the service works without the component for a limited time.
     pub(crate) fn is_degraded(self) -> bool {
         self == Self::Degraded
     }
@@ -127,14 +127,14 @@ impl Component {
     }
 }
 
-/// What the service needs to verify sessions.
+/// The components that the service needs to verify sessions.
 #[derive(Clone, Debug, Object)]
 struct Components {
     /// The keys that session tokens are verified with.
     keys: Component,
-    /// Where revocations are shared between replicas.
+    /// The store in which replicas share revocations.
     revocation_store: Component,
-    /// Hanko's answers about sessions.
+    /// The validation of sessions by Hanko.
     hanko: Component,
     /// The application's own readiness checks, by name; absent if there are none.
     #[oai(skip_serializing_if_is_none)]
@@ -168,7 +168,7 @@ impl Components {
         self.application = Some(components.collect());
     }
 
-    /// What keeps the service from verifying sessions.
+    /// Returns the detail of the first component that is unavailable.
     fn missing(&self) -> Option<&str> {
         let application = self.application.iter().flat_map(BTreeMap::values);
         [&self.keys, &self.revocation_store, &self.hanko]
@@ -223,7 +223,7 @@ fn validation(hanko: &Hanko) -> Component {
     }
 }
 
-/// The error without anything internal.
+/// Returns a description of the error without internal details.
 fn summary(error: &ValidationError) -> &'static str {
     match error {
         ValidationError::Transport => "Hanko could not be reached to validate a session.",
@@ -252,13 +252,13 @@ enum ReadinessStatus {
 #[oai(example)]
 struct Readiness {
     status: ReadinessStatus,
-    /// How many keys sessions are being verified with.
+    /// The number of keys that are used to verify sessions.
     #[oai(validator(minimum(value = "1")))]
     keys: u32,
     /// Seconds since the keys were fetched.
     #[oai(validator(minimum(value = "0")))]
     key_set_age_seconds: f64,
-    /// Whether the keys have outlived their freshness lifetime because Hanko cannot be reached.
+    /// Whether the keys are older than their freshness lifetime because Hanko cannot be reached.
     key_set_is_stale: bool,
     /// Why the last fetch of the keys failed; absent if it did not.
     #[oai(skip_serializing_if_is_none)]
@@ -297,7 +297,7 @@ struct ReadinessProblem {
     status: u16,
     /// What is missing, or went wrong.
     detail: String,
-    /// Absent if the service has failed, or is too busy to check them.
+    /// The state of each component; absent if the service has failed or is too busy to check them.
     #[oai(skip_serializing_if_is_none)]
     components: Option<Components>,
 }
@@ -362,9 +362,9 @@ impl HealthApi {
 
     /// Check readiness
     ///
-    /// Returns 200 while the service holds keys to verify sessions with and knows the revocations. Otherwise send it no
-    /// requests; `detail` says what is missing. A component that is only `degraded`, such as a Hanko that cannot be
-    /// reached, affects all replicas alike and leaves the service ready.
+    /// Returns 200 while the service has keys to verify sessions and knows the revocations. If it returns 503, send it no
+    /// requests; `detail` names what is missing. A component that is only `degraded`, such as a Hanko that cannot be reached,
+    /// affects all replicas, so the service stays ready.
     #[oai(
         path = "/readyz",
         method = "get",
@@ -378,7 +378,7 @@ impl HealthApi {
     ) -> Result<JsonBody<Readiness>, NotReady> {
         #[cfg_attr(
             not(feature = "server"),
-            expect(unused_mut, reason = "`App` alone has checks")
+            expect(unused_mut, reason = "only `App` has checks")
         )]
         let mut components = Components::of(&hanko);
         #[cfg(feature = "server")]
@@ -404,7 +404,7 @@ impl HealthApi {
     }
 }
 
-/// Adds the operations, which know the application's own checks.
+/// Adds the operations to the routes, with the application's own checks.
 #[cfg(feature = "server")]
 pub(crate) fn health_routes(api: &ApiType, checks: &Checks, routes: &mut RouteMap) {
     let mut own = RouteMap::new();

@@ -41,23 +41,22 @@ use crate::{
     trace::RequestSpan,
 };
 
-/// The most that is read of one HTTP/1 head: a token of the largest size and the headers of a proxy fit in.
+/// The largest HTTP/1 head, in bytes. The largest token and the headers of a proxy fit in it.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// The same for HTTP/2, in the way of counting of RFC 9113 section 10.5.1: 32 more for each field.
+/// The same for HTTP/2, counted as in RFC 9113 section 6.5.2: with 32 bytes more for each field.
 const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
-/// How many requests an HTTP/2 connection may have open: what browsers expect at least (RFC 9113 section 6.5.2).
+/// How many requests an HTTP/2 connection may have open: the least that browsers expect (RFC 9113 section 6.5.2).
 const MAX_CONCURRENT_STREAMS: u32 = 100;
-/// What h2 holds of request bodies that nobody has read yet, per connection and per stream: the smallest window that the
-/// protocol begins with.
+/// How many bytes of unread request bodies h2 holds, per connection and per stream: the initial window of the protocol.
 const WINDOW_BYTES: u32 = 64 * 1024 - 1;
-/// The size of the table that a client may compress its fields with. An entry keeps alive the buffer that it arrived in,
-/// which may be 500 times as large: see [`FrameWatch`](super::http2::FrameWatch).
+/// The size of the dynamic table with which a client may compress its fields. An entry keeps the buffer alive that it arrived
+/// in, which may be 500 times as large: see [`FrameWatch`](super::http2::FrameWatch).
 const HEADER_TABLE_BYTES: u32 = 0;
-/// How often an idle HTTP/2 connection is asked whether it is alive.
+/// How often an idle HTTP/2 connection gets a PING, to find out whether it is alive.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// The bytes of the memory that all share which one field of HTTP/2 occupies beside its text.
+/// How many bytes of the shared memory one HTTP/2 field occupies in addition to its text.
 const FIELD_BYTES: usize = 104;
-/// What the head of a request may occupy without being accounted for.
+/// The size up to which the head of a request does not count as shared memory.
 const OWN_HEAD_BYTES: usize = 1024;
 
 /// What all connections of a server have in common.
@@ -89,7 +88,7 @@ pin_project! {
     struct Stream<F> {
         #[pin]
         future: F,
-        // Since its response has begun.
+        // Set when its response starts.
         exchange: Option<Arc<Exchange>>,
     }
 }
@@ -114,7 +113,7 @@ impl Protocols {
     pub(super) fn new(edge: EdgeCore, limits: Arc<Limits>, tasks: TaskTracker) -> Self {
         let mut http1 = http1::Builder::new();
         http1
-            // `Connections::sweep` bounds the time of heads.
+            // `Limits::sweep` enforces the timeout of heads.
             .header_read_timeout(None)
             // Skips hyper's EOF probe, a system call and a buffer for each request; handlers are not cancelled when the
             // client disconnects.
@@ -154,8 +153,8 @@ pub(super) async fn serve(
         let mut sniff = pin!(is_http2(&transport));
         let outcome = std::future::poll_fn(|context| {
             let outcome = sniff.as_mut().poll(context);
-            connection.has_looked();
-            // Bytes that have arrived are a request, which is served during the shutdown, too.
+            connection.note_read_attempt();
+            // If bytes have arrived, they are a request, which is served even during the shutdown.
             if outcome.is_pending() && connection.poll_told(context).is_ready() {
                 return Poll::Ready(None);
             }
@@ -163,7 +162,7 @@ pub(super) async fn serve(
         });
         match outcome.await {
             Some(Ok(is_http2)) => is_http2,
-            // It is told to close, or its client has closed it.
+            // The connection was told to close, or its client has closed it.
             _ => return,
         }
     };
@@ -172,7 +171,7 @@ pub(super) async fn serve(
         if !limits.connections.admit_http2(&connection, &limits.clock) {
             tracing::debug!(
                 event = "http2_connection_refused",
-                "closed a connection: all places of HTTP/2 are taken"
+                "closed a connection: too many connections use HTTP/2"
             );
             return;
         }
@@ -223,11 +222,11 @@ where
     }
 }
 
-/// Waits for the first bytes of a connection, which tell the protocol. `PRI` is the method that every HTTP/2 connection
-/// begins with, and no HTTP/1 request does (RFC 9113 section 3.4).
+/// Waits for the first bytes of a connection, and returns whether it uses HTTP/2. Every HTTP/2 connection starts with the
+/// method `PRI`, and no HTTP/1 request does (RFC 9113 section 3.4).
 ///
-/// hyper-util can tell as well, by reading all of that preface, and then takes twice the memory for every HTTP/1
-/// connection.
+/// hyper-util can detect the protocol as well. But it reads the whole preface for that, and then takes twice the memory for
+/// every HTTP/1 connection.
 async fn is_http2(transport: &Transport) -> io::Result<bool> {
     const METHOD: &[u8] = b"PRI";
     let mut first = [0; METHOD.len()];
@@ -241,7 +240,7 @@ async fn is_http2(transport: &Transport) -> io::Result<bool> {
 type ResponseFuture =
     Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>>;
 
-/// What responds to the requests of one connection.
+/// Responds to the requests of one connection.
 #[derive(Clone)]
 struct Service {
     protocols: Arc<Protocols>,
@@ -309,15 +308,15 @@ impl Service {
     }
 }
 
-/// Returns whether the body does not fit in the buffer that each connection has. What it has occupied is not given back while
-/// the connection is open, so while there are many, the connection is closed after the response.
+/// Returns whether the body does not fit in the buffer that each connection has. The memory of a larger body is not freed
+/// while its connection is open. So while many connections are open, this one is closed after the response.
 fn has_large_body(request: &Request<Incoming>) -> bool {
     const BUFFER: u64 = 8 * 1024;
     let body = request.body();
     !body.is_end_stream() && body.size_hint().upper().is_none_or(|bytes| bytes > BUFFER)
 }
 
-/// Accounts for a large head of HTTP/2. That of HTTP/1 is known before it is complete, by the transport.
+/// Counts a large HTTP/2 head as shared memory. The transport counts an HTTP/1 head, before it is complete.
 fn charge_head(request: &Request<Incoming>, exchange: &Exchange) -> Result<(), LimitError> {
     if request.version() != Version::HTTP_2 {
         return Ok(());
@@ -341,15 +340,15 @@ fn check_head(request: &Request<Incoming>) -> Result<(), ProblemType> {
         return Err(ProblemType::HEADER_FIELDS_TOO_LARGE);
     }
     let hosts = headers.get_all(header::HOST).iter().take(2).count();
-    // HTTP/2 has `:authority`, and HTTP/1.0 neither.
+    // HTTP/2 has `:authority` instead; HTTP/1.0 requires neither.
     if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
         return Err(ProblemType::BAD_REQUEST);
     }
     Ok(())
 }
 
-/// Begins the response, or another one in its place if it is a streaming one and there are too many of those: then also returns
-/// why.
+/// Starts the response. If it is a streaming one, or an upgrade, and there are too many of those, starts a rejection instead,
+/// and also returns its type.
 fn finish(
     mut response: Response<BoxBody<Bytes, io::Error>>,
     exchange: Arc<Exchange>,

@@ -1,7 +1,7 @@
-//! Watches the frames of an HTTP/2 connection for what its library holds of them.
+//! Watches the frames of an HTTP/2 connection, to know how much memory h2 uses for them.
 //!
-//! h2 bounds the size of a header list, a frame and a table, each per connection. What is bounded here is their sum over
-//! all connections, which needs to be known before a request is complete.
+//! h2 limits the size of a header list, a frame and a table for each connection. The server limits their sum over all
+//! connections, so it must know the sizes before a request is complete.
 
 /// The connection preface (RFC 9113 section 3.4).
 const PREFACE_BYTES: usize = 24;
@@ -26,7 +26,7 @@ const INITIAL_WINDOW_SIZE: u16 = 0x4;
 /// in the same block, in a later one, or in each CONTINUATION.
 const EMPTY_TABLE: u8 = 0x20;
 
-/// Where a header block may begin in its frame, after the length of the padding and a priority; and two bytes of it.
+/// The start of a frame, up to the second byte of its header block, which may follow a padding length and a priority.
 const BLOCK_START_BYTES: usize = 1 + 5 + 2;
 
 /// What an incomplete header block may occupy: the encoded block of up to 16 KiB, and about 500 fields of 72 bytes.
@@ -38,13 +38,13 @@ const ENTRY_BUFFER: usize = 16 * 1024;
 /// How many entries a dynamic table of 4096 bytes has at most (RFC 7541 section 4.1: each counts 32 bytes and its text).
 const MAX_ENTRIES: usize = 124;
 
-/// What a connection has of its own for frames that arrive, which is not accounted for.
+/// The buffer that each connection has for frames that arrive. It does not count as shared memory.
 const OWN_BUFFER: usize = 8 * 1024;
 
 /// Follows the frames of a connection.
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each follows another state of the protocol"
+    reason = "each is a different state of the protocol"
 )]
 #[derive(Debug, Default)]
 pub(super) struct FrameWatch {
@@ -68,7 +68,7 @@ pub(super) struct FrameWatch {
 }
 
 impl FrameWatch {
-    /// Follows `bytes`, and returns how much h2 may hold now of what has been received.
+    /// Follows `bytes`, and returns how many bytes of memory h2 may now hold for the frames received.
     pub(super) fn watch(&mut self, mut bytes: &[u8]) -> usize {
         let preface = bytes.len().min(PREFACE_BYTES - self.preface);
         self.preface += preface;
@@ -91,7 +91,7 @@ impl FrameWatch {
         self.held()
     }
 
-    /// The smallest window that the client has ever set for streams.
+    /// Returns the smallest window that the client has ever set for streams.
     pub(super) fn window(&self) -> u32 {
         self.window.unwrap_or(u32::MAX)
     }
@@ -153,8 +153,8 @@ impl FrameWatch {
         }
     }
 
-    /// The first two bytes of the header block in the current frame, the second as zero if there is none; `None` if h2
-    /// decodes nothing of it.
+    /// Returns the first two bytes of the header block in the current frame, the second as zero if there is none; `None` if h2
+    /// does not decode the block.
     fn block_start(&self) -> Option<[u8; 2]> {
         let [_, _, _, _, flags, stream @ ..] = self.header;
         let mut at = 0;
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn open_block_is_held_until_it_ends() {
-        // Whoever has acknowledged the settings can empty the table by an open block.
+        // A client that has acknowledged the settings can empty the table with an open block.
         let settings = frame(SETTINGS, ACK, &[]);
         let headers = frame(HEADERS, 0, &[EMPTY_TABLE, 0x82]);
         let middle = frame(CONTINUATION, 0, &[0x84]);

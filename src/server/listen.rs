@@ -1,7 +1,7 @@
 //! Listens, accepts connections, and shuts down.
 //!
-//! Poem's own server sets no timer, so that half a head keeps a connection open forever; it has no limit of connections, and
-//! spins when descriptors run out. Hence this loop on hyper-util.
+//! Poem's own server has no timeouts, so an incomplete head keeps a connection open forever. It does not limit connections,
+//! and retries without a pause when descriptors run out. Therefore this module has its own loop on hyper-util.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -22,17 +22,17 @@ use crate::{
     },
 };
 
-/// How many connections may wait to be accepted. A client beyond them waits a second for its next attempt.
+/// How many connections may wait to be accepted. If there are more, a client tries again after a second.
 const ACCEPT_BACKLOG: u32 = 4096;
 /// How long a client may leave unread what was sent to it.
 #[cfg(target_os = "linux")]
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// The pause after a connection could not be accepted, as when descriptors run out.
+/// The pause after a connection could not be accepted, for example because descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Descriptors for everything but connections: requests to Hanko (64 validate sessions at once), the revocation store, the
 /// log, the listener, and the runtime.
 const RESERVED_DESCRIPTORS: u64 = 128;
-/// How long an upgraded connection that was told to close may take, as its handler runs in a task of its own.
+/// How long an upgraded connection may take to close after it was told to: its handler runs in a task of its own.
 const UPGRADE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A socket that accepts connections.
@@ -65,7 +65,7 @@ impl Listener {
         Ok(Self { socket, address })
     }
 
-    /// Returns the address, with the port that was picked if 0 was asked for.
+    /// Returns the address, with the actual port if port 0 was requested.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -93,14 +93,14 @@ pub(crate) fn possible_connections(wanted: usize) -> usize {
 
 /// Returns how many of these descriptors are reserved, and how many connections fit in the others.
 fn fitting(wanted: usize, descriptors: u64, reserved: u64) -> (u64, usize) {
-    // With very few descriptors, half of them.
+    // With very few descriptors, only half of them are reserved.
     let reserved = reserved.min(descriptors / 2);
     let available = usize::try_from(descriptors - reserved).unwrap_or(usize::MAX);
     (reserved, wanted.min(available).max(1))
 }
 
-/// Raises the soft limit of descriptors to the hard limit, and returns how many connections fit in, at most `wanted`, beside
-/// the descriptors of the other listener.
+/// Raises the soft limit of descriptors to the hard limit. Returns how many connections fit in it together with the
+/// descriptors of the other listener, at most `wanted`.
 pub(super) fn max_connections(wanted: usize, of_admin: u64) -> usize {
     let Some(descriptors) = raise_descriptor_limit() else {
         tracing::info!(
@@ -162,8 +162,8 @@ fn raise_descriptor_limit() -> Option<u64> {
     None
 }
 
-/// Serves until `shutdown` ends, goes on for `SHUTDOWN_DELAY`, and then waits for running requests, at most for
-/// `SHUTDOWN_GRACE`. When it returns, no task of a connection is left.
+/// Serves until `shutdown` completes and for `SHUTDOWN_DELAY` after that, and then waits at most `SHUTDOWN_GRACE` for running
+/// requests. When it returns, no task of a connection is left.
 pub(crate) async fn serve(
     listener: Listener,
     edge: EdgeCore,
@@ -205,7 +205,7 @@ pub(crate) async fn serve(
     tokio::select! {
         () = connections.all_closed() => {}
         () = clock.sleep(config.shutdown_grace) => {
-            tracing::warn!(event = "shutdown_cut_off", connections = connections.count(), "closing what did not finish in time");
+            tracing::warn!(event = "shutdown_cut_off", connections = connections.count(), "closing connections that did not end in time");
             connections.tell_all(Command::Close);
         }
     }
@@ -234,7 +234,7 @@ async fn accept(
                     tracing::warn!(event = "accept_failed", %error, "could not accept a connection");
                 }
                 is_failing = true;
-                // It may have failed for lack of descriptors, whoever uses them.
+                // Descriptors may have run out, whatever uses them.
                 limits.connections.close_first(Need::Place, &limits.clock);
                 limits.clock.sleep(ACCEPT_PAUSE).await;
                 continue;
@@ -246,8 +246,8 @@ async fn accept(
     }
 }
 
-/// Accepts the connections that the kernel has established. When the listener is closed, it resets those that were not
-/// accepted, with the requests that their clients have sent.
+/// Accepts the connections that the kernel has established. When the listener is closed, the kernel resets those that were
+/// not accepted, although their clients may have sent requests.
 async fn accept_queued(
     listener: &TcpListener,
     limits: &Arc<Limits>,
@@ -255,7 +255,7 @@ async fn accept_queued(
     tasks: &TaskTracker,
 ) {
     for _ in 0..ACCEPT_BACKLOG {
-        // Lets the runtime look at the listener.
+        // Lets the runtime poll the listener.
         tokio::task::yield_now().await;
         let Some(Ok((stream, remote_address))) = listener.accept().now_or_never() else {
             return;
@@ -284,7 +284,7 @@ fn serve_in_task(
 fn set_options(stream: &TcpStream) {
     // Responses are small and written at once: waiting to fill a packet only delays them.
     let _ = stream.set_nodelay(true);
-    // Otherwise a client that sends requests and never reads keeps the connection forever.
+    // Otherwise a client that sends requests and never reads would keep the connection open forever.
     #[cfg(target_os = "linux")]
     let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNREAD_TIMEOUT));
 }

@@ -1,4 +1,4 @@
-//! What hyper reads from and writes to.
+//! The transport that hyper reads from and writes to.
 
 use std::{
     io::{self, IoSlice},
@@ -18,26 +18,25 @@ use tokio::{
 use super::http2::FrameWatch;
 use crate::edge::limits::{Connection, Ticket};
 
-/// Responses up to this size, which are almost all, go to the kernel in one piece.
+/// Responses up to this size go to the kernel in one piece. Almost all are that small.
 const SMALL: usize = 1024;
 
-/// How much is read at once. hyper's buffer of 8 KiB doubles, for as long as the connection lives, whenever one read fills
-/// it.
+/// How many bytes are read at once. hyper doubles its buffer of 8 KiB, for the rest of the connection, whenever one read
+/// fills it.
 const MAX_READ: usize = 8 * 1024 - 1;
 
-/// How many reads of HTTP/2 may follow each other before others have their turn. tokio allows 128, which is 1 MiB, or 80,000
-/// frames. Meanwhile, the streams that they begin could not end, and hundreds of connections would wait.
+/// How many reads in a row an HTTP/2 connection may make before it yields to other tasks. tokio allows 128, which is 1 MiB, or
+/// 80,000 frames. Meanwhile, the streams that these frames start could not end, and hundreds of connections would wait.
 const READS_AT_ONCE: u8 = 4;
 
-/// How much of a head is held in the buffer that each connection has of its own.
+/// How many bytes of a head fit in the buffer that each connection has.
 const OWN_BUFFER: usize = 8 * 1024;
 
-/// A TCP stream that notes what it receives, and keeps the place of its connection for as long as it is open: also when
-/// it has been upgraded, and a handler owns it.
+/// A TCP stream that notes what it receives, and holds the place of its connection while it is open, even after an upgrade,
+/// when a handler owns it.
 ///
-/// It joins the head and the body of a small response. Copying some hundred bytes costs less than having the kernel gather
-/// them: `send` is a shorter way than `writev`. hyper's own `writev(false)` copies bodies of every size, into a buffer that the
-/// connection keeps.
+/// It joins the head and the body of a small response: to copy some hundred bytes and call `send` costs less than `writev`.
+/// hyper's own `writev(false)` copies bodies of every size, into a buffer that the connection keeps.
 pub(super) struct Transport {
     stream: TcpStream,
     ticket: Ticket,
@@ -124,7 +123,7 @@ impl Read for Transport {
         let outcome = Pin::new(&mut this.stream).poll_read(context, &mut space);
         if outcome.is_pending() {
             this.reads = 0;
-            // hyper's task has registered itself. That of an upgraded connection does not know of commands.
+            // hyper's task has registered itself for commands. The task of an upgraded connection has not.
             if connection.is_upgraded() {
                 connection.poll_command(context);
             }
@@ -158,8 +157,8 @@ impl Write for Transport {
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // hyper does not read while it writes a response, so a stream that has nothing to write would outlive its client.
-        // It flushes whenever it is polled.
+        // hyper does not read while it writes a response, so a streaming response with nothing to write would outlive its
+        // client. hyper flushes whenever it is polled.
         if this.ticket.connection.is_streaming() {
             let mut next = [MaybeUninit::uninit()];
             let outcome = this
@@ -219,7 +218,7 @@ mod tests {
     use crate::{app::Config, clock::ManualClock, edge::limits::Limits};
 
     #[tokio::test]
-    async fn connection_of_http2_lets_others_have_their_turn() {
+    async fn http2_connection_yields_to_other_tasks() {
         let config = Config::of_variables(&[]);
         let clock = Arc::new(ManualClock::new(Duration::ZERO));
         let limits = Arc::new(Limits::new(config.http.limits(), 1, clock));
@@ -229,7 +228,7 @@ mod tests {
         let (stream, _) = listener.accept().await.expect("a connection");
         let mut transport = Transport::new(stream, limits.connections.admit(&limits).await);
         transport.watch_frames();
-        // Little enough for the buffers of the sockets.
+        // Fits in the buffers of the sockets.
         let sent = 2 * usize::from(READS_AT_ONCE) * MAX_READ;
         peer.write_all(&vec![0; sent]).await.expect("sent");
         let mut received = 0;
@@ -272,7 +271,7 @@ mod tests {
             let head = [b'h'; 10];
             let body: Vec<u8> = (b'a'..=b'z').cycle().take(body_length).collect();
             let mut transport = Transport::new(stream, limits.connections.admit(&limits).await);
-            // The last is empty, as the rest of what hyper has may be.
+            // The last part is empty, as hyper's last part may be.
             let parts = [IoSlice::new(&head), IoSlice::new(&body), IoSlice::new(&[])];
             let written =
                 poll_fn(|context| Pin::new(&mut transport).poll_write_vectored(context, &parts))

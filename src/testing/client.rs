@@ -1,4 +1,4 @@
-//! The kit to test any Poem endpoint with: a Hanko of its own, a clock, and requests that are signed in.
+//! The kit to test any Poem endpoint: a local Hanko, a manual clock, and requests with credentials.
 
 use std::{
     fmt,
@@ -32,7 +32,7 @@ const START: Duration = Duration::from_hours(490_908);
 ///
 /// # Time
 /// The clock stands still until [`advance`](Self::advance) is called. Real time changes nothing, so tests need no sleeps.
-/// Limits on how often the keys are fetched are lifted, since they would never pass.
+/// There are no limits on how often the keys are fetched, because the time that they require would never pass.
 ///
 /// A request that waits for a Hanko that [hangs](super::Fault::Hangs) gets its response when the clock passes the timeout,
 /// 5 s by default. Let its validation request arrive before time advances:
@@ -89,7 +89,20 @@ pub struct TestHankoBuilder {
 }
 
 impl TestHanko {
-    /// Starts one with default settings.
+    /// Starts a [`TestHanko`] with default settings.
+    ///
+    /// ```
+    /// use poem_hanko::testing::{Person, TestHanko};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let hanko = TestHanko::start().await;
+    /// let ada = hanko.sign_in(&Person::default());
+    /// let session = hanko.hanko().authenticate(ada.token()).await?;
+    /// assert_eq!(session.user_id(), ada.user_id());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Panics
     /// Panics if it cannot be started, for example because no port is free. Must be called within a tokio runtime.
@@ -98,6 +111,15 @@ impl TestHanko {
     }
 
     /// Returns a builder with default settings.
+    ///
+    /// ```
+    /// use poem_hanko::testing::TestHanko;
+    ///
+    /// # async fn example() {
+    /// let builder = TestHanko::builder().cookie_name("session");
+    /// let hanko = builder.start().await;
+    /// # }
+    /// ```
     pub fn builder() -> TestHankoBuilder {
         TestHankoBuilder {
             start: START,
@@ -107,22 +129,69 @@ impl TestHanko {
         }
     }
 
-    /// Returns what verifies the sessions, for the data of the routes under test.
+    /// Returns the [`Hanko`] that verifies the sessions, for the data of the routes under test.
+    ///
+    /// ```
+    /// use poem::{EndpointExt, Route, test::TestClient};
+    /// use poem_hanko::{Edge, testing::TestHanko};
+    ///
+    /// fn client(hanko: &TestHanko, routes: Route) -> TestClient<impl poem::Endpoint> {
+    ///     TestClient::new(routes.with(Edge::new(hanko.hanko())))
+    /// }
+    /// ```
     pub fn hanko(&self) -> &Hanko {
         &self.hanko
     }
 
-    /// Returns the Hanko at which people sign in.
+    /// Returns the local Hanko, where people sign in.
+    ///
+    /// ```
+    /// use poem_hanko::testing::{LocalHanko, Person, SignedIn, TestHanko};
+    ///
+    /// fn admin(hanko: &LocalHanko) -> SignedIn {
+    ///     hanko.sign_in(&Person::default().claim("role", "admin"))
+    /// }
+    ///
+    /// # fn example(hanko: &TestHanko) {
+    /// let ada = admin(hanko.local_hanko());
+    /// # }
+    /// ```
     pub fn local_hanko(&self) -> &LocalHanko {
         &self.local_hanko
     }
 
-    /// Returns the clock of both. [`advance`](Self::advance) also waits until the work that is due has been done.
+    /// Returns the clock of both. Unlike the clock's own `advance`, [`advance`](Self::advance) also waits for background work.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use poem_hanko::{MemoryStore, testing::TestHanko};
+    ///
+    /// /// The store has the same time as the test.
+    /// fn store(hanko: &TestHanko) -> MemoryStore {
+    ///     MemoryStore::new(Arc::new(hanko.clock().clone()))
+    /// }
+    /// ```
     pub fn clock(&self) -> &ManualClock {
         &self.clock
     }
 
     /// Returns a client of this endpoint, with the [`Hanko`] in its data.
+    ///
+    /// ```
+    /// use poem::{Request, Result, Route, get, handler, http::StatusCode};
+    /// use poem_hanko::testing::TestHanko;
+    /// # #[handler]
+    /// # async fn notes(request: &Request) -> Result<String> {
+    /// #     Ok(poem_hanko::require::<()>(request).await?.user_id().to_string())
+    /// # }
+    ///
+    /// # async fn example(hanko: &TestHanko) {
+    /// let client = hanko.client(Route::new().at("/notes", get(notes)));
+    /// let response = client.get("/notes").send().await;
+    /// response.assert_status(StatusCode::UNAUTHORIZED);
+    /// # }
+    /// ```
     pub fn client<E: IntoEndpoint>(
         &self,
         endpoint: E,
@@ -130,8 +199,22 @@ impl TestHanko {
         TestClient::new(endpoint.into_endpoint().data(self.hanko.clone()))
     }
 
-    /// Advances the clock, and waits until the work has been done that was in progress before or has become due: see
-    /// [`settle`](Self::settle).
+    /// Advances the clock. Before and after that, waits until all background work is done, see [`settle`](Self::settle).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use poem_hanko::testing::{Person, TestHanko};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let hanko = TestHanko::start().await;
+    /// let ada = hanko.sign_in(&Person::default().lifespan(Duration::from_secs(3600)));
+    /// hanko.advance(Duration::from_secs(2 * 3600)).await;
+    /// assert!(hanko.hanko().authenticate(ada.token()).await.is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn advance(&self, duration: Duration) {
         self.settle().await;
         self.clock.advance(duration);
@@ -142,12 +225,24 @@ impl TestHanko {
     /// validation request is in progress or due.
     ///
     /// In hybrid mode a request may be accepted and cause a validation request in the background. After this call its
-    /// outcome applies. Does not wait for what only the test can bring about: while the local Hanko hangs, holds responses
-    /// back or delays them, this returns at once. Nor does it wait for event listeners, or for
-    /// [`Session::ended`](crate::Session::ended), which are tasks of the application.
+    /// outcome applies. While the local Hanko hangs, or holds or delays responses, this returns at once, because only the test
+    /// can change that. It does not wait for event listeners or [`Session::ended`](crate::Session::ended), which are tasks of
+    /// the application.
+    ///
+    /// ```
+    /// use poem_hanko::testing::{Person, TestHanko};
+    ///
+    /// # async fn example(hanko: &TestHanko) -> Result<(), Box<dyn std::error::Error>> {
+    /// let ada = hanko.sign_in(&Person::default());
+    /// hanko.hanko().authenticate(ada.token()).await?;
+    /// hanko.settle().await;
+    /// assert_eq!(hanko.hanko().validation_status().in_flight, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn settle(&self) {
         let state = &self.local_hanko.state;
-        while !state.keeps_responses() && (!state.webhooks.is_idle() || self.hanko.is_busy()) {
+        while !state.holds_responses() && (!state.webhooks.is_idle() || self.hanko.is_busy()) {
             tokio::task::yield_now().await;
         }
     }
@@ -173,18 +268,50 @@ impl fmt::Debug for TestHanko {
 
 impl TestHankoBuilder {
     /// Sets the time at which the clock starts. Default: 2026-01-01T12:00:00Z.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// use poem_hanko::testing::TestHanko;
+    ///
+    /// # async fn example() {
+    /// let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    /// let hanko = TestHanko::builder().start_time(time).start().await;
+    /// # }
+    /// ```
     pub fn start_time(mut self, time: SystemTime) -> Self {
         self.start = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         self
     }
 
     /// Sets the name of the session cookie, on both sides. Default: `hanko`.
+    ///
+    /// ```
+    /// use poem_hanko::testing::{Person, TestHanko};
+    ///
+    /// # async fn example() {
+    /// let hanko = TestHanko::builder().cookie_name("session").start().await;
+    /// let ada = hanko.sign_in(&Person::default());
+    /// assert!(ada.cookie().starts_with("session="));
+    /// # }
+    /// ```
     pub fn cookie_name(mut self, cookie_name: impl Into<String>) -> Self {
         self.cookie_name = cookie_name.into();
         self
     }
 
     /// Changes the settings of the [`LocalHanko`].
+    ///
+    /// ```
+    /// use poem_hanko::testing::TestHanko;
+    ///
+    /// # async fn example() {
+    /// let hanko = TestHanko::builder()
+    ///     .local_hanko(|builder| builder.audience("acme-api"))
+    ///     .start()
+    ///     .await;
+    /// # }
+    /// ```
     pub fn local_hanko(
         mut self,
         change: impl FnOnce(LocalHankoBuilder) -> LocalHankoBuilder + Send + 'static,
@@ -194,6 +321,17 @@ impl TestHankoBuilder {
     }
 
     /// Changes the settings of the [`Hanko`], such as its session mode or its event listeners.
+    ///
+    /// ```
+    /// use poem_hanko::testing::TestHanko;
+    ///
+    /// # async fn example() {
+    /// let hanko = TestHanko::builder()
+    ///     .hanko(|builder| builder.trusted_origins(["https://app.example.com".to_owned()]))
+    ///     .start()
+    ///     .await;
+    /// # }
+    /// ```
     pub fn hanko(
         mut self,
         change: impl FnOnce(HankoBuilder) -> HankoBuilder + Send + 'static,
@@ -202,7 +340,16 @@ impl TestHankoBuilder {
         self
     }
 
-    /// Starts it and waits until the keys have been fetched.
+    /// Starts the [`TestHanko`] and waits until the keys have been fetched.
+    ///
+    /// ```
+    /// use poem_hanko::{SessionMode, testing::TestHanko};
+    ///
+    /// # async fn example() {
+    /// let builder = TestHanko::builder().hanko(|hanko| hanko.session_mode(SessionMode::Stateful));
+    /// let hanko = builder.start().await;
+    /// # }
+    /// ```
     ///
     /// # Panics
     /// Panics if it cannot be started, for example because no port is free, or if the [`HankoBuilder`] rejects its

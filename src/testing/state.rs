@@ -1,5 +1,5 @@
-//! What the local Hanko knows and does: its database, its settings, the validation of sessions, and the webhooks, which it
-//! sends as Hanko does: one at a time, each once, never retried.
+//! The state of the local Hanko: its database, its settings, the validation of sessions, and the webhooks. Like Hanko, it sends
+//! webhooks one at a time, each once, and never again after a failure.
 
 use std::{
     collections::HashMap,
@@ -33,7 +33,7 @@ use crate::{
 /// How long webhook tokens are valid: Hanko's constant.
 const WEBHOOK_LIFESPAN: Duration = Duration::from_mins(5);
 
-/// What the handle and the routes share.
+/// The state that the handle and the routes share.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) clock: Arc<dyn Clock>,
@@ -48,7 +48,7 @@ pub(super) struct State {
     pub(super) inner: Mutex<Inner>,
 }
 
-/// What changes while it runs.
+/// The part of the state that changes while the local Hanko runs.
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) keys: KeyRing,
@@ -96,15 +96,15 @@ impl State {
         *self.fault.borrow()
     }
 
-    /// Returns whether responses wait for the test, which holds them back, or for its clock.
+    /// Whether responses wait until the test or its clock releases them.
     #[cfg(feature = "testing")]
-    pub(super) fn keeps_responses(&self) -> bool {
+    pub(super) fn holds_responses(&self) -> bool {
         self.fault() == Fault::Hangs
             || self.hold.is_set()
             || !self.settings().validation_delay.is_zero()
     }
 
-    /// Waits while requests hang, and returns the fault that is set then.
+    /// Waits until the fault is not [`Fault::Hangs`], and returns it.
     pub(super) async fn fault_after_hang(&self) -> Fault {
         until(&self.fault, |fault| *fault != Fault::Hangs).await;
         self.fault()
@@ -132,7 +132,7 @@ impl State {
         let event = match source {
             Source::Flow => "session.create.flow",
             Source::AdminApi => {
-                // Nobody has authenticated.
+                // The user has not authenticated.
                 claims.remove("amr");
                 "session.create.admin"
             }
@@ -242,14 +242,14 @@ impl State {
         }
     }
 
-    /// Returns the session that a token names, if both are active.
+    /// Returns the session that a token names, if both are valid.
     pub(super) fn session_of(&self, token: &str) -> Option<Uuid> {
         let session_id = self.verify(token)?.session_id?;
         self.inner().database.session(session_id)?;
         Some(session_id)
     }
 
-    /// Verifies a token as Hanko does: its signature and its times. It reads its keys from the database.
+    /// Verifies the signature and the times of a token, as Hanko does. Hanko reads its keys from its database.
     fn verify(&self, token: &str) -> Option<SessionToken> {
         if self.fault() == Fault::DatabaseDown {
             return None;
@@ -364,7 +364,7 @@ impl SessionRow {
         })
     }
 
-    /// The session as the database returns it.
+    /// Returns the session as the database stores it.
     fn stored(mut self) -> Self {
         for time in [
             &mut self.created_at,
@@ -389,7 +389,7 @@ struct Identifier {
 }
 
 impl Identifier {
-    /// Stores what a person has now. An unchanged identifier keeps its id and times.
+    /// Stores the current identifier of a person. An unchanged identifier keeps its id and times.
     fn store(slot: &mut Option<Self>, current: Option<(&str, bool)>, now: Duration) {
         let Some((text, is_verified)) = current else {
             *slot = None;
@@ -415,7 +415,7 @@ impl Identifier {
     }
 }
 
-/// A row of `users` with what belongs to it.
+/// A row of `users`, with the rows of other tables that belong to it.
 #[derive(Debug)]
 struct UserRow {
     email: Option<Identifier>,
@@ -426,14 +426,14 @@ struct UserRow {
     sessions: Vec<Uuid>,
 }
 
-/// What the database says about a session that a token names.
+/// The result of looking up the session that a token names.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// Active; if there is an idle timeout, with the time when it ends the session.
+    /// The session is active. `idle_expires_at` is when the idle timeout ends it, if there is one.
     Active { idle_expires_at: Option<Duration> },
-    /// It had been idle for too long and has just been deleted.
+    /// The session was idle for too long and has just been deleted.
     Idle(SessionRow),
-    /// No such session.
+    /// There is no such session.
     Nothing,
 }
 
@@ -512,7 +512,7 @@ impl Database {
             "created_at": with_fraction(created_at),
             "updated_at": with_fraction(updated_at),
         });
-        // Hanko omits what the user does not have.
+        // Hanko omits the members that the user does not have.
         let (email, username) = user.map_or((None, None), |user| (user.email, user.username));
         if let Some(email) = email {
             data["emails"] = json!([{
@@ -569,6 +569,18 @@ const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(10);
 const WEBHOOK_USER_AGENT: &str = "Go-http-client/1.1";
 
 /// Why a webhook was not delivered.
+///
+/// ```
+/// use poem_hanko::testing::{DeliveryError, LocalHanko, SignedIn};
+///
+/// async fn sign_out(local_hanko: &LocalHanko, ada: &SignedIn) -> Result<(), DeliveryError> {
+///     match local_hanko.end_session(ada).await {
+///         // The service has no route for webhooks.
+///         Err(DeliveryError::Status(404)) => Ok(()),
+///         result => result.map(|_| ()),
+///     }
+/// }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeliveryError {
@@ -581,12 +593,12 @@ pub enum DeliveryError {
     /// No request could be sent, or its response could not be read.
     #[error("the webhook could not be sent")]
     Unreachable(#[source] Box<dyn Error + Send + Sync>),
-    /// The [`Hanko`] to which it was passed has rejected it.
+    /// The [`Hanko`] that received the webhook rejected it.
     #[error("the webhook was rejected")]
     Rejected(#[source] WebhookError),
 }
 
-/// What receives webhooks.
+/// The receiver of webhooks.
 #[derive(Clone, Debug)]
 pub(super) enum Target {
     Url(String),
@@ -594,7 +606,7 @@ pub(super) enum Target {
     Hanko(Hanko),
 }
 
-/// Where webhooks are sent, and which.
+/// Where webhooks are sent, and which events are sent.
 #[derive(Debug)]
 pub(super) struct Subscription {
     pub(super) target: Option<Target>,
@@ -602,7 +614,7 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
-    /// Returns where this event is sent, if anywhere. Hanko compares by prefix: `session` includes
+    /// Returns the target of this event, or `None` if it is not sent. Hanko compares by prefix: `session` includes
     /// `session.delete.explicit.logout`.
     fn target_of(&self, event: &str) -> Option<Target> {
         let is_subscribed = self
@@ -621,7 +633,7 @@ struct Job {
     outcome: oneshot::Sender<Result<(), DeliveryError>>,
 }
 
-/// The queue in front of the worker.
+/// The queue of webhooks that the worker sends.
 #[derive(Debug)]
 pub(super) struct WebhookQueue {
     jobs: mpsc::UnboundedSender<Job>,
@@ -705,7 +717,7 @@ async fn deliver(
     }
 }
 
-/// Sends one request. The client is built at the first webhook, since without one it is not needed.
+/// Sends one request. The client is built for the first webhook.
 async fn send(
     client: &mut Option<reqwest::Client>,
     url: String,
@@ -721,7 +733,7 @@ async fn send(
                     .no_proxy()
                     .pool_max_idle_per_host(0)
             };
-            // Without root certificates on this machine, http still works.
+            // Plain http must also work on a machine without root certificates.
             let built = builder()
                 .build()
                 .or_else(|_| builder().tls_certs_only([]).build());
@@ -744,12 +756,25 @@ async fn send(
 
 /// A way in which the local Hanko fails, chosen by [`LocalHanko::set_fault`](super::LocalHanko::set_fault). It applies to
 /// requests that arrive while it is set.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use poem_hanko::testing::{Fault, LocalHanko};
+///
+/// # fn example(local_hanko: &LocalHanko) {
+/// let retry_after = Some(Duration::from_secs(30));
+/// local_hanko.set_fault(Fault::Unavailable { retry_after });
+/// // … a request that fails
+/// local_hanko.set_fault(Fault::None);
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fault {
-    /// None: it works.
+    /// No fault: everything works.
     #[default]
     None,
-    /// As a real Hanko whose database is down: `/sessions/validate` (POST and GET) returns 200 with
+    /// Works like a real Hanko whose database is down: `/sessions/validate` (POST and GET) returns 200 with
     /// `{"is_valid":false}` about every token, `/.well-known/jwks.json` returns 500, and `/logout` returns 401.
     DatabaseDown,
     /// `/sessions/validate` returns 429.
@@ -767,15 +792,29 @@ pub enum Fault {
     /// `/sessions/validate` returns 200 with a body that no Hanko sends: `{}`.
     UnexpectedResponse,
     /// Requests to `/sessions/validate` and `/.well-known/jwks.json` are accepted and get no response. When another fault,
-    /// or none, is set, their responses are computed and sent, as by a process that was stopped and continues.
+    /// or none, is set, their responses are computed and sent, as if the process had been stopped and continued.
     Hangs,
-    /// No request gets a response: its connection is closed when it arrives, or when it would get its response. Requests
-    /// that arrive are not counted.
+    /// No request gets a response: its connection is closed when the request arrives, or when its response would be sent.
+    /// Requests that arrive are not counted.
     Down,
 }
 
-/// Keeps responses of `/sessions/validate` back, see
+/// Holds the responses of `/sessions/validate`, see
 /// [`LocalHanko::hold_validations`](super::LocalHanko::hold_validations). Sends them when it is dropped.
+///
+/// ```
+/// use poem_hanko::testing::{Person, TestHanko};
+///
+/// # async fn example(hanko: &TestHanko) {
+/// let ada = hanko.sign_in(&Person::default());
+/// let held = hanko.hold_validations();
+/// let (session, ()) = tokio::join!(hanko.hanko().authenticate_live(ada.token()), async {
+///     held.wait_for(1).await;
+///     assert_eq!(held.count(), 1);
+///     held.release();
+/// });
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "the responses are sent when this is dropped"]
 pub struct HeldValidations {
@@ -785,16 +824,44 @@ pub struct HeldValidations {
 
 impl HeldValidations {
     /// Returns how many responses are being held.
+    ///
+    /// ```
+    /// use poem_hanko::testing::TestHanko;
+    ///
+    /// # fn example(hanko: &TestHanko) {
+    /// let held = hanko.hold_validations();
+    /// assert_eq!(held.count(), 0);
+    /// # }
+    /// ```
     pub fn count(&self) -> usize {
         *self.hold.count.borrow()
     }
 
     /// Waits until at least `count` responses are being held.
+    ///
+    /// ```
+    /// use poem_hanko::testing::{HeldValidations, LocalHanko};
+    ///
+    /// /// Rotates the key while a validation is in progress.
+    /// async fn rotate(local_hanko: &LocalHanko, held: &HeldValidations) -> std::io::Result<()> {
+    ///     held.wait_for(1).await;
+    ///     local_hanko.rotate_key().await
+    /// }
+    /// ```
     pub async fn wait_for(&self, count: usize) {
         until(&self.hold.count, |held| *held >= count).await;
     }
 
     /// Sends the held responses, in no particular order.
+    ///
+    /// ```
+    /// use poem_hanko::testing::HeldValidations;
+    ///
+    /// async fn release_when_two_wait(held: HeldValidations) {
+    ///     held.wait_for(2).await;
+    ///     held.release();
+    /// }
+    /// ```
     pub fn release(self) {
         drop(self);
     }
@@ -893,7 +960,7 @@ pub(super) async fn until<T>(sender: &watch::Sender<T>, condition: impl FnMut(&T
     let _met = receiver.wait_for(condition).await.is_ok();
 }
 
-/// Raises a number while it lives. If the client disconnects, the handler is dropped, and this with it.
+/// Adds one to a number until it is dropped. If the client disconnects, the handler is dropped, and this with it.
 struct Counted<'a, T> {
     sender: &'a watch::Sender<T>,
     number: fn(&mut T) -> &mut usize,
@@ -936,7 +1003,7 @@ fn with_fraction(unix_time: Duration) -> String {
     format!("{}Z", text.trim_end_matches('0'))
 }
 
-/// Cuts a time to microseconds, the precision of Hanko's database.
+/// Truncates a time to microseconds, the precision of Hanko's database.
 fn in_database(unix_time: Duration) -> Duration {
     Duration::from_micros(u64::try_from(unix_time.as_micros()).unwrap_or(u64::MAX))
 }

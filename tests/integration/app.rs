@@ -1,4 +1,4 @@
-//! An `App` around somebody's API, in our server.
+//! An `App` with the API of an application, in our server.
 
 #![allow(
     clippy::unused_async,
@@ -76,7 +76,7 @@ impl Served {
     }
 }
 
-/// Serves an app for a local Hanko, whose webhooks go where the app receives them by default.
+/// Serves an app for a local Hanko, which sends its webhooks to the app's default path.
 async fn serve(app: App, variables: &[(&str, &str)]) -> (LocalHanko, Served) {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
@@ -143,9 +143,9 @@ fn hello() -> App {
     App::new(HelloApi, "hello", "1.0").data(Word("poem"))
 }
 
-/// What the document says of a request header that every operation accepts.
-const REQUEST_ID_TEXT: &str = "A request may carry an id of its own in the header `X-Request-Id`: 1 to 64 letters, digits, \
-    `-`, `_` or `.`. The response has the same one, and so has the log of the service.";
+/// The entry in the document for a request header that every operation accepts.
+const REQUEST_ID_TEXT: &str = "A request may have an id in the header `X-Request-Id`: 1 to 64 letters, digits, `-`, `_` or `.`. \
+    The response and the log of the service have the same id.";
 
 #[tokio::test]
 async fn own_operations_stand_beside_ours() {
@@ -168,7 +168,7 @@ async fn own_operations_stand_beside_ours() {
     for path in ["/hello", "/webhooks/hanko", "/livez", "/readyz"] {
         assert!(paths(&document).contains(&path), "{path}");
     }
-    // In stateless mode the webhook alone ends it.
+    // In stateless mode, only the webhook ends it.
     local_hanko.end_session(&session).await.unwrap().unwrap();
     assert_problem(send(request()).await, 401, "invalid-token").await;
 }
@@ -497,7 +497,7 @@ impl PulseApi {
 mod own {
     use poem_openapi::Object;
 
-    /// Has the name of what every operation may respond with.
+    /// Has the name of the problem schema that every operation may respond with.
     #[derive(Object)]
     pub(crate) struct Problem {
         pub(crate) text: String,
@@ -519,7 +519,7 @@ fn app(api: impl OpenApi + Send + 'static) -> App {
     App::new(api, "conflict", "1.0")
 }
 
-/// Asserts that neither the document nor the server is made, and that the error names all of these.
+/// Asserts that neither the document nor the server can be created, and that the error contains all of `names`.
 async fn assert_conflict(make: impl Fn() -> App, names: &[&str]) {
     let of_document = make().document("http://localhost:8000", "hanko");
     let of_document = of_document.expect_err(names[0]);
@@ -962,7 +962,7 @@ async fn contact_and_external_docs_are_in_the_document() {
 }
 
 #[tokio::test]
-async fn operations_without_a_tag_get_one_and_unused_tags_are_left_out() {
+async fn untagged_operations_get_a_tag_and_unused_tags_are_omitted() {
     let (_local_hanko, api) = serve(hello(), &[]).await;
     let document = api.document().await;
     let tags: Vec<&str> = document["tags"]

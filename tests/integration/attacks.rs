@@ -1,6 +1,6 @@
-//! What must be let in and what must not: tables with a row for each case, sent octet for octet to a running server.
+//! Requests that must be accepted or rejected: tables with a row for each case, sent byte for byte to a running server.
 //!
-//! A row says why a token is good or bad, and which rule refuses it. All bad tokens but those that are about the
+//! A row names why a token is good or bad, and which rule rejects it. All bad tokens except those that are about the
 //! signature are signed well, so that a row fails as soon as its rule is gone.
 
 #![allow(clippy::too_many_lines, reason = "a table is as long as it has rows")]
@@ -27,7 +27,7 @@ use self::{
 };
 use crate::support::{App, START, report};
 
-/// What the configured services expect.
+/// The values that the configured services expect.
 const AUDIENCE: &str = "api.example";
 const OTHER_AUDIENCE: &str = "admin.example";
 const ISSUER: &str = "https://hanko.example";
@@ -41,7 +41,7 @@ mod rule {
     pub(super) const HEADER: &str = "the token's header is malformed";
     pub(super) const ALGORITHM: &str = "the token's algorithm is not allowed";
     pub(super) const TYPE: &str = "the token is of another type";
-    pub(super) const EXTENSION: &str = "the token demands an extension that is not supported";
+    pub(super) const EXTENSION: &str = "the token requires an extension that is not supported";
     pub(super) const UNKNOWN_KEY: &str = "the token was signed by an unknown key";
     pub(super) const SIGNATURE: &str = "the token's signature is invalid";
     pub(super) const CLAIMS: &str = "the token's claims are malformed";
@@ -80,13 +80,13 @@ enum Service {
 /// What a row sends.
 #[derive(Clone, Debug)]
 enum Sent {
-    /// A token, as a Bearer token and then, where a cookie can hold it, as the cookie: both must be answered alike.
+    /// A token, as a Bearer token and then, if a cookie can contain it, as the cookie: both must get the same response.
     Token(String),
-    /// These octets.
+    /// These bytes.
     Request(Vec<u8>),
 }
 
-/// What must come of a row.
+/// The expected response to a row.
 #[derive(Clone, Debug)]
 enum Expected {
     /// 200
@@ -159,7 +159,7 @@ impl Case {
         }
     }
 
-    /// The same with octets after the head of its request.
+    /// The same with bytes after the head of its request.
     fn followed_by(mut self, body: &str) -> Self {
         if let Sent::Request(request) = &mut self.sent {
             request.extend_from_slice(body.as_bytes());
@@ -171,7 +171,7 @@ impl Case {
         Self { service, ..self }
     }
 
-    /// The requests of the row, each with the name of what carries the token.
+    /// The requests of the row, each with the kind of credential that it uses.
     fn requests(&self) -> Vec<(&'static str, Vec<u8>)> {
         let token = match &self.sent {
             Sent::Request(request) => return vec![("as written", request.clone())],
@@ -180,11 +180,11 @@ impl Case {
         let get =
             |header, value: String| exchange::head("GET /protected HTTP/1.1", [(header, value)]);
         let mut requests = vec![("Bearer", get("Authorization", format!("Bearer {token}")))];
-        // An empty cookie is none, and other octets would end the value.
+        // An empty cookie counts as absent, and other bytes would end the value.
         let fits_a_cookie = !token.is_empty()
             && token
                 .bytes()
-                .all(|octet| octet.is_ascii_alphanumeric() || b"-_.=+/".contains(&octet));
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.=+/".contains(&byte));
         if fits_a_cookie {
             let name = match self.service {
                 Service::RenamedCookie => COOKIE_NAME,
@@ -195,7 +195,7 @@ impl Case {
         requests
     }
 
-    /// What is wrong with the answer, if anything is.
+    /// Returns an error if the response is not the expected one.
     fn verdict(&self, response: &Response) -> Result<(), String> {
         let expect = |what: &str, actual: Option<&str>, expected: Option<&str>| {
             if actual == expected {
@@ -300,7 +300,7 @@ impl Services {
         }
     }
 
-    /// Sends every row and panics with the names of all those that were not answered as they should be.
+    /// Sends every row and panics with the names of all that got an unexpected response.
     async fn hold(&self, cases: &[Case]) {
         let mut failures = Vec::new();
         for case in cases {
@@ -325,7 +325,7 @@ impl Services {
         );
     }
 
-    /// Nothing that came with a token was fetched, and of Hanko only the JWK Set.
+    /// Asserts that no URL in a token was fetched, and from Hanko only the JWK Set.
     async fn assert_no_url_was_followed(&self) {
         assert_eq!(self.issuer.trap_connections(), 0, "connections to the trap");
         self.issuer.walk_into_the_trap().await;
@@ -339,7 +339,7 @@ impl Services {
     }
 }
 
-/// Two rows of one name could not be told apart.
+/// Two rows with the same name could not be distinguished.
 #[track_caller]
 fn assert_names_are_unique(cases: &[Case]) {
     let mut names: Vec<&str> = cases.iter().map(|case| case.name.as_str()).collect();
@@ -361,7 +361,7 @@ async fn every_legitimate_variant_is_accepted() {
 }
 
 #[tokio::test]
-async fn every_attack_is_refused_with_the_right_answer() {
+async fn every_attack_is_rejected_with_the_right_response() {
     let services = Services::start().await;
     let cases = [
         tokens::cases(&services.issuer),

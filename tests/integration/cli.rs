@@ -1,4 +1,4 @@
-//! The program as its users start it.
+//! The program, started as users start it.
 
 use std::{
     io::{self, BufRead, BufReader},
@@ -94,7 +94,7 @@ fn serve_without_a_url_says_where_to_find_it() {
 }
 
 #[test]
-fn configuration_errors_are_told_all_at_once_with_exit_code_2() {
+fn all_configuration_errors_are_reported_with_exit_code_2() {
     let output = run(
         &["serve"],
         &[
@@ -154,7 +154,7 @@ async fn check_prints_what_would_be_served() {
         "Sessions      hybrid",
         "in this process",
         "http://localhost:3000, https://api.example",
-        "- HANKO_ISUER is no variable of this program; HANKO_ISSUER is",
+        "- HANKO_ISUER is not a variable of this program; did you mean HANKO_ISSUER?",
         "- CORS_ALLOWED_ORIGINS allows http://localhost:3000",
         "- HANKO_AUDIENCE is not set",
         "To test webhooks",
@@ -236,7 +236,7 @@ async fn check_reads_the_store() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn healthcheck_probes_the_running_instance() {
-    // It is alive, and not ready: it has no keys.
+    // It is alive but not ready: it has no keys.
     let clock = ManualClock::new(SystemClock::new().unix_time());
     let app = App::start("http://127.0.0.1:1", &clock, &[]);
     app.hanko.wait_for_key_set_fetches(1).await;
@@ -253,7 +253,7 @@ async fn healthcheck_probes_the_running_instance() {
             0,
             "http://127.0.0.1:",
         ),
-        // The admin listener is asked, wherever the API is.
+        // The probe uses the admin listener, whatever the address of the API is.
         (
             &[],
             &[("PORT", &unused_port), ("ADMIN_ADDRESS", &address)],
@@ -280,7 +280,7 @@ async fn healthcheck_probes_the_running_instance() {
             1,
             "ADMIN_ADDRESS",
         ),
-        // Nothing else of the configuration matters.
+        // Other variables do not matter.
         (&[], &[("PORT", &port), ("JWT_LEEWAY", "1d")], 0, "200"),
     ] {
         let arguments = [&["healthcheck"], arguments].concat();
@@ -442,13 +442,13 @@ fn misspelt_variable_causes_a_warning_without_its_value() {
             ("HANKO_AUDIENCES", "HANKO_AUDIENCE"),
             ("MAX_REQUEST", "MAX_REQUESTS"),
         ] {
-            let said = format!("{name} is no variable of this program; {meant} is");
+            let said = format!("{name} is not a variable of this program; did you mean {meant}?");
             let found = log
                 .lines()
                 .any(|line| line.contains("WARN") && line.contains(&said));
             assert!(found, "{log}");
         }
-        assert_eq!(log.matches("no variable of").count(), 2, "{log}");
+        assert_eq!(log.matches("is not a variable of").count(), 2, "{log}");
         assert!(!log.contains("hunter2"), "{log}");
     }
 }
@@ -500,7 +500,7 @@ fn openapi_writes_both_files_and_check_guards_them() {
             .unwrap()
     };
     assert_eq!(openapi(&["--check"]).status.code(), Some(1));
-    // The folder is made.
+    // The folder is created.
     assert!(openapi(&["--output", "openapi"]).status.success());
     assert!(openapi(&["--check"]).status.success());
 
@@ -544,7 +544,7 @@ fn dev_prints_a_curl_line_that_works_as_pasted() {
                 // It listens on loopback, whatever the environment says.
                 ("HOST", "0.0.0.0"),
                 ("HANKO_API_URL", "https://ignored.example"),
-                // The line that is printed must reach what listens here.
+                // The printed command must reach the listener of this test.
                 ("PUBLIC_URL", "https://elsewhere.example"),
                 ("PATH", "/usr/local/bin:/usr/bin:/bin"),
             ],
@@ -591,7 +591,7 @@ fn dev_prints_a_curl_line_that_works_as_pasted() {
     let mut log = String::new();
     std::io::Read::read_to_string(&mut running.0.stderr.take().unwrap(), &mut log).unwrap();
     assert!(log.contains("HOST is not loopback"), "{log}");
-    assert!(log.contains("PUBLIC_URL is not read"), "{log}");
+    assert!(log.contains("`dev` ignores PUBLIC_URL"), "{log}");
     assert!(log.contains("address=127.0.0.1:"), "{log}");
     assert_eq!(log.matches("not for production").count(), 1, "{log}");
 }
@@ -615,7 +615,7 @@ async fn every_line_of_a_json_log_is_json() {
             }
         }
     };
-    // Errors of the configuration, and after it.
+    // Errors in the configuration, and later ones.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = listener.local_addr().unwrap().port().to_string();
     for (variables, code) in [
@@ -661,7 +661,7 @@ async fn every_line_of_a_json_log_is_json() {
 #[tokio::test(flavor = "multi_thread")]
 async fn closed_standard_error_does_not_end_the_service() {
     let folder = tempfile::tempdir().unwrap();
-    // A port of its own, since nobody can read which one was picked.
+    // A fixed port, since the log that names a picked one cannot be read.
     let vacant = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = vacant.local_addr().unwrap();
     drop(vacant);
@@ -717,7 +717,7 @@ async fn unread_log_blocks_no_request() {
     );
     let (mut running, log) = listening(command);
     let (address, mut log) = address(log);
-    // Each request is a line, and the pipe and the queue hold some ten thousand.
+    // Each request is one line, and the pipe and the queue hold some ten thousand lines.
     let clients = (0..8).map(|_| {
         let (client, url) = (client(), format!("http://{address}/livez"));
         tokio::spawn(async move {
@@ -730,13 +730,13 @@ async fn unread_log_blocks_no_request() {
     for client in clients.collect::<Vec<_>>() {
         client.await.unwrap();
     }
-    // There is room again as soon as somebody reads.
+    // There is space again as soon as the log is read.
     assert!(log.any(|line| line.contains("dropped log lines") && line.contains("lines=")));
     terminate(&running);
     assert!(log.any(|line| line.contains("stopped")));
     assert_eq!(running.0.wait().unwrap().code(), Some(0));
 
-    // Nor does an unread log keep the program from its end.
+    // An unread log does not keep the program from ending either.
     let mut command = program(folder.path(), &[("PORT", "0"), ("RUST_LOG", "trace")]);
     command.arg("dev").stdout(Stdio::null());
     let (mut running, log) = listening(command);
@@ -755,7 +755,7 @@ fn address(log: impl Iterator<Item = String>) -> (String, impl Iterator<Item = S
     (address, log)
 }
 
-/// A pipe that nobody reads from.
+/// A pipe whose reader is closed.
 fn closed_pipe() -> Stdio {
     let (reader, writer) = io::pipe().unwrap();
     drop(reader);
@@ -763,7 +763,7 @@ fn closed_pipe() -> Stdio {
 }
 
 #[test]
-fn nobody_need_read_what_is_printed() {
+fn unread_output_blocks_nothing() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("openapi")).unwrap();
     for file in ["openapi/openapi.json", "openapi/openapi.yaml"] {
@@ -863,7 +863,7 @@ async fn serve_verifies_real_requests_and_ends_at_sigterm() {
     assert!(!rest.iter().any(|line| line.contains("lost")), "{rest:?}");
 }
 
-/// At the first signal as at the second, which ends the process at once.
+/// At the first signal as well as at the second, which ends the process at once.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn webhooks_that_are_lost_at_the_end_are_reported() {
@@ -890,7 +890,7 @@ async fn webhooks_that_are_lost_at_the_end_are_reported() {
 
         terminate(&running);
         assert!(log.any(|line| line.contains("received a signal")));
-        // The process may not listen for the second signal yet.
+        // The process may not yet be listening for the second signal.
         let status = within(async {
             loop {
                 if let Some(status) = running.0.try_wait().unwrap() {

@@ -97,7 +97,7 @@ fn the_example_file_lists_every_variable_with_its_default() {
         HankoChoice::Configured,
     )
     .unwrap();
-    // Where the default is unset, the file has an example, commented out.
+    // If the default is unset, the file has an example, commented out.
     let without_examples = |config: &Config| {
         let mut config = config.clone();
         config.http.public_url = None;
@@ -120,7 +120,7 @@ fn the_example_file_lists_every_variable_with_its_default() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once() {
+fn all_mistakes_are_reported_at_once() {
     let errors = read(
         &[
             ("PORT", "http"),
@@ -277,7 +277,7 @@ fn empty_value_that_would_weaken_a_check_is_an_error() {
             refuses_exactly(variable, value, "must not be empty");
         }
     }
-    // Here an empty value has the same meaning as none, and the default is as strict as any other value.
+    // Here an empty value means unset, and the default is as strict as any other value.
     for variable in [
         "HOST",
         "PORT",
@@ -361,7 +361,7 @@ fn plain_http_needs_to_be_allowed() {
 }
 
 #[test]
-fn wrong_values_are_named_with_the_mend() {
+fn wrong_values_are_named_with_the_fix() {
     refuses("HOST", "localhost:8000", "IP address");
     refuses("PORT", "65536", "0 to 65535");
     refuses("CORS_ALLOWED_ORIGINS", "*", "exact origins");

@@ -1,4 +1,4 @@
-//! Swagger UI and the served document: small, kept by browsers, and strict about scripts. What a browser makes of them is
+//! Swagger UI and the served document: small, cached by browsers, and strict about scripts. Their behaviour in a browser is
 //! tested in `tests/browser`.
 
 use std::io::Read;
@@ -11,7 +11,7 @@ use crate::support::{App, header, send, start, start_with};
 
 const REVALIDATED: [&str; 3] = ["/docs", "/openapi.json", "/openapi.yaml"];
 
-/// The paths of what the page loads, as it names them.
+/// The paths of the files that the page loads, as written in the page.
 async fn assets(app: &App) -> Vec<String> {
     let page = text(app, "/docs").await;
     let assets: Vec<String> = page
@@ -40,7 +40,7 @@ async fn get_with(app: &App, path: &str, name: &str, value: &str) -> Response {
 }
 
 #[tokio::test]
-async fn whoever_asks_for_gzip_gets_the_same_content_compressed() {
+async fn gzip_response_has_the_same_content() {
     let (_local_hanko, app) = start().await;
     for path in all_paths(&app).await {
         let plain = send(app.get(&path)).await;
@@ -70,7 +70,7 @@ async fn whoever_asks_for_gzip_gets_the_same_content_compressed() {
 }
 
 #[tokio::test]
-async fn whoever_excludes_gzip_does_not_get_it() {
+async fn excluded_gzip_is_not_sent() {
     let (_local_hanko, app) = start().await;
     for accepted in ["identity", "gzip;q=0", "gzip; q=0.0, br", "xgzip"] {
         let response = get_with(&app, "/docs", "accept-encoding", accepted).await;
@@ -80,7 +80,7 @@ async fn whoever_excludes_gzip_does_not_get_it() {
 }
 
 #[tokio::test]
-async fn what_the_page_loads_is_kept_for_good_and_the_rest_is_asked_about() {
+async fn page_assets_are_cached_forever_and_the_rest_is_revalidated() {
     let (_local_hanko, app) = start().await;
     for path in assets(&app).await {
         let response = send(app.get(&path)).await;
@@ -101,7 +101,7 @@ async fn what_the_page_loads_is_kept_for_good_and_the_rest_is_asked_about() {
 }
 
 #[tokio::test]
-async fn what_a_browser_has_is_not_sent_again() {
+async fn cached_content_is_not_sent_again() {
     let (_local_hanko, app) = start().await;
     for path in all_paths(&app).await {
         let first = send(app.get(&path)).await;
@@ -110,7 +110,7 @@ async fn what_a_browser_has_is_not_sent_again() {
         for known in [&etag, strong, &format!("\"other\", {etag}"), "*"] {
             let response = get_with(&app, &path, "if-none-match", known).await;
             assert_eq!(response.status(), 304, "{path}: {known}");
-            // RFC 9110 section 15.4.5: what a 200 would have said of these.
+            // RFC 9110 section 15.4.5: the same fields as in a 200.
             for name in ["etag", "cache-control", "vary", "content-security-policy"] {
                 assert_eq!(header(&response, name), header(&first, name), "{path}");
             }
@@ -198,7 +198,7 @@ async fn json_and_yaml_say_the_same() {
 }
 
 #[tokio::test]
-async fn head_tells_what_get_would() {
+async fn head_returns_the_headers_of_get() {
     let (_local_hanko, app) = start().await;
     for path in all_paths(&app).await {
         let got = send(app.get(&path)).await;

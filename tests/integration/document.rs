@@ -1,4 +1,4 @@
-//! The OpenAPI document, and whether the live service keeps to it. The command `openapi` is tested in `cli.rs`.
+//! The OpenAPI document, and whether the running service conforms to it. The command `openapi` is tested in `cli.rs`.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::greeting;
 use crate::support::{ada, header, send, start, start_with};
 
-/// Headers that need no word in the document: those of HTTP itself, and what concerns browsers and caches alone.
+/// Headers that need not be in the document: those of HTTP itself, and those that only concern browsers and caches.
 const UNDECLARED_HEADERS: [&str; 10] = [
     "access-control-allow-credentials",
     "access-control-allow-origin",
@@ -66,7 +66,7 @@ fn the_exported_files_are_what_the_source_generates() {
 }
 
 #[test]
-fn only_what_is_public_is_in_it() {
+fn document_contains_only_public_routes() {
     let names: Vec<String> = operations(&document("hanko"))
         .into_iter()
         .map(|(name, _)| name)
@@ -107,7 +107,7 @@ fn every_operation_is_named_summed_up_and_tagged() {
 }
 
 #[test]
-fn security_is_bearer_or_else_the_cookie_and_public_operations_say_that_they_are() {
+fn operations_declare_bearer_or_cookie_or_that_they_are_public() {
     for (name, operation) in operations(&document("hanko")) {
         let expected = match name.as_str() {
             "GET /protected" | "GET /verified" | "GET /me" => {
@@ -342,7 +342,7 @@ fn every_body_of_a_success_has_an_example() {
 }
 
 #[test]
-fn ids_times_and_addresses_have_formats_and_what_may_be_absent_is_not_required() {
+fn schemas_have_formats_and_optional_members_are_not_required() {
     let schema = &document("hanko")["components"]["schemas"]["SessionView"];
     let properties = &schema["properties"];
     for (name, format) in [

@@ -1,4 +1,4 @@
-//! The crate in somebody else's Poem app.
+//! The crate in an existing Poem app.
 
 #![allow(
     clippy::unused_async,
@@ -67,7 +67,7 @@ async fn answer(
 }
 
 #[tokio::test]
-async fn optional_authentication_lets_only_the_absence_of_credentials_pass() {
+async fn optional_authentication_accepts_only_absent_credentials() {
     let (local_hanko, app) = app().await;
     let person = ada();
     let token = local_hanko.sign_in(&person).token;
@@ -111,7 +111,7 @@ async fn plain_poem_handlers_can_authenticate_too() {
 }
 
 #[tokio::test]
-async fn a_cookie_needs_a_trusted_page_for_unsafe_methods_and_a_bearer_token_does_not() {
+async fn only_cookies_need_a_trusted_page_for_unsafe_methods() {
     let (local_hanko, app) = app().await;
     let token = local_hanko.sign_in(&ada()).token;
     let post = |credential: &'static str, headers: &[(&'static str, &'static str)]| {
@@ -168,7 +168,7 @@ async fn routes_without_hanko_fail_closed() {
 }
 
 #[test]
-fn optional_authentication_is_documented_with_an_empty_alternative() {
+fn optional_authentication_has_an_empty_alternative() {
     let service = OpenApiService::new(WithProblems(Api), "embedding", "1.0");
     let document: serde_json::Value = serde_json::from_str(&service.spec()).unwrap();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! `/forward-auth`: what a proxy is told about a request that it has not passed on yet.
+//! `/forward-auth`: the response to a proxy about a request that it has not yet passed on.
 
 use std::time::Duration;
 
@@ -172,7 +172,7 @@ async fn keys_that_are_unavailable_are_503() {
     assert!(response.headers().contains_key("retry-after"));
 }
 
-/// Headers of a cookie request, and whether it is let through on the path itself and below it (by GET).
+/// Headers of a cookie request, and whether it is accepted on the path itself and below it (by GET).
 #[tokio::test]
 async fn cookies_need_a_trusted_page_for_unsafe_methods() {
     let scene = Scene::new(&[("CORS_ALLOWED_ORIGINS", "https://app.example")]).await;
@@ -182,7 +182,7 @@ async fn cookies_need_a_trusted_page_for_unsafe_methods() {
     let cross: (&str, &str) = ("sec-fetch-site", "cross-site");
     let evil = ("origin", "https://evil.example");
     let rows: [(Headers<'_>, u16); 24] = [
-        // Without a page, nothing made the client send the cookie.
+        // Without headers about a page, no other site has made the client send the cookie.
         (&[], 200),
         (&[(method, "POST")], 200),
         // A safe method changes nothing.
@@ -190,7 +190,7 @@ async fn cookies_need_a_trusted_page_for_unsafe_methods() {
         (&[(original, "GET"), cross], 200),
         (&[(method, "HEAD"), cross, evil], 200),
         (&[(method, "GET"), (original, "GET"), cross], 200),
-        // No method: unsafe.
+        // Without a method, it counts as unsafe.
         (&[cross], 403),
         (&[evil], 403),
         (&[(method, "POST"), cross], 403),
@@ -285,7 +285,7 @@ async fn below_the_path_the_request_is_the_original() {
         let response = scene.ask(method.clone(), "/forward-auth/a", headers).await;
         assert_eq!(response.status(), expected, "{method} {headers:?}");
     }
-    // Its query is that of the client, and requires nothing.
+    // Its query is that of the client, so it adds no requirements.
     assert_eq!(
         scene
             .status("/forward-auth/a?nonsense&max_age=0", &[cookie])
@@ -331,7 +331,7 @@ async fn query_requires_more() {
             200,
         ),
         ("claim=role:admin&claim=role:user", 403),
-        // Not understood.
+        // Invalid queries.
         ("verified_email=", 403),
         ("verified_email=true", 403),
         ("verified_email&verified_email", 403),
@@ -467,7 +467,7 @@ async fn browsers_are_sent_to_sign_in_and_back() {
 }
 
 #[tokio::test]
-async fn nobody_is_sent_back_to_another_site() {
+async fn redirect_to_never_leads_to_another_site() {
     let scene = Scene::new(&[("SIGN_IN_URL", SIGN_IN)]).await;
     let navigate = ("sec-fetch-mode", "navigate");
     let site = [
@@ -476,7 +476,7 @@ async fn nobody_is_sent_back_to_another_site() {
     ];
     let get = ("x-forwarded-method", "GET");
     let uri = ("x-forwarded-uri", "/a?b=c&d=/e");
-    // Without all parts of the URL, nobody is sent back.
+    // If a part of the URL is missing, there is no `redirect_to`.
     let bare = Some(SIGN_IN.to_owned());
     for headers in [
         &[navigate, get, uri][..],

@@ -1,4 +1,4 @@
-//! No token is ever logged, at any level, however it comes in.
+//! No token is ever logged, at any level, wherever it is received.
 
 use poem_hanko::{LogFormat, ManualClock, TelemetryConfig, log_subscriber, testing::LocalHanko};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::support::{App, Log, ada, listen, send, start};
 fn assert_no_token(log: &str, tokens: &[String]) {
     for token in tokens {
         for segment in token.split('.') {
-            // Nor its beginning, as where a line is cut.
+            // Nor its start, as in a truncated line.
             let beginning = segment.get(..40).unwrap_or(segment);
             assert!(
                 !log.contains(beginning),
@@ -26,7 +26,7 @@ fn forge(token: &str) -> String {
     format!("{signed}.{}", signature.chars().rev().collect::<String>())
 }
 
-/// Webhooks as Hanko sends them, good and bad, with the status of the answer.
+/// Webhooks as Hanko sends them, good and bad, with the status of the response.
 fn webhooks(local_hanko: &LocalHanko) -> Vec<(Value, u16)> {
     let session = local_hanko.sign_in(&ada());
     let ended = local_hanko
@@ -53,7 +53,7 @@ fn webhooks(local_hanko: &LocalHanko) -> Vec<(Value, u16)> {
     ]
 }
 
-/// Uses sessions where Hanko is asked about each of them: one alive, one ended, and one of which it cannot be known.
+/// Uses sessions about which Hanko is asked: one active, one ended, and one for which Hanko fails.
 /// Returns the tokens.
 async fn use_sessions_in_stateful_mode(
     local_hanko: LocalHanko,
@@ -85,7 +85,7 @@ async fn use_sessions_in_stateful_mode(
         .to_vec()
 }
 
-/// Sends good and bad tokens in every way there is, with everything logged.
+/// Sends good and bad tokens in every possible way, with all log levels on.
 async fn assert_tokens_stay_out_of_the_log(format: LogFormat) {
     let log = Log::default();
     let config = TelemetryConfig {
@@ -159,7 +159,7 @@ async fn assert_tokens_stay_out_of_the_log(format: LogFormat) {
 
     let text = log.text();
     assert!(
-        text.matches("answered").count() >= 100,
+        text.matches("sent the response").count() >= 100,
         "everything is logged"
     );
     for message in [
@@ -172,7 +172,7 @@ async fn assert_tokens_stay_out_of_the_log(format: LogFormat) {
     }
     assert_no_token(&text, &tokens);
 
-    // What was written by the log's own means would have been found.
+    // A token written by the log itself would have been found.
     tracing::trace!(token = good.split('.').nth(1), "on purpose");
     let text = log.text();
     let found = std::panic::catch_unwind(|| assert_no_token(&text, &tokens));

@@ -1,5 +1,5 @@
-//! The sign-in page of `dev`, who is signed in for Swagger UI, and the page at `/`. What a browser makes of them is tested in
-//! `tests/browser`.
+//! The sign-in page of `dev`, the signed-in user in Swagger UI, and the page at `/`. Their behaviour in a browser is tested
+//! in `tests/browser`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,7 +32,7 @@ impl Dev {
         Self::start_with(app, &[]).await
     }
 
-    /// The same, configured by `variables`.
+    /// Like [`start`], configured by `variables`.
     async fn start_with(app: App, variables: &[(&str, &str)]) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(START));
         let server = app.clock(clock).bind_dev(config(variables)).await.unwrap();
@@ -126,7 +126,7 @@ async fn sign_in_page_makes_tokens_to_try_guards_with() {
             ),
         ])
         .await;
-    // The cookie goes when its token expires.
+    // The cookie expires with its token.
     assert!(cookie.contains("; Max-Age=36000;"), "{cookie}");
     let me = dev.me(&cookie).await;
     let email = json!({ "address": "grace@example.com", "is_primary": true, "is_verified": false });
@@ -173,7 +173,7 @@ async fn mistake_is_shown_beside_what_was_entered() {
     ] {
         assert!(page.contains(part), "{part}: {page}");
     }
-    // A script reads no pages.
+    // Scripts get a problem instead of a page.
     let request = dev.request(Method::POST, "/dev/sign-in");
     let response = send(request.body(url_encoded(&fields))).await;
     let problem = assert_problem(response, 400, "bad-request").await;
@@ -232,7 +232,7 @@ async fn end_of_a_session_is_confirmed_in_every_tab() {
     assert!(text.contains("The session has ended."), "{text}");
     assert_eq!(dev.get("/me", &cookie).await.status(), 401);
 
-    // The button of another tab, which does not know yet.
+    // The button of another tab that still shows the old session.
     let text = page(dev.post("/dev/end-session", &cookie, &[]).await, 401).await;
     assert!(
         text.contains("No session was ended: the session has ended."),
@@ -253,7 +253,7 @@ async fn button_ends_only_the_session_that_its_page_showed() {
     let fields = [("session", first_id.as_str().unwrap())];
     let text = page(dev.post("/dev/end-session", &second, &fields).await, 409).await;
     assert!(
-        text.contains("another one has begun in this browser"),
+        text.contains("another one has started in this browser"),
         "{text}"
     );
     assert!(text.contains("grace@example.com"), "{text}");
@@ -281,7 +281,7 @@ async fn page_says_that_an_api_without_webhooks_does_not_know() {
 }
 
 #[tokio::test]
-async fn who_is_signed_in_is_told_as_any_operation_sees_it() {
+async fn signed_in_user_is_the_one_that_operations_see() {
     let (local_hanko, app) = start().await;
     let session = local_hanko.sign_in(&ada());
     let status = async |cookie: &str| {
@@ -314,7 +314,7 @@ async fn who_is_signed_in_is_told_as_any_operation_sees_it() {
 }
 
 #[tokio::test]
-async fn who_is_signed_in_is_unknown_without_keys() {
+async fn signed_in_user_is_unknown_without_keys() {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
     local_hanko.set_fault(poem_hanko::testing::Fault::DatabaseDown);
@@ -362,7 +362,7 @@ async fn browsers_get_a_page_at_the_root_and_others_the_response() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    // Nothing else is a page.
+    // No other path has a page.
     let response = send(app.get("/livez").header("accept", BROWSER)).await;
     assert_eq!(header(&response, "link"), None);
     let response = send(app.request(Method::POST, "/").header("accept", BROWSER)).await;
@@ -380,7 +380,7 @@ async fn api_without_a_root_has_no_page_there() {
 }
 
 #[tokio::test]
-async fn docs_tell_where_to_sign_in() {
+async fn docs_name_the_sign_in_page() {
     let dev = Dev::start(greeting::app()).await;
     let docs = dev.get("/docs", "").await.text().await.unwrap();
     assert!(

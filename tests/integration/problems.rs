@@ -1,4 +1,4 @@
-//! Errors of somebody's API: their status stays, and they quote nothing.
+//! Errors of an application's API: their status is kept, and they quote no input.
 
 #![allow(
     clippy::unused_async,
@@ -18,7 +18,7 @@ use poem_openapi::{
 };
 use serde_json::{Value, json};
 
-/// What a client may send where it does not belong.
+/// Values that a client may send in the wrong place.
 const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.e30.c2lnbmF0dXJl";
 
 struct Things;
@@ -114,7 +114,7 @@ impl Failing {
     }
 }
 
-/// An API behind the routes of the whole of it.
+/// The API with all its routes.
 fn app<A: OpenApi + 'static>(api: A) -> impl Endpoint<Output = Response> {
     let routes = RouteTable::of(&api).unwrap();
     OpenApiService::new(api, "things", "1")
@@ -224,7 +224,7 @@ async fn status_of_a_handler_is_kept() {
 }
 
 #[tokio::test]
-async fn text_of_a_problem_goes_out() {
+async fn text_of_a_problem_is_sent() {
     let problem = problem(all().get_response(get("/problem")).await).await;
     assert_eq!(
         problem,
@@ -284,7 +284,7 @@ async fn member_or_schema_at_fault_is_named_and_its_value_is_not() {
             json!({ "count": 1, "inner": { "size": TOKEN } }),
             &["`Thing`"],
         ),
-        // A value that imitates the framework's words.
+        // A value that imitates the framework's error messages.
         (
             json!({ "count": "x\". (occurred while parsing \"eyJevil\")" }),
             &["`Thing`"],

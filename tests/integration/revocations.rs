@@ -1,4 +1,4 @@
-//! What every revocation store promises, and what the one in Redis adds for replicas.
+//! The contract of every revocation store, and the additional behaviour of the one in Redis for replicas.
 
 mod cluster;
 mod startup;
@@ -28,7 +28,7 @@ const LOGOUT: &str = "session.delete.explicit.logout";
 /// Set to 1, it makes the tests that need a `redis-server` fail without one. Otherwise they are skipped there.
 const REQUIRE_REDIS: &str = "POEM_HANKO_REQUIRE_REDIS";
 
-/// A `redis-server` of its own in a folder of its own, which ends with the test.
+/// A `redis-server` in a new folder, which ends with the test.
 pub(crate) struct Redis {
     folder: tempfile::TempDir,
     port: u16,
@@ -36,7 +36,7 @@ pub(crate) struct Redis {
     server: Option<Child>,
 }
 
-/// Returns a port on loopback that nobody listens on.
+/// Returns a port on loopback on which nothing listens.
 pub(crate) fn vacant_port() -> u16 {
     let vacant = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     vacant.local_addr().unwrap().port()
@@ -83,7 +83,7 @@ impl Redis {
         self.server = Some(server);
     }
 
-    /// Kills the server, and all that it holds: nothing is persisted.
+    /// Kills the server, and so deletes its data: nothing is persisted.
     fn kill(&mut self) {
         if let Some(mut server) = self.server.take() {
             server.kill().unwrap();
@@ -123,7 +123,7 @@ impl Drop for Redis {
     }
 }
 
-/// Waits until something is so, and fails where it does not come true for a long time.
+/// Waits until the condition is true, and fails after a long time.
 async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
     let clock = SystemClock::new();
     for _ in 0..3000 {
@@ -167,7 +167,7 @@ async fn tell(hanko: &Hanko, body: &Value) -> Result<(), WebhookError> {
         .map(|_event| ())
 }
 
-/// The contract of a store, whichever it is.
+/// The contract of any store.
 async fn keeps_its_promises(store: Arc<dyn RevocationStore>, clock: &ManualClock) {
     let shared_clock: Arc<dyn Clock> = Arc::new(clock.clone());
     let local_hanko = local_hanko(clock).await;
@@ -204,7 +204,7 @@ async fn keeps_its_promises(store: Arc<dyn RevocationStore>, clock: &ManualClock
     let later = local_hanko.sign_in(&person);
     assert!(authenticate(&hanko, &later.token).await.is_ok());
 
-    // An earlier end of the same user, heard later, takes nothing back.
+    // An earlier time for the same user, received later, changes nothing.
     let claims = json!({
         "sub": "hanko webhooks", "iat": clock.unix_time().as_secs() - 100, "exp": clock.unix_time().as_secs() + 200,
         "evt": "user.delete", "data": { "id": person.id().as_uuid() },
@@ -245,7 +245,7 @@ async fn the_store_in_memory_keeps_its_promises() {
     keeps_its_promises(store, &clock).await;
 }
 
-/// Tells the time of a clock that the test moves, and waits in real time, for a server that is really away.
+/// A clock whose time the test sets, but which waits in real time, for a server that is really down.
 #[derive(Debug)]
 struct RealSleeps(ManualClock);
 
@@ -263,7 +263,7 @@ impl Clock for RealSleeps {
     }
 }
 
-/// Skips each pause between attempts and notes it. Timeouts of two seconds never end.
+/// Skips each pause between attempts and records it. Timeouts of two seconds never end.
 #[derive(Debug)]
 struct NotedPauses {
     clock: ManualClock,
@@ -294,7 +294,7 @@ async fn attempts_to_reach_redis_back_off() {
         clock: ManualClock::new(START),
         pauses: Mutex::default(),
     });
-    // Nobody listens there.
+    // Nothing listens there.
     let store = RedisStore::start("redis://127.0.0.1:1", Arc::clone(&clock) as _).unwrap();
     let pauses = within(async {
         loop {
@@ -326,7 +326,7 @@ async fn the_store_in_redis_keeps_its_promises() {
     keeps_its_promises(store, &clock).await;
 }
 
-/// What Redis is told to expire must lie in its own future.
+/// Returns a clock that is not behind that of Redis, because Redis drops entries whose expiry is in its past.
 fn clock_not_behind() -> ManualClock {
     ManualClock::new(START.max(SystemClock::new().unix_time()))
 }
@@ -348,7 +348,7 @@ fn user_revocation(id: Uuid, issued_until: Duration, until: Duration) -> Revocat
     }
 }
 
-/// A store at this Redis that has taken over what is there.
+/// A store at this Redis that has read all its entries.
 async fn filled_store(redis: &Redis, clock: &ManualClock) -> RedisStore {
     let sleeps = Arc::new(RealSleeps(clock.clone()));
     let store = RedisStore::start(&redis.url(), sleeps).unwrap();
@@ -357,7 +357,7 @@ async fn filled_store(redis: &Redis, clock: &ManualClock) -> RedisStore {
 }
 
 #[tokio::test]
-async fn a_revocation_that_says_less_takes_nothing_back_in_replicas_that_start_later() {
+async fn weaker_revocation_weakens_nothing_in_later_replicas() {
     let Some(redis) = Redis::start() else { return };
     let clock = clock_not_behind();
     let now = clock.unix_time();
@@ -376,7 +376,7 @@ async fn a_revocation_that_says_less_takes_nothing_back_in_replicas_that_start_l
     }
     let third = filled_store(&redis, &clock).await;
     clock.advance(2 * hour);
-    // Clears up what has come to its end.
+    // Removes the expired entries.
     for store in [&first, &third] {
         store
             .revoke(session_revocation(Uuid::new_v4(), now + 4 * hour))
@@ -393,7 +393,7 @@ async fn a_revocation_that_says_less_takes_nothing_back_in_replicas_that_start_l
 }
 
 #[tokio::test]
-async fn a_revocation_that_redis_did_not_take_is_written_as_soon_as_it_does() {
+async fn unwritten_revocation_is_written_once_redis_accepts_it() {
     let Some(redis) = Redis::start() else { return };
     let clock = clock_not_behind();
     let now = clock.unix_time();
@@ -403,7 +403,7 @@ async fn a_revocation_that_redis_did_not_take_is_written_as_soon_as_it_does() {
     let knows =
         |store: &RedisStore| store.is_revoked(session.into(), user.into(), Some(now.into()));
 
-    // It answers, and its subscribers stay, but it stores nothing.
+    // It responds and keeps its subscribers, but stores nothing.
     redis.set("maxmemory", "1");
     let until_then = now + Duration::from_hours(1);
     assert!(
@@ -483,17 +483,17 @@ async fn published_end_in_the_far_future_is_written_back() {
             && store.is_revoked(stranger.into(), user.into(), Some(now.into()))
     };
     until("the messages have arrived", async || holds_both(&store)).await;
-    // A replica compares itself with Redis when it subscribes again, and writes back what Redis does not hold.
+    // When a replica subscribes again, it compares its entries with Redis, and writes back those that Redis lacks.
     redis.tell(&["client", "kill", "type", "pubsub"]);
     until("Redis holds them", async || redis.ask(&["dbsize"]) == "2").await;
     assert!(holds_both(&filled_store(&redis, &clock).await));
 }
 
 #[tokio::test]
-async fn before_the_revocations_are_known_nobody_is_let_in() {
+async fn every_session_is_rejected_until_revocations_are_known() {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
-    // Nobody listens there.
+    // Nothing listens there.
     let store =
         Arc::new(RedisStore::start("redis://127.0.0.1:1", Arc::new(clock.clone())).unwrap());
     let shared_clock: Arc<dyn Clock> = Arc::new(clock);
@@ -508,7 +508,7 @@ async fn before_the_revocations_are_known_nobody_is_let_in() {
 }
 
 #[tokio::test]
-async fn readiness_tells_unknown_revocations_from_missing_keys() {
+async fn readiness_distinguishes_unknown_revocations_and_missing_keys() {
     let (_local_hanko, app) = start_with(&[("REVOCATION_STORE_URL", "redis://127.0.0.1:1")]).await;
     let response = send(app.get("/readyz")).await;
     let problem = assert_problem(response, 503, "authentication-unavailable").await;
@@ -588,7 +588,7 @@ impl Drop for Replica {
     }
 }
 
-/// Real time: processes have no other.
+/// Real time, since other processes use it.
 async fn real_hanko() -> LocalHanko {
     LocalHanko::builder().start().await.unwrap()
 }
@@ -600,14 +600,14 @@ async fn all_ready(replicas: &[Replica]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_webhook_to_one_replica_is_enforced_in_all_and_survives_restarts() {
+async fn webhook_is_enforced_in_all_replicas_and_survives_restarts() {
     const SESSIONS: usize = 100;
 
     let Some(mut redis) = Redis::start() else {
         return;
     };
     let local_hanko = real_hanko().await;
-    // One person has all the sessions, and two more.
+    // One person has all these sessions and two more.
     local_hanko.set_session_limit(SESSIONS + 2);
     let start = || Replica::start(&local_hanko.url(), &redis.url());
     let mut replicas = vec![start(), start(), start()];
@@ -659,14 +659,14 @@ async fn a_webhook_to_one_replica_is_enforced_in_all_and_survives_restarts() {
         }
     };
 
-    // A replica that starts anew knows all before it is ready.
+    // A restarted replica has read all revocations before it is ready.
     for index in 0..replicas.len() {
         replicas[index] = start();
         all_ready(&replicas[index..=index]).await;
         assert_all_enforced(&replicas[index..=index]).await;
     }
 
-    // While Redis is away the mirrors are enforced, and a webhook takes effect where it arrives. Hanko does not repeat it.
+    // While Redis is down, the mirrors are enforced, and a webhook takes effect in the replica that receives it. Hanko does not repeat it.
     redis.kill();
     assert_all_enforced(&replicas).await;
     let session = local_hanko.sign_in(&person);
@@ -675,7 +675,7 @@ async fn a_webhook_to_one_replica_is_enforced_in_all_and_survives_restarts() {
     assert_eq!(replicas[0].webhook(&body).await, 204);
     assert_eq!(replicas[0].status("/protected", &session.token).await, 401);
 
-    // Redis comes back with nothing, and is told again by the replicas.
+    // Redis restarts empty, and the replicas write their revocations again.
     redis.run();
     until("the other replicas know", async || {
         let mut refused = 0;
@@ -719,7 +719,7 @@ async fn a_webhook_at_one_replica_ends_streams_at_another() {
         streams.push(tokio::spawn(session.ended()));
     }
     let [of_ended, of_deleted, of_other] = streams.try_into().unwrap();
-    // They wait when they have been polled.
+    // They wait once they have been polled.
     tokio::task::yield_now().await;
 
     log_out(&first, &local_hanko, ended.session_id)

@@ -18,7 +18,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn anybody_is_greeted() {
+async fn greeting_needs_no_session() {
     let (_local_hanko, app) = start().await;
     let response = send(app.get("/")).await;
     assert_eq!(response.status(), 200);
@@ -76,7 +76,7 @@ async fn no_credentials_are_challenged_with_bearer_alone() {
 }
 
 #[tokio::test]
-async fn a_bad_bearer_is_not_rescued_by_a_good_cookie() {
+async fn bad_bearer_ignores_good_cookie() {
     let (local_hanko, app) = start().await;
     let session = local_hanko.sign_in(&ada());
     let request = app
@@ -87,7 +87,7 @@ async fn a_bad_bearer_is_not_rescued_by_a_good_cookie() {
 }
 
 #[tokio::test]
-async fn another_scheme_leaves_the_cookie_in_play() {
+async fn another_scheme_does_not_hide_the_cookie() {
     let (local_hanko, app) = start().await;
     let session = local_hanko.sign_in(&ada());
     let request = app
@@ -179,7 +179,7 @@ async fn tokens_that_are_no_session_are_invalid() {
 }
 
 #[tokio::test]
-async fn me_tells_everything_that_the_token_says() {
+async fn me_returns_everything_in_the_token() {
     let (local_hanko, app) = start().await;
     let person = ada();
     let session = local_hanko.sign_in(&person);
@@ -242,7 +242,7 @@ async fn every_response_has_an_id_and_is_not_kept() {
 #[tokio::test]
 async fn readiness_follows_the_keys_without_a_restart() {
     let clock = ManualClock::new(START);
-    // A port that was free a moment ago, and on which nobody listens.
+    // A port that was free a moment ago, and on which nothing listens.
     let vacant = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", vacant.local_addr().unwrap());
     drop(vacant);
@@ -364,7 +364,7 @@ async fn dev_accepts_every_http_origin_on_loopback() {
             .header("origin", origin);
         let allowed = header(&send(request).await, "access-control-allow-origin");
         assert_eq!(allowed.as_deref(), is_allowed.then_some(origin));
-        // The same origins may use the cookie for requests that change something.
+        // The same origins may send the cookie with requests that change something.
         let request = client()
             .post(format!("{url}/dev/end-session"))
             .header("cookie", format!("hanko={}", session.token))
@@ -405,7 +405,7 @@ async fn a_configured_audience_and_issuer_are_required() {
 }
 
 #[tokio::test]
-async fn a_connection_that_asks_for_nothing_is_closed_and_others_are_not() {
+async fn silent_connection_is_closed_and_others_are_not() {
     let (_local_hanko, app) = start().await;
     let mut silent = Vec::new();
     // Nothing, half a head, and half the preface of HTTP/2.
@@ -422,13 +422,13 @@ async fn a_connection_that_asks_for_nothing_is_closed_and_others_are_not() {
             .unwrap();
         let length = busy.read(&mut answer).await.unwrap();
         assert!(answer[..length].starts_with(b"HTTP/1.1 200 OK"));
-        // The answer came over a connection that was accepted after the silent ones: all of them are being served.
+        // The response arrived on a connection that was accepted after the silent ones, so all of them are being served.
         app.clock.advance(Duration::from_secs(30));
     }
     for mut connection in silent {
         let mut sent_before = Vec::new();
         let _reset = within(connection.read_to_end(&mut sent_before)).await;
-        // An HTTP/2 server may say its settings before it knows those of the client.
+        // An HTTP/2 server may send its settings before it knows those of the client.
         assert!(!sent_before.starts_with(b"HTTP/1.1"));
     }
 }

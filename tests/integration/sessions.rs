@@ -1,4 +1,4 @@
-//! Sessions end when they end: webhooks, revocations, stateful mode.
+//! How sessions end: by webhooks, by revocations, and in stateful mode.
 
 use std::{
     sync::{Arc, Mutex},
@@ -57,7 +57,7 @@ async fn a_session_ends_with_the_answer_to_its_webhook() {
 }
 
 #[tokio::test]
-async fn every_event_below_session_delete_ends_a_session_and_no_other_does() {
+async fn only_events_below_session_delete_end_a_session() {
     let (local_hanko, app) = start().await;
     for (event, expected) in [
         ("session.delete", 401),
@@ -82,7 +82,7 @@ async fn every_event_below_session_delete_ends_a_session_and_no_other_does() {
 }
 
 #[tokio::test]
-async fn a_deleted_user_loses_the_sessions_issued_before_and_a_new_one_is_let_in() {
+async fn deleted_user_loses_earlier_sessions_and_keeps_later_ones() {
     let (local_hanko, app) = start().await;
     let person = ada();
     let before = local_hanko.sign_in(&person);
@@ -231,7 +231,7 @@ async fn a_webhook_may_be_far_larger_than_a_session_token() {
     assert!(mail["token"].as_str().unwrap().len() > 250_000);
     assert_eq!(post_webhook(&app, &mail).await.status(), 204);
 
-    // As a credential, a token of that size is refused before it is looked at.
+    // As a credential, a token of that size is rejected before it is parsed.
     let session = local_hanko.sign_in(&ada().claim("notes", "x".repeat(20_000)));
     let error = app.hanko.authenticate(&session.token).await.unwrap_err();
     assert_eq!(error, AuthenticateError::Token(TokenError::TooLarge));
@@ -262,7 +262,7 @@ async fn repeated_webhooks_are_harmless() {
 }
 
 #[tokio::test]
-async fn a_signed_event_that_does_not_tell_what_ended_is_answered_and_changes_nothing() {
+async fn signed_event_without_a_subject_changes_nothing() {
     let (local_hanko, app) = start().await;
     for data in [
         json!(null),
@@ -284,7 +284,7 @@ async fn a_signed_event_that_does_not_tell_what_ended_is_answered_and_changes_no
 }
 
 #[tokio::test]
-async fn an_embedding_app_hears_of_verified_events_only() {
+async fn embedding_app_receives_only_verified_events() {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
     let heard = Arc::new(Mutex::new(Vec::new()));
@@ -323,9 +323,9 @@ async fn an_embedding_app_hears_of_verified_events_only() {
     assert_eq!(*heard.lock().unwrap(), ["user.create", "something.new"]);
 }
 
-/// 1,000 sessions, warm in every cache, of which 500 end one by one while 50 clients call with all of them.
+/// 1,000 cached sessions, of which 500 end one by one while 50 clients send requests with all of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_revoked_session_is_let_in_and_no_live_one_refused_under_load() {
+async fn exactly_the_revoked_sessions_are_rejected_under_load() {
     const SESSIONS: usize = 1000;
     const CLIENTS: usize = 50;
 
@@ -341,7 +341,7 @@ async fn no_revoked_session_is_let_in_and_no_live_one_refused_under_load() {
     for session in sessions.iter() {
         assert_eq!(status(&app, session).await, 200);
     }
-    // 1: its webhook was sent, 2: and answered.
+    // 1: its webhook was sent; 2: it got its response.
     let revoked: Arc<Vec<std::sync::atomic::AtomicU8>> =
         Arc::new((0..SESSIONS).map(|_| 0.into()).collect());
     let is_done = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -410,7 +410,7 @@ fn stateful(local_hanko_url: &str, clock: &ManualClock, time_to_live: Duration) 
 }
 
 #[tokio::test]
-async fn stateful_mode_refuses_what_hanko_ended_once_its_answer_is_too_old() {
+async fn stateful_mode_rejects_an_ended_session_after_the_ttl() {
     let (local_hanko, app) = start_with(&[
         ("HANKO_SESSION_MODE", "stateful"),
         ("SESSION_CACHE_TTL", "30s"),
@@ -467,7 +467,7 @@ async fn stateful_mode_never_asks_about_a_token_that_is_not_verified() {
     assert_eq!(local_hanko.validate_requests(), 0);
 }
 
-/// A Hanko whose JWK Set is that of a local one, and whose answers about sessions the test makes.
+/// A Hanko whose JWK Set is that of a local Hanko, and whose answers about sessions the test sets.
 mod scripted {
     #![allow(
         clippy::needless_pass_by_value,
@@ -486,9 +486,9 @@ mod scripted {
 
     pub(super) struct Script {
         pub(super) key_set: std::sync::Mutex<Value>,
-        /// The status, and the body or where to go instead.
+        /// The status, and the body or the location of a redirect.
         pub(super) answer: std::sync::Mutex<(StatusCode, String)>,
-        /// A question is answered with one of these.
+        /// Each validation request gets one of these.
         pub(super) answers: Semaphore,
         pub(super) asked: std::sync::atomic::AtomicU32,
         pub(super) was_asked: Notify,
@@ -555,7 +555,7 @@ fn alive_of(session_id: uuid::Uuid) -> String {
 }
 
 #[tokio::test]
-async fn odd_answers_are_unavailability_and_never_a_pass() {
+async fn unexpected_responses_are_never_positive_answers() {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
     let session = local_hanko.sign_in(&ada());
@@ -666,7 +666,7 @@ async fn two_hundred_requests_of_one_session_ask_once() {
         })
         .collect();
     asked.await;
-    // More than one question would be answered as well.
+    // A second validation request would also get a response.
     script.answers.add_permits(200);
     for request in requests {
         assert!(request.await.unwrap().is_ok());
@@ -674,7 +674,7 @@ async fn two_hundred_requests_of_one_session_ask_once() {
     assert_eq!(script.asked.load(std::sync::atomic::Ordering::SeqCst), 1);
 }
 
-/// Asks for a session, lets `happen` happen while Hanko's answer is on its way, and returns what comes of it.
+/// Authenticates a session, runs `happen` before Hanko's answer arrives, and returns the outcome.
 async fn while_the_answer_is_on_its_way(
     local_hanko: &LocalHanko,
     clock: &ManualClock,
@@ -687,7 +687,7 @@ async fn while_the_answer_is_on_its_way(
         .clock(Arc::new(clock.clone()))
         .session_policy(SessionPolicy {
             mode: SessionMode::Stateful,
-            // The answer may take as long as it likes.
+            // The answer may take any time.
             validation_timeout: Duration::from_hours(100),
             ..SessionPolicy::default()
         })
@@ -718,7 +718,7 @@ async fn a_revocation_wins_over_an_answer_that_is_on_its_way() {
 }
 
 #[tokio::test]
-async fn a_token_that_expires_while_the_answer_is_on_its_way_is_refused() {
+async fn token_that_expires_during_validation_is_rejected() {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
     let outcome = while_the_answer_is_on_its_way(&local_hanko, &clock, async |_, _, _| {
@@ -731,7 +731,7 @@ async fn a_token_that_expires_while_the_answer_is_on_its_way_is_refused() {
 }
 
 #[tokio::test]
-async fn a_key_that_leaves_while_the_answer_is_on_its_way_takes_its_tokens_along() {
+async fn token_is_rejected_if_its_key_leaves_during_validation() {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
     let outcome = while_the_answer_is_on_its_way(&local_hanko, &clock, async |hanko, script, _| {
@@ -748,11 +748,11 @@ async fn a_key_that_leaves_while_the_answer_is_on_its_way_takes_its_tokens_along
 }
 
 #[tokio::test]
-async fn keys_that_grow_too_old_while_the_answer_is_on_its_way_are_unavailability() {
+async fn keys_that_grow_too_old_during_validation_cause_503() {
     let clock = ManualClock::new(START);
     let local_hanko = local_hanko(&clock).await;
     let outcome = while_the_answer_is_on_its_way(&local_hanko, &clock, async |_, script, _| {
-        // Nothing that could be used comes from there any more.
+        // The endpoint no longer returns usable keys.
         *script.key_set.lock().unwrap() = Value::Null;
         clock.advance(Duration::from_hours(24) + Duration::from_secs(1));
     });
@@ -784,7 +784,7 @@ async fn the_question_outlives_the_caller_who_asked_it() {
 }
 
 #[tokio::test]
-async fn a_token_that_was_remembered_is_refused_when_it_expires_or_its_key_leaves() {
+async fn cached_token_is_rejected_once_it_expires_or_its_key_leaves() {
     for capacity in ["0", "10000"] {
         let (local_hanko, app) = start_with(&[("TOKEN_CACHE_CAPACITY", capacity)]).await;
         let session = local_hanko.sign_in(&ada());
@@ -792,7 +792,7 @@ async fn a_token_that_was_remembered_is_refused_when_it_expires_or_its_key_leave
         local_hanko.rotate_key().await.unwrap();
         local_hanko.retire_old_keys();
         let of_new_key = local_hanko.sign_in(&ada());
-        // The unknown `kid` has the set fetched anew.
+        // The unknown `kid` causes another fetch of the set.
         assert_eq!(status(&app, &of_new_key).await, 200);
         assert_eq!(status(&app, &session).await, 401, "capacity {capacity}");
         app.clock

@@ -1,4 +1,4 @@
-//! A service of its own for each test.
+//! A separate service for each test.
 
 use std::{
     collections::HashMap,
@@ -25,7 +25,7 @@ use crate::greeting;
 /// 2026-11-23T12:00:00Z: when every test begins.
 pub(crate) const START: Duration = Duration::from_hours(498_732);
 
-/// The API, served on a free port, with the clock that the test moves.
+/// The API, served on a free port, with a clock that the test advances.
 pub(crate) struct App {
     pub(crate) clock: ManualClock,
     pub(crate) hanko: Hanko,
@@ -39,10 +39,10 @@ impl App {
     pub(crate) fn start(hanko_url: &str, clock: &ManualClock, variables: &[(&str, &str)]) -> Self {
         Self::start_waiting(hanko_url, clock, variables)
             .now_or_never()
-            .expect("the API is made at once without a revocation store")
+            .expect("the API is created at once without a revocation store")
     }
 
-    /// The same, also with a revocation store, which is asked first.
+    /// Like [`start`](Self::start), also with a revocation store, to which it connects first.
     async fn start_waiting(
         hanko_url: &str,
         clock: &ManualClock,
@@ -91,8 +91,8 @@ impl App {
     }
 }
 
-/// How many tokens are to be remembered where a test does not say so itself, if not the default number. `tests/run` has the
-/// tests pass with the cache and without.
+/// The capacity of the token cache in tests that do not set it, if not the default. `tests/run` runs the tests with the
+/// cache and without.
 #[allow(
     clippy::disallowed_methods,
     reason = "whoever runs the tests chooses, and not a test"
@@ -105,8 +105,8 @@ pub(crate) fn token_cache_capacity() -> Option<usize> {
     )
 }
 
-/// What authenticates the sessions of `tenant`, not behind a server. In stateless mode: most tests are about tokens, which
-/// they sign without a session at the local Hanko.
+/// A `Hanko` for the sessions of `tenant`, without a server. Stateless, because most tests are about tokens that are signed
+/// without a session at the local Hanko.
 pub(crate) fn hanko_builder(tenant: HankoUrl) -> HankoBuilder {
     let builder = Hanko::builder(tenant).session_mode(SessionMode::Stateless);
     match token_cache_capacity() {
@@ -141,18 +141,18 @@ pub(crate) fn requires_promtool() -> bool {
     std::env::var_os("POEM_HANKO_REQUIRE_PROMTOOL").is_some()
 }
 
-/// A client that keeps to loopback and follows nothing.
+/// A client that uses no proxy and follows no redirects.
 pub(crate) fn client() -> reqwest::Client {
     reqwest::Client::builder()
         .no_proxy()
-        // A test that advances its clock ends the pause of idle connections, which would meet the next request.
+        // A test that advances its clock makes the server close idle connections, perhaps during the next request.
         .pool_max_idle_per_host(0)
         .redirect(reqwest::redirect::Policy::none())
         .build()
         .expect("a client")
 }
 
-/// Awaits what must come about without the test's help, and fails the test where it does not, instead of hanging.
+/// Awaits a future that must complete without the test's help. If it does not, the test fails instead of hanging.
 #[allow(
     clippy::disallowed_methods,
     reason = "a test that would hang must fail, whatever its clock says"
@@ -167,10 +167,10 @@ pub(crate) fn within<T>(future: impl Future<Output = T>) -> impl Future<Output =
     }
 }
 
-/// Writes a line that is seen whenever the test runs, well or badly: libtest keeps back what `println!` and `eprintln!`
-/// write, and passes on what goes to the stream itself.
+/// Writes a line that is shown whether or not the test fails: libtest captures `println!` and `eprintln!`, but not direct
+/// writes to the stream.
 pub(crate) fn report(line: &str) {
-    // At once, so that lines of other tests do not come in between.
+    // In one write, so that it is not mixed with lines of other tests.
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
@@ -252,10 +252,10 @@ pub(crate) fn header(response: &Response, name: &str) -> Option<String> {
     Some(value.to_str().expect("text").to_owned())
 }
 
-/// Keeps this thread's log in `subscriber` until the guard is dropped.
+/// Sends this thread's log to `subscriber` until the guard is dropped.
 ///
-/// Without a subscriber for all threads, one that logs nothing may have an event that it meets first taken for one that
-/// nobody wants, at the very moment when another begins to listen.
+/// A global subscriber is set too. Without one, a thread that logs nothing may be the first to reach an event, which is then
+/// cached as disabled at the moment when another thread starts to listen.
 pub(crate) fn listen(
     subscriber: impl tracing::Subscriber + Send + Sync,
 ) -> tracing::subscriber::DefaultGuard {
@@ -279,16 +279,16 @@ impl Log {
     }
 
     pub(crate) fn text(&self) -> String {
-        let octets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&octets).into_owned()
+        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 
 impl io::Write for Log {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        log.extend_from_slice(octets);
-        Ok(octets.len())
+        log.extend_from_slice(bytes);
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

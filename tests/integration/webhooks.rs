@@ -30,7 +30,7 @@ fn logout_body(local_hanko: &LocalHanko, session: &SignedIn) -> Value {
     local_hanko.webhook_body(LOGOUT, &data)
 }
 
-/// A webhook that looks like Hanko's and is signed by a key that nobody knows.
+/// A webhook that looks like Hanko's and is signed by an unknown key.
 async fn forged(clock: &ManualClock) -> Value {
     let stranger = local_hanko(clock).await;
     let session = stranger.sign_in(&ada());
@@ -47,7 +47,7 @@ fn elapsed(clock: &ManualClock) -> Duration {
     clock.unix_time().saturating_sub(START)
 }
 
-/// Lets a second pass whenever nothing else happens, until `future` is ready.
+/// Advances the clock by a second whenever all tasks wait, until `future` is ready.
 async fn passing<T>(clock: &ManualClock, future: impl Future<Output = T>) -> T {
     tokio::pin!(future);
     within(async {
@@ -62,7 +62,7 @@ async fn passing<T>(clock: &ManualClock, future: impl Future<Output = T>) -> T {
     .await
 }
 
-/// Lets other tasks and the network go on for a moment.
+/// Lets other tasks and the network progress for a moment.
 async fn pause() {
     for _ in 0..500 {
         tokio::task::yield_now().await;
@@ -357,7 +357,7 @@ async fn held_webhooks_are_counted_by_client_behind_a_proxy() {
         let request = request.header("x-forwarded-for", client);
         passing(&clock, send(request)).await.status().as_u16()
     };
-    // Until there is no room for this client.
+    // Until this client's share is used up.
     let refused = loop {
         let flood = stranger.webhook_body(LOGOUT, &padding);
         match from("192.0.2.1", &flood).await {
@@ -376,7 +376,7 @@ async fn held_webhooks_are_counted_by_client_behind_a_proxy() {
     assert!(status.dropped > 0 && status.held <= held, "{status:?}");
 }
 
-/// A store that enforces revocations here and reports that it could not write them.
+/// A store that enforces revocations in this process and reports that it could not write them.
 #[derive(Debug)]
 struct Failing(MemoryStore);
 
@@ -440,7 +440,7 @@ async fn receive(hanko: &Hanko, body: &Value) -> Event {
 }
 
 #[tokio::test]
-async fn a_listener_that_fails_gets_its_event_again() {
+async fn failed_listener_receives_its_event_again() {
     let clock = ManualClock::new(START);
     let attempts = Arc::new(Mutex::new(Vec::new()));
     let (local_hanko, hanko) = listening(&clock, {
@@ -503,7 +503,7 @@ async fn an_event_is_given_up_after_ten_minutes() {
 }
 
 #[tokio::test]
-async fn what_is_lost_at_the_end_is_reported_once() {
+async fn losses_at_the_end_are_reported_once() {
     let log = Log::default();
     let config = TelemetryConfig {
         format: LogFormat::Text,
@@ -534,8 +534,8 @@ async fn what_is_lost_at_the_end_is_reported_once() {
     receive(&hanko, &body).await;
     until(|| heard.load(SeqCst) == 1).await;
     pause().await;
-    // This one is taken, so it is not among those that are lost.
-    // One event that the listener has begun to take, and one behind it.
+    // The listener has received this one, so it is not lost.
+    // One event that the listener is handling, and one in the queue.
     receive(&hanko, &body).await;
     receive(&hanko, &body).await;
     until(|| heard.load(SeqCst) == 2).await;
@@ -565,7 +565,7 @@ async fn a_listener_that_hangs_delays_no_webhook() {
     }
     assert_eq!(hanko.webhook_status().given_up, 0);
     receive(&hanko, &body).await;
-    // Accepted all the same, but no listener will get it.
+    // It is still accepted, but no listener will receive it.
     assert_eq!(hanko.webhook_status().given_up, 1);
     assert_eq!(hanko.webhook_status().accepted, 1001);
 }

@@ -1,4 +1,4 @@
-//! Drives the real server with what strangers send, and watches its memory. Run it by `tests/memory/run`.
+//! Sends untrusted input to the real server, and measures its memory. Run it with `tests/memory/run`.
 
 #![allow(
     clippy::disallowed_methods,
@@ -28,12 +28,12 @@ use tokio::{
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// By so much the resident set may grow.
+/// How much the resident set may grow.
 const MAX_GROWTH_KIB: u64 = 20 * 1024;
 const BAD_TOKENS: u64 = 1_000_000;
 const ENDLESS_BODIES: u64 = 20;
 const CONNECTIONS: u64 = 32;
-/// So many requests are sent on a connection before their answers are read.
+/// How many requests are sent on a connection before their responses are read.
 const BATCH: u64 = 10;
 const TIME_LIMIT: Duration = Duration::from_mins(15);
 
@@ -82,7 +82,7 @@ async fn measure() -> Result<bool, Failure> {
     let pid = server.id().ok_or("the server has ended")?;
     let good = hanko.sign_in(&Person::with_email("ada@example.com")).token;
     let kid = hanko.kid();
-    // Threads, connections and buffers that every load needs are there from now on.
+    // From now on, the server has the threads, connections and buffers that every load needs.
     let warm_up = {
         let good = good.clone();
         flood(address, 5000, 200, move |_| good.clone())
@@ -104,7 +104,7 @@ async fn measure() -> Result<bool, Failure> {
     let after_bodies = report(&format!("after {ENDLESS_BODIES} endless key sets"), pid)?;
 
     endpoint.is_endless.store(false, Ordering::SeqCst);
-    // The next cooldown brings the good set back: only then is an unknown key the token's fault.
+    // After the next cooldown, the good set is fetched again: only then is a token with an unknown key rejected with 401.
     loop {
         ticks.tick().await;
         unknown += 1;
@@ -133,7 +133,7 @@ async fn measure() -> Result<bool, Failure> {
         .all(|after| after.saturating_sub(before) <= MAX_GROWTH_KIB))
 }
 
-/// Starts the server with nothing of this process's environment, and waits until it is ready.
+/// Starts the server without the environment of this process, and waits until it is ready.
 async fn start_server(program: &str, url: &str) -> Result<(Child, SocketAddr), Failure> {
     let program = fs::canonicalize(program)?;
     let mut server = Command::new(program)
@@ -176,7 +176,7 @@ async fn start_server(program: &str, url: &str) -> Result<(Child, SocketAddr), F
     }
 }
 
-/// Sends requests over kept connections, each with the token of its number, and checks the status of every answer.
+/// Sends requests over kept connections, each with the token of its number, and checks the status of every response.
 async fn flood(
     address: SocketAddr,
     requests: u64,
@@ -196,11 +196,11 @@ async fn flood(
                 if batch.is_empty() {
                     return Ok::<_, Failure>(());
                 }
-                let mut octets = Vec::new();
+                let mut bytes = Vec::new();
                 for number in batch.clone() {
-                    octets.extend(request(&token(number), number));
+                    bytes.extend(request(&token(number), number));
                 }
-                stream.write_all(&octets).await?;
+                stream.write_all(&bytes).await?;
                 for number in batch {
                     let status = read_status(&mut stream).await?;
                     if status != expected {
@@ -225,7 +225,7 @@ fn request(token: &str, number: u64) -> Vec<u8> {
     format!("GET /protected HTTP/1.1\r\nHost: localhost\r\n{credential}\r\n\r\n").into_bytes()
 }
 
-/// A token that differs from that of every other number: of an unknown key, with a forged signature, unsigned, or none
+/// A token that differs from that of every other number: with an unknown key, a forged signature, unsigned, or no token
 /// at all.
 fn bad_token(kid: &str, number: u64) -> String {
     let encode = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
@@ -245,7 +245,7 @@ fn bad_token(kid: &str, number: u64) -> String {
     }
 }
 
-/// Reads one answer to its end and returns its status.
+/// Reads one response to its end and returns its status.
 async fn read_status(stream: &mut BufReader<TcpStream>) -> Result<u16, Failure> {
     let mut status = None;
     let mut length = 0;

@@ -13,17 +13,27 @@ use crate::{
     testing::LocalHankoBuilder,
 };
 
-/// A longer allowance for clock skew would let expired tokens live on for no good reason.
+/// More leeway would accept tokens long after they expired; so wrong a clock should be fixed.
 const MAX_LEEWAY: Duration = Duration::from_mins(10);
 
-/// More would fill several GiB: a mistake is likelier than a wish.
+/// More would take several GiB, so it is probably a mistake.
 const MAX_TOKEN_CACHE_CAPACITY: usize = 10_000_000;
 const MAX_SESSION_CAPACITY: usize = 10_000_000;
 
-/// Whose sessions are verified, and how.
+/// Which Hanko's sessions are accepted, and how they are verified.
+///
+/// ```
+/// use poem_hanko::{Config, HankoChoice, SessionMode};
+///
+/// let lookup = |name: &str| (name == "HANKO_SESSION_MODE").then(|| "stateful".to_owned());
+/// let config = Config::from_lookup(lookup, HankoChoice::Local)?;
+/// assert_eq!(config.hanko.session_policy.mode, SessionMode::Stateful);
+/// assert_eq!(config.hanko.cookie_name, "hanko");
+/// # Ok::<(), poem_hanko::ConfigErrors>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct HankoConfig {
-    /// `HANKO_API_URL`; `None` where the local Hanko is used.
+    /// `HANKO_API_URL`; `None` for the local Hanko.
     pub url: Option<HankoUrl>,
     /// `HANKO_AUDIENCE`, default none
     pub audiences: Vec<String>,
@@ -82,7 +92,7 @@ impl HankoConfig {
         }
     }
 
-    /// Applies this section to the local Hanko whose sessions are to be accepted.
+    /// Configures the local Hanko so that its tokens have the required audience and issuer.
     pub(crate) fn apply_to_local(&self, mut builder: LocalHankoBuilder) -> LocalHankoBuilder {
         if let Some(audience) = self.audiences.first() {
             builder = builder.audience(audience);
@@ -201,7 +211,7 @@ fn read_url(reader: &mut Reader<'_>) -> Option<HankoUrl> {
     reader.optional("HANKO_API_URL", |url| {
         HankoUrl::parse(url, plain_http).map_err(|error| match error {
             HankoUrlError::PlainHttp => format!(
-                "{error}: use https, or set HANKO_ALLOW_HTTP=true where the network in between is trusted"
+                "{error}: use https, or set HANKO_ALLOW_HTTP=true if you trust the network in between"
             ),
             error => error.to_string(),
         })
@@ -221,15 +231,15 @@ fn read_fetch_policy(reader: &mut Reader<'_>) -> FetchPolicy {
             reader.described("JWKS_MAX_STALE", "24h"),
             reader.described("JWKS_CACHE_MAX_AGE", "10m"),
         );
-        // The mistake is in what was set.
+        // The error names the variable that was set.
         let (variable, problem) = match reader.raw("JWKS_MAX_STALE") {
             Some(value) if !value.is_empty() => (
                 "JWKS_MAX_STALE",
-                format!("is less than {max_age}: keys would be given up while they are fresh"),
+                format!("is less than {max_age}: keys would be dropped while they are fresh"),
             ),
             _ => (
                 "JWKS_CACHE_MAX_AGE",
-                format!("is more than {max_stale}: keys would be given up while they are fresh"),
+                format!("is more than {max_stale}: keys would be dropped while they are fresh"),
             ),
         };
         let value = reader.raw(variable).unwrap_or_default();

@@ -20,7 +20,7 @@ const CONTENT_SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
 
 /// The page that signs a person in.
 pub(super) struct SignInPage {
-    /// What this browser is told about its session, as HTML.
+    /// The notice about the session of this browser, as HTML.
     pub(super) notice: String,
     pub(super) form: Form,
     pub(super) mistake: Option<Mistake>,
@@ -66,7 +66,7 @@ impl SignInPage {
         mistake.is_some_and(|mistake| fields.contains(&mistake.field))
     }
 
-    /// Returns the attributes of a field: a mistake has the focus and is read aloud with it.
+    /// Returns the attributes of a field. A field with a mistake gets the focus, and screen readers read the message with it.
     fn attributes(&self, field: &str) -> String {
         if self.has_mistake(&[field]) {
             format!(r#" aria-invalid="true" aria-describedby="{field}-mistake" autofocus"#)
@@ -106,9 +106,9 @@ const METHOD_BOX: &str = r#"<label class="box"><input type="checkbox" name="amr"
         "#;
 
 const DOCS_LINK: &str =
-    r#"<p><a href="../docs">Swagger UI</a> tries the operations out with this session.</p>"#;
+    r#"<p><a href="../docs">Swagger UI</a> sends requests with this session.</p>"#;
 
-/// What a browser is told about its session. `is_at_hanko` says whether the local Hanko has a session.
+/// Returns the notice about the session of a browser, as HTML. `is_at_hanko` returns whether the local Hanko has a session.
 pub(super) fn notice(
     outcome: &Result<Option<Session>, Rejection>,
     is_at_hanko: impl Fn(&Session) -> bool,
@@ -135,12 +135,12 @@ pub(super) fn notice(
     }
 }
 
-/// Returns a notice of this text.
+/// Returns a notice with this text, as HTML.
 pub(super) fn information(text: &str) -> String {
     format!(r#"<p class="notice" role="status">{}</p>"#, escape(text))
 }
 
-/// Returns what the session's user is called.
+/// Returns the e-mail address, the user name or the id of the session's user.
 fn name(session: &Session) -> String {
     let email = session.email().map(|email| email.address.clone());
     email

@@ -19,24 +19,24 @@ use crate::{
 };
 
 /// The longest pause between two requests of a connection: longer than the 60 s after which common proxies close an idle
-/// connection, so that a request of theirs does not meet a closing socket.
+/// connection. So a proxy never sends a request on a connection that is being closed here.
 const PAUSE: Duration = Duration::from_secs(75);
 
-/// How long to wait for the connection that was told to close before another is told.
+/// How long to wait for a connection that was told to close, before another is told.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(50);
 
-/// How many connections are looked up at once to be closed one after the other. One scan of 16,384 connections takes about
-/// a millisecond, which is too long for each new connection.
+/// How many connections one scan selects, to be closed one after the other. A scan of 16,384 connections takes about a
+/// millisecond, which is too long for each new connection.
 const CANDIDATES: usize = 64;
 
-/// Bytes of responses that an HTTP/2 connection takes before it has written them: h2 holds them, whatever its client
-/// reads. The rest of a response waits in its stream, where it can be reset.
+/// How many bytes of responses an HTTP/2 connection accepts before it has written them: h2 holds these bytes, whether or not
+/// the client reads. The rest of a response waits in its stream, where it can be reset.
 pub(crate) const MAX_UNWRITTEN: usize = 32 * 1024;
 
-/// The window of a stream that HTTP/2 begins with (RFC 9113 section 6.9.2).
+/// The initial window of an HTTP/2 stream (RFC 9113 section 6.9.2).
 const DEFAULT_WINDOW: u32 = 65_535;
 
-/// What a connection is told to do.
+/// A command to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Command {
@@ -73,11 +73,11 @@ pub(crate) struct Connections {
 #[derive(Default)]
 struct Table {
     open: Vec<Arc<Connection>>,
-    /// For each need, those that were found by the last scan and come first, in reverse order.
+    /// For each need, the connections that the last scan selected, the first to be closed at the end.
     candidates: [Vec<(Rank, u64, Arc<Connection>)>; 3],
 }
 
-/// What a connection is closed for.
+/// The resource that closing a connection frees.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Need {
     /// A place for another connection.
@@ -109,14 +109,14 @@ impl Need {
 
 /// One open connection, and what it is doing.
 pub(crate) struct Connection {
-    /// Where it is in the table.
+    /// Its index in the table.
     place: AtomicUsize,
     /// When it last received a byte or finished a response, in nanoseconds of the clock.
     active_at: AtomicU64,
-    /// When the first byte of the current head arrived, or the connection, if none has.
+    /// When the first byte of the current head arrived; if none has, when the connection was accepted.
     head_began_at: AtomicU64,
-    /// Whether its task has not looked for bytes yet. Until then it is not closed to make room: a burst of connections would
-    /// push out one whose request has arrived already.
+    /// Whether its task has not tried to read yet. Until then it is not closed to make room: otherwise a burst of connections
+    /// would close one whose request has already arrived.
     is_new: AtomicBool,
     /// Whether any byte has arrived.
     has_received: AtomicBool,
@@ -128,29 +128,29 @@ pub(crate) struct Connection {
     waiting: AtomicU32,
     /// Of these, those whose response is being written.
     responding: AtomicU32,
-    /// Of these, the streaming ones; and one if the connection was upgraded.
+    /// Of these, the streaming ones; one more if the connection was upgraded.
     streaming: AtomicU32,
-    /// Whether the peer has left bytes unread that were written.
+    /// Whether the last write was incomplete, since the peer does not read.
     is_blocked: AtomicBool,
     is_http2: AtomicBool,
     is_upgraded: AtomicBool,
-    /// Bytes of the memory that all share.
+    /// Bytes of the shared memory that it holds.
     charge: AtomicUsize,
     /// The deadline that had passed at the last sweep, in nanoseconds; zero: none.
     missed_deadline: AtomicU64,
     command: AtomicU8,
-    /// The number of a [`Closed`]: why it was first told to close, or that it ends by itself.
+    /// The number of a [`Closed`]: the reason why it was first told to close, or `Ended`.
     closed_for: AtomicU8,
     waker: AtomicWaker,
     /// The smallest window that the client has set for streams of HTTP/2.
     window: AtomicU32,
-    /// Bytes of HTTP/2 responses that were passed on since everything was written.
+    /// Bytes of HTTP/2 responses that were passed on since everything was last written.
     unwritten: AtomicUsize,
     /// The streams that wait until everything is written.
     writers: Mutex<Vec<Waker>>,
 }
 
-/// Keeps a place in the table until it is dropped. The transport owns it, so that it also covers an upgraded connection.
+/// Holds a place in the table until it is dropped. The transport owns it, so it also covers an upgraded connection.
 pub(crate) struct Ticket {
     pub(crate) limits: Arc<Limits>,
     pub(crate) connection: Arc<Connection>,
@@ -178,7 +178,7 @@ impl Connections {
         }
     }
 
-    /// Waits for a place, making room if there is none, and adds a connection.
+    /// Waits for a place, closing other connections if there is none, and adds a connection.
     pub(crate) async fn admit(&self, limits: &Arc<Limits>) -> Ticket {
         let permit = loop {
             if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
@@ -227,13 +227,13 @@ impl Connections {
         self.closed.notify_waiters();
     }
 
-    /// Returns how many were closed for this reason.
+    /// Returns how many connections were closed for this reason.
     #[cfg(feature = "server")]
     pub(crate) fn closed_for(&self, reason: Closed) -> u64 {
         self.closed_for.get(reason as usize)
     }
 
-    /// Returns how many may be open.
+    /// Returns how many connections may be open.
     #[cfg(feature = "server")]
     pub(crate) fn max(&self) -> usize {
         self.max
@@ -249,12 +249,12 @@ impl Connections {
         lock(&self.table)
     }
 
-    /// How many are open.
+    /// Returns how many connections are open.
     pub(crate) fn count(&self) -> usize {
         self.lock().open.len()
     }
 
-    /// Waits until none is open.
+    /// Waits until no connection is open.
     pub(crate) async fn all_closed(&self) {
         loop {
             let closed = self.closed.notified();
@@ -271,7 +271,7 @@ impl Connections {
         }
     }
 
-    /// Takes one of the places of HTTP/2 connections. Returns `false` if there is none and none can be freed.
+    /// Takes a place for an HTTP/2 connection. Returns `false` if there is none and none can be freed.
     pub(crate) fn admit_http2(&self, connection: &Connection, clock: &Arc<dyn Clock>) -> bool {
         let max = MAX_HTTP2_CONNECTIONS.min(self.max.div_ceil(2));
         if self.http2.fetch_add(1, Ordering::Relaxed) >= max
@@ -285,7 +285,7 @@ impl Connections {
         true
     }
 
-    /// Counts one more streaming response or upgraded connection, unless they use half of the connections already.
+    /// Counts one more streaming response or upgraded connection. Returns `false` if they already use half of the connections.
     pub(super) fn admit_streaming(&self, connection: &Connection) -> bool {
         if self.streaming.fetch_add(1, Ordering::Relaxed) >= self.max.div_ceil(2) {
             self.streaming.fetch_sub(1, Ordering::Relaxed);
@@ -300,7 +300,7 @@ impl Connections {
         self.streaming.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Closes the connection that comes first, of those that meet the need. Returns it, or `None` if there is none.
+    /// Closes the first connection, in the order of [`Rank`], whose closing meets the need. Returns it, or `None` if there is none.
     pub(crate) fn close_first(
         &self,
         need: Need,
@@ -325,7 +325,7 @@ impl Connections {
                 candidates.sort_unstable_by_key(|candidate| std::cmp::Reverse(key(candidate)));
             }
             while let Some((rank, since, connection)) = candidates.pop() {
-                // What has happened since the scan may have given it another place in the order.
+                // It may have been active since the scan.
                 if connection.rank() == Some((rank, since))
                     && need.is_met_by(&connection)
                     && connection.tell(Command::Close, need.reason())
@@ -346,11 +346,11 @@ impl Connections {
         None
     }
 
-    /// Closes connections whose head or pause takes too long. It closes one at the second sweep that finds it late: if the
-    /// process was stopped, the bytes that arrived meanwhile are read first.
+    /// Closes connections whose head or pause takes too long. A connection is closed by the second sweep that finds it late: if
+    /// the process was suspended, the bytes that arrived meanwhile are read first.
     ///
-    /// One task for all connections: hyper's own timer takes an allocation and a registration for each request, knows no
-    /// HTTP/2, and has one limit for the pause and the head together.
+    /// One task does this for all connections: hyper's own timer takes an allocation and a registration for each request, does
+    /// not cover HTTP/2, and has one limit for the pause and the head together.
     pub(super) fn close_late(&self, now: Duration) {
         for connection in &self.lock().open {
             let deadline = connection
@@ -362,7 +362,7 @@ impl Connections {
                 continue;
             }
             let is_idle = !connection.is_receiving.load(Ordering::Relaxed);
-            // The client of an idle HTTP/2 connection is told by GOAWAY.
+            // The client of an idle HTTP/2 connection gets a GOAWAY.
             let reason = if is_idle {
                 Closed::Idle
             } else {
@@ -377,7 +377,7 @@ impl Connections {
 }
 
 impl Connection {
-    /// Stands for the connection of a request if somebody else has accepted it.
+    /// Returns a stand-in for the connection of a request that another server has accepted.
     pub(crate) fn unknown(limits: &Limits) -> Self {
         let connection = Self::new(nanoseconds(limits.clock.monotonic()));
         connection.is_receiving.store(false, Ordering::Relaxed);
@@ -410,14 +410,14 @@ impl Connection {
         }
     }
 
-    /// Notes that its task has looked for bytes.
-    pub(crate) fn has_looked(&self) {
+    /// Notes that its task has tried to read.
+    pub(crate) fn note_read_attempt(&self) {
         if self.is_new.load(Ordering::Relaxed) {
             self.is_new.store(false, Ordering::Relaxed);
         }
     }
 
-    /// Its rank, and since when it has it. `None` if a handler is running, and for new, streaming and upgraded connections.
+    /// Returns its rank, and when it was last active. `None` if a handler is running, and for new, streaming and upgraded ones.
     fn rank(&self) -> Option<(Rank, u64)> {
         if self.streaming.load(Ordering::Relaxed) > 0 || self.is_new.load(Ordering::Relaxed) {
             return None;
@@ -438,7 +438,7 @@ impl Connection {
         Some((rank, self.active_at.load(Ordering::Relaxed)))
     }
 
-    /// When it is to be closed, if it has no request.
+    /// Returns when it must be closed if no request comes; `None` while it has a request.
     fn deadline(&self, head_timeout: Duration) -> Option<Duration> {
         if self.requests.load(Ordering::Relaxed) > 0 || self.streaming.load(Ordering::Relaxed) > 0 {
             return None;
@@ -462,7 +462,7 @@ impl Connection {
         true
     }
 
-    /// Notes why it is closed, unless that is known.
+    /// Notes why it is closed, unless a reason has been noted.
     fn closes_for(&self, reason: Closed) {
         let ended = Closed::Ended as u8;
         let (set, failed) = (Ordering::Relaxed, Ordering::Relaxed);
@@ -471,9 +471,9 @@ impl Connection {
             .compare_exchange(ended, reason as u8, set, failed);
     }
 
-    /// Returns when the head of a request was complete that is about to begin.
+    /// Returns when the head of a request that is about to start was complete.
     pub(super) fn head_complete_at(&self, clock: &Arc<dyn Clock>) -> Duration {
-        // HTTP/2 does not note the bytes that begin a request.
+        // An idle HTTP/2 connection does not note when bytes arrive.
         if self.is_http2() {
             return clock.monotonic();
         }
@@ -488,7 +488,7 @@ impl Connection {
         self.is_told(Command::Close)
     }
 
-    /// Returns what the connection is told to do, and wakes the task when that changes.
+    /// Returns the command to the connection, if any, and wakes the task when there is another.
     pub(crate) fn poll_command(&self, context: &mut Context<'_>) -> Option<Command> {
         self.waker.register(context.waker());
         match self.command.load(Ordering::Acquire) {
@@ -498,24 +498,24 @@ impl Connection {
         }
     }
 
-    /// Ready when the connection is told to do anything.
+    /// Ready when there is a command to the connection.
     pub(crate) fn poll_told(&self, context: &mut Context<'_>) -> Poll<Command> {
         self.poll_command(context)
             .map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// Notes that bytes have arrived. Returns whether they begin a head of HTTP/1.
+    /// Notes that bytes have arrived. Returns whether they start an HTTP/1 head.
     pub(crate) fn received(&self, clock: &Arc<dyn Clock>) -> bool {
         let has_request = self.requests.load(Ordering::Relaxed) > 0;
         let is_receiving = self.is_receiving.load(Ordering::Relaxed);
-        // The answers to our pings do not make an idle HTTP/2 connection active.
+        // A PING ACK does not make an idle HTTP/2 connection active.
         if self.is_http2.load(Ordering::Relaxed) && !has_request && !is_receiving {
             return false;
         }
         let now = nanoseconds(clock.monotonic());
         self.active_at.store(now, Ordering::Relaxed);
         if !self.has_received.load(Ordering::Relaxed) {
-            // The time of the first request does not begin before the request does.
+            // The timeout of the first request starts with its first byte.
             self.has_received.store(true, Ordering::Relaxed);
             self.head_began_at.store(now, Ordering::Relaxed);
         }
@@ -527,7 +527,7 @@ impl Connection {
         false
     }
 
-    /// Whether bytes that arrive belong to a head of HTTP/1.
+    /// Returns whether bytes that arrive now belong to an HTTP/1 head.
     pub(crate) fn is_between_heads(&self) -> bool {
         self.requests.load(Ordering::Relaxed) == 0
     }
@@ -542,7 +542,7 @@ impl Connection {
         self.is_http2.load(Ordering::Relaxed)
     }
 
-    /// Whether a streaming response of HTTP/1 is being written.
+    /// Returns whether a streaming HTTP/1 response is being written.
     pub(crate) fn is_streaming(&self) -> bool {
         self.streaming.load(Ordering::Relaxed) > 0 && !self.is_http2() && !self.is_upgraded()
     }
@@ -555,7 +555,7 @@ impl Connection {
         self.is_upgraded.load(Ordering::Relaxed)
     }
 
-    /// What it holds of the memory that all share.
+    /// Returns how many bytes of the shared memory it holds.
     pub(super) fn charge(&self) -> usize {
         self.charge.load(Ordering::Relaxed)
     }
@@ -581,7 +581,7 @@ impl Connection {
         ))
     }
 
-    /// Notes that a response has been written, at `now` if that is not when the request came.
+    /// Notes that a response has been written, at `now`; `None` if no time has passed since the request arrived.
     pub(super) fn end_request(&self, now: Option<Duration>) {
         if let Some(now) = now {
             self.active_at.store(nanoseconds(now), Ordering::Relaxed);
@@ -610,12 +610,13 @@ impl Connection {
         self.window.fetch_min(bytes, Ordering::Relaxed);
     }
 
-    /// Whether the client may read a response of so many bytes in parts, so that h2 holds the rest.
+    /// Returns whether a response of this size may exceed the window of its stream. The client can then read a part of it
+    /// while h2 holds the rest.
     pub(super) fn may_read_in_parts(&self, bytes: u64) -> bool {
         bytes > self.window.load(Ordering::Relaxed).into()
     }
 
-    /// Ready when the connection takes more bytes of responses of HTTP/2.
+    /// Ready when the connection accepts more bytes of HTTP/2 responses.
     pub(super) fn poll_takes(&self, context: &Context<'_>) -> Poll<()> {
         let takes = || self.unwritten.load(Ordering::Acquire) < MAX_UNWRITTEN;
         if takes() {
@@ -630,7 +631,7 @@ impl Connection {
         Poll::Pending
     }
 
-    /// Notes that bytes of a response of HTTP/2 were passed on.
+    /// Notes that bytes of an HTTP/2 response were passed on.
     pub(super) fn take(&self, bytes: usize) {
         self.unwritten.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! The limits as clients meet them, on endpoints that wait, stream and upgrade.
+//! Tests the limits through connections of clients, on endpoints that wait, stream and upgrade.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -26,8 +26,8 @@ use crate::{
     server::{Listener, listen},
 };
 
-/// A server with endpoints of its own, and the clock that the test moves.
-struct Scene {
+/// A server with its own endpoints, and a clock that the test advances.
+struct TestServer {
     clock: ManualClock,
     limits: Arc<Limits>,
     address: SocketAddr,
@@ -35,7 +35,7 @@ struct Scene {
     served: JoinHandle<()>,
 }
 
-impl Scene {
+impl TestServer {
     fn start(variables: &[(&str, &str)]) -> Self {
         let config = Config::of_variables(variables);
         let clock = ManualClock::new(Duration::from_hours(500_000));
@@ -114,7 +114,7 @@ impl Scene {
         self.limits.memory.load(super::Ordering::Relaxed)
     }
 
-    /// Opens an HTTP/2 connection whose streams have a window of so many bytes.
+    /// Opens an HTTP/2 connection whose streams have a window of `window` bytes.
     async fn connect_http2(&self, window: u32) -> Client {
         let mut client = self.connect().await;
         client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
@@ -128,7 +128,7 @@ impl Scene {
         until(|| self.stalled() == count).await;
     }
 
-    /// Advances by enough for two sweeps to find what is late.
+    /// Advances the clock far enough for two sweeps, of which the second closes what is late.
     async fn sweep(&self) {
         for _ in 0..3 {
             settle().await;
@@ -138,14 +138,14 @@ impl Scene {
     }
 }
 
-/// Lets all tasks that can run do so, the driver of sockets included.
+/// Lets all tasks that can run do so, and the I/O driver.
 async fn settle() {
     for _ in 0..300 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Waits for what comes about without the test's help.
+/// Waits until a condition is true, without advancing the clock.
 #[track_caller]
 fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
     let caller = std::panic::Location::caller();
@@ -156,7 +156,7 @@ fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
             }
             tokio::task::yield_now().await;
         }
-        panic!("{caller}: it never came about");
+        panic!("{caller}: the condition never became true");
     }
 }
 
@@ -355,12 +355,12 @@ fn assert_ok(response: &str) {
 
 #[tokio::test]
 async fn larger_body_is_rejected_before_and_while_it_arrives() {
-    let scene = Scene::start(&[("MAX_REQUEST_BODY", "10B")]);
-    assert_ok(&scene.request(&post("/length", 10, "0123456789")).await);
-    let announced = scene.request(&post("/length", 11, "")).await;
+    let server = TestServer::start(&[("MAX_REQUEST_BODY", "10B")]);
+    assert_ok(&server.request(&post("/length", 10, "0123456789")).await);
+    let announced = server.request(&post("/length", 11, "")).await;
     assert_problem(&announced, 413, "content-too-large");
     let chunked = "POST /length HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let chunks = scene
+    let chunks = server
         .request(&format!("{chunked}8\r\n01234567\r\n8\r\n01234567\r\n"))
         .await;
     assert_problem(&chunks, 413, "content-too-large");
@@ -368,37 +368,37 @@ async fn larger_body_is_rejected_before_and_while_it_arrives() {
 
 #[tokio::test]
 async fn operation_sets_its_own_limits() {
-    let scene = Scene::start(&[("MAX_REQUEST_BODY", "10B")]);
+    let server = TestServer::start(&[("MAX_REQUEST_BODY", "10B")]);
     let body = "x".repeat(64 * 1024);
-    let response = scene.request(&post("/large", body.len(), &body)).await;
+    let response = server.request(&post("/large", body.len(), &body)).await;
     assert!(response.ends_with("65536"), "{response}");
-    let response = scene.request(&post("/large", body.len() + 1, &body)).await;
+    let response = server.request(&post("/large", body.len() + 1, &body)).await;
     assert_problem(&response, 413, "content-too-large");
 
-    let mut slow = scene.connect().await;
+    let mut slow = server.connect().await;
     slow.send(&post("/large", 2, "1")).await;
-    scene.all_stalled(1).await;
-    scene.clock.advance(Duration::from_secs(119));
+    server.all_stalled(1).await;
+    server.clock.advance(Duration::from_secs(119));
     settle().await;
     slow.send("2").await;
     assert!(slow.response().await.ends_with("\r\n\r\n2"));
     slow.send(&post("/large", 2, "1")).await;
-    scene.all_stalled(1).await;
-    scene.clock.advance(Duration::from_mins(2));
+    server.all_stalled(1).await;
+    server.clock.advance(Duration::from_mins(2));
     assert_problem(&slow.response().await, 408, "request-timeout");
 }
 
 #[tokio::test]
 async fn late_body_is_408_and_late_handler_503() {
-    let scene = Scene::start(&[("REQUEST_TIMEOUT", "5s")]);
-    let mut body = scene.connect().await;
+    let server = TestServer::start(&[("REQUEST_TIMEOUT", "5s")]);
+    let mut body = server.connect().await;
     body.send(&post("/length", 2, "1")).await;
-    scene.all_stalled(1).await;
-    let mut handler = scene.connect().await;
+    server.all_stalled(1).await;
+    let mut handler = server.connect().await;
     handler.send(&get("/never")).await;
-    until(|| scene.limits.requests.load(super::Ordering::Relaxed) == 2).await;
+    until(|| server.limits.requests.load(super::Ordering::Relaxed) == 2).await;
     settle().await;
-    scene.clock.advance(Duration::from_secs(5));
+    server.clock.advance(Duration::from_secs(5));
     assert_problem(&body.response().await, 408, "request-timeout");
     let response = handler.response().await;
     assert_problem(&response, 503, "handler-timeout");
@@ -407,61 +407,61 @@ async fn late_body_is_408_and_late_handler_503() {
 
 #[tokio::test]
 async fn head_and_handler_share_one_time() {
-    let scene = Scene::start(&[("REQUEST_TIMEOUT", "5s")]);
-    let mut client = scene.join().await;
+    let server = TestServer::start(&[("REQUEST_TIMEOUT", "5s")]);
+    let mut client = server.join().await;
     client.send("GET /never HTTP/1.1\r\n").await;
     settle().await;
-    scene.clock.advance(Duration::from_secs(4));
+    server.clock.advance(Duration::from_secs(4));
     client.send("Host: localhost\r\n\r\n").await;
-    until(|| scene.limits.requests.load(super::Ordering::Relaxed) == 1).await;
+    until(|| server.limits.requests.load(super::Ordering::Relaxed) == 1).await;
     settle().await;
-    scene.clock.advance(Duration::from_secs(1));
+    server.clock.advance(Duration::from_secs(1));
     assert_problem(&client.response().await, 503, "handler-timeout");
 }
 
 #[tokio::test]
 async fn time_begins_with_the_request_and_not_before() {
-    let scene = Scene::start(&[("REQUEST_TIMEOUT", "5s")]);
-    let mut client = scene.join().await;
-    scene.clock.advance(Duration::from_secs(4));
+    let server = TestServer::start(&[("REQUEST_TIMEOUT", "5s")]);
+    let mut client = server.join().await;
+    server.clock.advance(Duration::from_secs(4));
     client.send(&get("/never")).await;
-    until(|| scene.limits.requests.load(super::Ordering::Relaxed) == 1).await;
+    until(|| server.limits.requests.load(super::Ordering::Relaxed) == 1).await;
     settle().await;
-    scene.clock.advance(Duration::from_secs(4));
+    server.clock.advance(Duration::from_secs(4));
     settle().await;
-    assert_eq!(scene.limits.requests.load(super::Ordering::Relaxed), 1);
-    scene.clock.advance(Duration::from_secs(1));
+    assert_eq!(server.limits.requests.load(super::Ordering::Relaxed), 1);
+    server.clock.advance(Duration::from_secs(1));
     assert_problem(&client.response().await, 503, "handler-timeout");
 }
 
 #[tokio::test]
 async fn http_1_1_needs_exactly_one_host() {
-    let scene = Scene::start(&[]);
+    let server = TestServer::start(&[]);
     for head in [
         "GET /quick HTTP/1.1\r\n\r\n",
         "GET /quick HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
         "GET /quick HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
     ] {
-        assert_problem(&scene.request(head).await, 400, "bad-request");
+        assert_problem(&server.request(head).await, 400, "bad-request");
     }
-    assert_ok(&scene.request(&get("/quick")).await);
-    let old = scene.request("GET /quick HTTP/1.0\r\n\r\n").await;
+    assert_ok(&server.request(&get("/quick")).await);
+    let old = server.request("GET /quick HTTP/1.0\r\n\r\n").await;
     assert!(old.starts_with("HTTP/1.0 200 "), "{old}");
 }
 
 #[tokio::test]
 async fn head_is_bounded_in_any_number_of_writes() {
-    let scene = Scene::start(&[]);
+    let server = TestServer::start(&[]);
     let of_length = |length: usize| {
         let frame = "GET /quick HTTP/1.1\r\nHost: localhost\r\nX: \r\n\r\n".len();
         let filler = "x".repeat(length - frame);
         format!("GET /quick HTTP/1.1\r\nHost: localhost\r\nX: {filler}\r\n\r\n")
     };
     for kib in [1, 60, 64] {
-        assert_ok(&scene.request(&of_length(kib * 1024)).await);
+        assert_ok(&server.request(&of_length(kib * 1024)).await);
     }
     for length in [64 * 1024 + 1, 70_000, 100_000] {
-        let mut client = scene.connect().await;
+        let mut client = server.connect().await;
         // The server may close while it is being written.
         let _reset = client.0.write_all(of_length(length).as_bytes()).await;
         let mut response = Vec::new();
@@ -476,28 +476,28 @@ async fn head_is_bounded_in_any_number_of_writes() {
 
 #[tokio::test]
 async fn pause_between_requests_may_last_75_seconds() {
-    let scene = Scene::start(&[]);
-    let mut client = scene.connect().await;
+    let server = TestServer::start(&[]);
+    let mut client = server.connect().await;
     assert_ok(&client.get("/quick").await);
-    scene.clock.advance(Duration::from_secs(70));
-    scene.sweep().await;
+    server.clock.advance(Duration::from_secs(70));
+    server.sweep().await;
     assert_ok(&client.get("/quick").await);
-    scene.clock.advance(Duration::from_secs(75));
-    scene.sweep().await;
+    server.clock.advance(Duration::from_secs(75));
+    server.sweep().await;
     client.closes().await;
 }
 
 #[tokio::test]
 async fn head_of_one_byte_a_second_ends() {
-    let scene = Scene::start(&[]);
-    let mut client = scene.connect().await;
+    let server = TestServer::start(&[]);
+    let mut client = server.connect().await;
     assert_ok(&client.get("/quick").await);
-    scene.clock.advance(Duration::from_secs(40));
+    server.clock.advance(Duration::from_secs(40));
     let mut seconds = 0;
     while !client.is_closed().await {
         client.send("G").await;
         settle().await;
-        scene.clock.advance(Duration::from_secs(1));
+        server.clock.advance(Duration::from_secs(1));
         seconds += 1;
     }
     assert!((30..=33).contains(&seconds), "{seconds}");
@@ -505,28 +505,28 @@ async fn head_of_one_byte_a_second_ends() {
 
 #[tokio::test]
 async fn idle_connections_are_closed_first_then_incomplete_ones() {
-    let scene = Scene::start(&[("MAX_CONNECTIONS", "5")]);
-    let tick = || scene.clock.advance(Duration::from_secs(1));
-    let mut stalled_head = scene.join().await;
+    let server = TestServer::start(&[("MAX_CONNECTIONS", "5")]);
+    let tick = || server.clock.advance(Duration::from_secs(1));
+    let mut stalled_head = server.join().await;
     stalled_head.send("GET").await;
     settle().await;
     tick();
-    let mut first_idle = scene.join().await;
+    let mut first_idle = server.join().await;
     assert_ok(&first_idle.get("/quick").await);
     tick();
-    let mut second_idle = scene.join().await;
+    let mut second_idle = server.join().await;
     assert_ok(&second_idle.get("/quick").await);
     tick();
-    let mut stalled_body = scene.join().await;
+    let mut stalled_body = server.join().await;
     stalled_body.send(&post("/length", 9, "1")).await;
-    scene.all_stalled(1).await;
+    server.all_stalled(1).await;
     tick();
-    let mut running = scene.join().await;
+    let mut running = server.join().await;
     running.send(&get("/never")).await;
     settle().await;
     tick();
 
-    // Each new one keeps its place by a running handler.
+    // Each new one keeps its place, since its handler is running.
     let mut newcomers = Vec::new();
     for victim in [
         &mut first_idle,
@@ -534,43 +534,43 @@ async fn idle_connections_are_closed_first_then_incomplete_ones() {
         &mut stalled_head,
         &mut stalled_body,
     ] {
-        let mut newcomer = scene.connect().await;
+        let mut newcomer = server.connect().await;
         newcomer.send(&get("/never")).await;
         victim.closes().await;
         newcomers.push(newcomer);
         settle().await;
         tick();
     }
-    assert_eq!(scene.limits.connections.count(), 5);
-    let mut waiting = scene.connect().await;
+    assert_eq!(server.limits.connections.count(), 5);
+    let mut waiting = server.connect().await;
     waiting.send(&get("/quick")).await;
     settle().await;
-    scene.clock.advance(Duration::from_millis(100));
+    server.clock.advance(Duration::from_millis(100));
     for client in newcomers.iter_mut().chain([&mut running]) {
         assert!(!client.is_closed().await);
     }
     drop(newcomers.pop());
-    // Its handler ends by its time, as half of a connection may be closed.
-    scene.clock.advance(Duration::from_secs(30));
+    // Its handler ends at the timeout, not now: a client may close only its sending half.
+    server.clock.advance(Duration::from_secs(30));
     assert_ok(&waiting.response().await);
 }
 
 #[tokio::test]
 async fn stalled_bodies_leave_room_for_others() {
-    let scene = Scene::start(&[("MAX_REQUESTS", "3")]);
+    let server = TestServer::start(&[("MAX_REQUESTS", "3")]);
     let mut stalled = Vec::new();
     for count in 1..=3 {
-        let mut client = scene.connect().await;
+        let mut client = server.connect().await;
         client.send(&post("/length", 9, "1")).await;
-        scene.all_stalled(count).await;
+        server.all_stalled(count).await;
         stalled.push(client);
     }
-    // A byte makes the first one the youngest.
+    // After another byte, the first one is the least behind.
     stalled[0].send("2").await;
     settle().await;
-    assert_ok(&scene.request(&post("/length", 2, "12")).await);
+    assert_ok(&server.request(&post("/length", 2, "12")).await);
     assert_problem(&stalled[1].response().await, 408, "request-timeout");
-    assert_eq!(scene.stalled(), 2);
+    assert_eq!(server.stalled(), 2);
     for mut client in [stalled.swap_remove(2), stalled.swap_remove(0)] {
         client.send("12345678").await;
         assert_ok(&client.response().await);
@@ -579,32 +579,32 @@ async fn stalled_bodies_leave_room_for_others() {
 
 #[tokio::test]
 async fn request_without_room_is_503() {
-    let scene = Scene::start(&[("MAX_REQUESTS", "2")]);
+    let server = TestServer::start(&[("MAX_REQUESTS", "2")]);
     let mut running = Vec::new();
     for _ in 0..2 {
-        let mut client = scene.join().await;
+        let mut client = server.join().await;
         client.send(&get("/never")).await;
         running.push(client);
     }
-    until(|| scene.limits.requests.load(super::Ordering::Relaxed) == 2).await;
-    let response = scene.request(&get("/quick")).await;
+    until(|| server.limits.requests.load(super::Ordering::Relaxed) == 2).await;
+    let response = server.request(&get("/quick")).await;
     assert_problem(&response, 503, "overloaded");
     assert_eq!(field(&response, "retry-after"), Some("1"));
     settle().await;
-    scene.clock.advance(Duration::from_secs(30));
+    server.clock.advance(Duration::from_secs(30));
     for client in &mut running {
         assert_problem(&client.response().await, 503, "handler-timeout");
     }
-    assert_ok(&scene.request(&get("/quick")).await);
+    assert_ok(&server.request(&get("/quick")).await);
 }
 
 #[tokio::test]
 async fn memory_is_shared_and_small_bodies_have_room() {
-    let scene = Scene::start(&[("MAX_REQUEST_BODY", "1GiB"), ("MAX_CONNECTIONS", "100")]);
+    let server = TestServer::start(&[("MAX_REQUEST_BODY", "1GiB"), ("MAX_CONNECTIONS", "100")]);
     let piece = 256 * 1024;
     let mut stalled = Vec::new();
     for count in 1..=super::MEMORY / piece + 8 {
-        let mut client = scene.connect().await;
+        let mut client = server.connect().await;
         client
             .send(&post("/length", piece, &"x".repeat(piece - 1)))
             .await;
@@ -613,40 +613,40 @@ async fn memory_is_shared_and_small_bodies_have_room() {
         settle().await;
     }
     settle().await;
-    let used = scene.limits.memory.load(super::Ordering::Relaxed);
+    let used = server.limits.memory.load(super::Ordering::Relaxed);
     assert!(used <= super::MEMORY, "{used}");
     let small = "x".repeat(SMALL_BODY);
-    assert_ok(&scene.request(&post("/length", small.len(), &small)).await);
+    assert_ok(&server.request(&post("/length", small.len(), &small)).await);
     drop(stalled);
-    scene.clock.advance(Duration::from_secs(30));
-    until(|| scene.limits.memory.load(super::Ordering::Relaxed) == 0).await;
+    server.clock.advance(Duration::from_secs(30));
+    until(|| server.limits.memory.load(super::Ordering::Relaxed) == 0).await;
 }
 
 #[tokio::test]
 async fn streams_and_upgrades_use_half_of_the_connections() {
-    let scene = Scene::start(&[("MAX_CONNECTIONS", "4"), ("SHUTDOWN_GRACE", "5s")]);
+    let server = TestServer::start(&[("MAX_CONNECTIONS", "4"), ("SHUTDOWN_GRACE", "5s")]);
     let upgrade =
         "GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
-    let mut streaming = scene.connect().await;
+    let mut streaming = server.connect().await;
     assert!(
         streaming
             .get("/stream")
             .await
             .contains("transfer-encoding: chunked")
     );
-    let mut upgraded = scene.connect().await;
+    let mut upgraded = server.connect().await;
     upgraded.send(upgrade).await;
     assert!(upgraded.response().await.starts_with("HTTP/1.1 101 "));
     for request in [get("/stream"), upgrade.to_owned()] {
-        let response = scene.request(&request).await;
+        let response = server.request(&request).await;
         assert_problem(&response, 503, "overloaded");
         assert_eq!(field(&response, "upgrade"), None);
     }
-    // Neither is closed to make room, nor by the limit of a pause.
-    scene.clock.advance(Duration::from_secs(100));
-    scene.sweep().await;
+    // Neither is closed to make room or by the limit of a pause.
+    server.clock.advance(Duration::from_secs(100));
+    server.sweep().await;
     for _ in 0..4 {
-        assert_ok(&scene.request(&get("/quick")).await);
+        assert_ok(&server.request(&get("/quick")).await);
     }
     upgraded.send("echo").await;
     let mut echo = [0; 4];
@@ -654,67 +654,67 @@ async fn streams_and_upgrades_use_half_of_the_connections() {
     assert_eq!(&echo, b"echo");
     // When one ends, another may begin.
     drop(streaming);
-    until(|| scene.limits.connections.count() == 1).await;
-    let mut second = scene.connect().await;
+    until(|| server.limits.connections.count() == 1).await;
+    let mut second = server.connect().await;
     second.send(upgrade).await;
     assert!(second.response().await.starts_with("HTTP/1.1 101 "));
 }
 
 #[tokio::test]
 async fn shutdown_closes_upgraded_connections_after_the_grace() {
-    let mut scene = Scene::start(&[("SHUTDOWN_GRACE", "5s")]);
-    let mut upgraded = scene.connect().await;
+    let mut server = TestServer::start(&[("SHUTDOWN_GRACE", "5s")]);
+    let mut upgraded = server.connect().await;
     let upgrade =
         "GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
     upgraded.send(upgrade).await;
     assert!(upgraded.response().await.starts_with("HTTP/1.1 101 "));
-    let mut running = scene.connect().await;
+    let mut running = server.connect().await;
     running.send(&get("/never")).await;
     settle().await;
-    drop(scene.stop.take());
+    drop(server.stop.take());
     settle().await;
     assert!(!upgraded.is_closed().await);
     assert!(!running.is_closed().await);
-    assert!(!scene.served.is_finished());
-    scene.clock.advance(Duration::from_secs(5));
+    assert!(!server.served.is_finished());
+    server.clock.advance(Duration::from_secs(5));
     upgraded.closes().await;
     running.closes().await;
-    scene.served.await.expect("no panic");
-    assert_eq!(scene.limits.connections.count(), 0);
+    server.served.await.expect("no panic");
+    assert_eq!(server.limits.connections.count(), 0);
 }
 
 #[tokio::test]
 async fn shutdown_drains_http_2_and_ends_its_streams() {
-    let mut scene = Scene::start(&[("SHUTDOWN_GRACE", "5s")]);
+    let mut server = TestServer::start(&[("SHUTDOWN_GRACE", "5s")]);
     let client = reqwest::Client::builder()
         .no_proxy()
         .http2_prior_knowledge()
         .build()
         .expect("a client");
-    let url = |path: &str| format!("http://{}{path}", scene.address);
+    let url = |path: &str| format!("http://{}{path}", server.address);
     let quick = client.get(url("/quick")).send().await.expect("a response");
     assert_eq!(quick.status(), StatusCode::OK);
     let never = tokio::spawn(client.get(url("/never")).send());
-    until(|| scene.limits.requests.load(super::Ordering::Relaxed) == 1).await;
-    drop(scene.stop.take());
+    until(|| server.limits.requests.load(super::Ordering::Relaxed) == 1).await;
+    drop(server.stop.take());
     settle().await;
-    assert!(!scene.served.is_finished());
-    scene.clock.advance(Duration::from_secs(5));
+    assert!(!server.served.is_finished());
+    server.clock.advance(Duration::from_secs(5));
     assert!(never.await.expect("no panic").is_err());
-    scene.served.await.expect("no panic");
-    assert_eq!(scene.limits.requests.load(super::Ordering::Relaxed), 0);
+    server.served.await.expect("no panic");
+    assert_eq!(server.limits.requests.load(super::Ordering::Relaxed), 0);
 }
 
 #[tokio::test]
 async fn idle_http_2_connection_ends_with_goaway_at_shutdown() {
     const GOAWAY: u8 = 7;
-    let mut scene = Scene::start(&[]);
-    let mut client = scene.connect().await;
+    let mut server = TestServer::start(&[]);
+    let mut client = server.connect().await;
     client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
     let empty_settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     client.0.write_all(&empty_settings).await.expect("open");
     settle().await;
-    drop(scene.stop.take());
+    drop(server.stop.take());
     let mut kinds = Vec::new();
     while !kinds.contains(&GOAWAY) {
         let mut head = [0; 9];
@@ -724,42 +724,42 @@ async fn idle_http_2_connection_ends_with_goaway_at_shutdown() {
         kinds.push(head[3]);
     }
     drop(client);
-    scene.served.await.expect("no panic");
+    server.served.await.expect("no panic");
 }
 
 #[tokio::test]
 async fn listener_stays_open_for_the_delay() {
-    let mut scene = Scene::start(&[("SHUTDOWN_DELAY", "3s")]);
-    let mut kept = scene.connect().await;
+    let mut server = TestServer::start(&[("SHUTDOWN_DELAY", "3s")]);
+    let mut kept = server.connect().await;
     assert_eq!(field(&kept.get("/quick").await, "connection"), None);
-    drop(scene.stop.take());
-    until(|| scene.limits.is_draining()).await;
+    drop(server.stop.take());
+    until(|| server.limits.is_draining()).await;
     let response = kept.get("/quick").await;
     assert_ok(&response);
     assert_eq!(field(&response, "connection"), Some("close"));
     kept.closes().await;
-    let mut idle = scene.join().await;
-    let response = scene.request(&get("/readyz")).await;
+    let mut idle = server.join().await;
+    let response = server.request(&get("/readyz")).await;
     assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
     assert!(response.contains("shutting down"), "{response}");
     settle().await;
-    scene.clock.advance(Duration::from_secs(3));
+    server.clock.advance(Duration::from_secs(3));
     idle.closes().await;
-    scene.served.await.expect("no panic");
-    assert!(TcpStream::connect(scene.address).await.is_err());
+    server.served.await.expect("no panic");
+    assert!(TcpStream::connect(server.address).await.is_err());
 }
 
-/// The kernel has established it, and the server has not accepted it, when the shutdown begins.
+/// When the shutdown starts, the kernel has established the connection and the server has not accepted it.
 #[tokio::test]
 async fn queued_connection_is_served_in_the_shutdown() {
-    // Which of the two the server sees first is left to chance.
+    // It is random whether the server sees the connection or the shutdown first.
     for _ in 0..20 {
-        let mut scene = Scene::start(&[]);
-        assert_ok(&scene.request(&get("/quick")).await);
-        let mut client = std::net::TcpStream::connect(scene.address).expect("a listener");
+        let mut server = TestServer::start(&[]);
+        assert_ok(&server.request(&get("/quick")).await);
+        let mut client = std::net::TcpStream::connect(server.address).expect("a listener");
         std::io::Write::write_all(&mut client, get("/quick").as_bytes()).expect("room");
         client.set_nonblocking(true).expect("a socket");
-        drop(scene.stop.take());
+        drop(server.stop.take());
         let mut client = TcpStream::from_std(client).expect("a runtime");
         let mut response = String::new();
         client
@@ -767,36 +767,36 @@ async fn queued_connection_is_served_in_the_shutdown() {
             .await
             .expect("a response");
         assert_ok(&response);
-        scene.served.await.expect("no panic");
+        server.served.await.expect("no panic");
     }
 }
 
 #[tokio::test]
 async fn stored_responses_vary_by_origin() {
-    let scene = Scene::start(&[]);
-    let response = scene.request(&get("/stored")).await;
+    let server = TestServer::start(&[]);
+    let response = server.request(&get("/stored")).await;
     assert_eq!(field(&response, "vary"), Some("origin"));
-    assert_eq!(field(&scene.request(&get("/quick")).await, "vary"), None);
+    assert_eq!(field(&server.request(&get("/quick")).await, "vary"), None);
 }
 
 #[tokio::test]
 async fn unread_body_does_not_keep_a_request_in_flight() {
-    let scene = Scene::start(&[]);
-    let mut client = scene.connect().await;
+    let server = TestServer::start(&[]);
+    let mut client = server.connect().await;
     client.send(&post("/ignores", 100_000, "x")).await;
     assert!(client.response().await.starts_with("HTTP/1.1 204 "));
-    until(|| scene.limits.requests.load(super::Ordering::Relaxed) == 0).await;
+    until(|| server.limits.requests.load(super::Ordering::Relaxed) == 0).await;
 }
 
 #[tokio::test]
 async fn every_rejection_has_the_headers_of_a_response() {
-    let scene = Scene::start(&[("MAX_REQUEST_BODY", "1B")]);
+    let server = TestServer::start(&[("MAX_REQUEST_BODY", "1B")]);
     let rejections: HashMap<&str, String> = HashMap::from([
         ("host", "GET /quick HTTP/1.1\r\n\r\n".to_owned()),
         ("body", post("/length", 2, "")),
     ]);
     for (name, request) in rejections {
-        let response = scene.request(&request).await;
+        let response = server.request(&request).await;
         for header in ["x-request-id", "x-content-type-options", "cache-control"] {
             assert!(field(&response, header).is_some(), "{name}: {response}");
         }
@@ -805,23 +805,23 @@ async fn every_rejection_has_the_headers_of_a_response() {
 
 #[tokio::test]
 async fn unread_http_2_response_is_not_in_flight_and_is_reset() {
-    let scene = Scene::start(&[("REQUEST_TIMEOUT", "2m")]);
-    let mut client = scene.connect_http2(0).await;
+    let server = TestServer::start(&[("REQUEST_TIMEOUT", "2m")]);
+    let mut client = server.connect_http2(0).await;
     client.get_http2(1, "/never").await;
-    until(|| scene.in_flight() == 1).await;
+    until(|| server.in_flight() == 1).await;
     for stream in [3, 5, 7] {
         client.get_http2(stream, "/quick").await;
     }
-    until(|| scene.unread() == 3).await;
-    assert_eq!(scene.in_flight(), 1);
-    assert!(scene.memory() > 0);
-    // One is read in time.
+    until(|| server.unread() == 3).await;
+    assert_eq!(server.in_flight(), 1);
+    assert!(server.memory() > 0);
+    // The client reads one in time.
     client.send_frame(WINDOW_UPDATE, 0, 5, &[0, 0, 0, 5]).await;
-    until(|| scene.unread() == 2).await;
-    scene.clock.advance(Duration::from_secs(29));
+    until(|| server.unread() == 2).await;
+    server.clock.advance(Duration::from_secs(29));
     settle().await;
-    assert_eq!(scene.unread(), 2);
-    scene.clock.advance(Duration::from_secs(1));
+    assert_eq!(server.unread(), 2);
+    server.clock.advance(Duration::from_secs(1));
     settle().await;
     let mut reset = [
         client.frame(RST_STREAM).await,
@@ -829,37 +829,37 @@ async fn unread_http_2_response_is_not_in_flight_and_is_reset() {
     ];
     reset.sort_unstable();
     assert_eq!(reset, [3, 7]);
-    assert_eq!((scene.unread(), scene.memory()), (0, 0));
-    // The connection and its handler go on.
-    assert_eq!(scene.limits.connections.count(), 1);
+    assert_eq!((server.unread(), server.memory()), (0, 0));
+    // The connection stays open, and its handler goes on.
+    assert_eq!(server.limits.connections.count(), 1);
 }
 
 #[tokio::test]
 async fn unread_rest_of_a_response_closes_its_connection() {
-    let scene = Scene::start(&[]);
-    let mut client = scene.connect_http2(1).await;
+    let server = TestServer::start(&[]);
+    let mut client = server.connect_http2(1).await;
     client.get_http2(1, "/quick").await;
-    // h2 has taken it, but cannot send it.
-    until(|| scene.unread() == 1).await;
+    // h2 has taken the response, but cannot send all of it.
+    until(|| server.unread() == 1).await;
     client.send_frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 2]).await;
     settle().await;
-    assert_eq!(scene.unread(), 1);
-    scene.clock.advance(Duration::from_secs(30));
+    assert_eq!(server.unread(), 1);
+    server.clock.advance(Duration::from_secs(30));
     client.closes().await;
-    until(|| scene.unread() == 0).await;
+    until(|| server.unread() == 0).await;
 }
 
 #[tokio::test]
 async fn slow_reader_keeps_its_response_while_it_reads() {
-    let scene = Scene::start(&[]);
-    let mut client = scene.connect_http2(0).await;
+    let server = TestServer::start(&[]);
+    let mut client = server.connect_http2(0).await;
     client.get_http2(1, "/huge").await;
-    until(|| scene.unread() == 1).await;
+    until(|| server.unread() == 1).await;
     client
         .send_frame(WINDOW_UPDATE, 0, 0, &[0, 0x20, 0, 0])
         .await;
     for _ in 0..LARGE_RESPONSE / 32_768 {
-        scene.clock.advance(Duration::from_secs(20));
+        server.clock.advance(Duration::from_secs(20));
         settle().await;
         client
             .send_frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0x80, 0])
@@ -871,92 +871,92 @@ async fn slow_reader_keeps_its_response_while_it_reads() {
         }
         settle().await;
     }
-    until(|| scene.unread() == 0).await;
-    assert_eq!(scene.limits.connections.count(), 1);
+    until(|| server.unread() == 0).await;
+    assert_eq!(server.limits.connections.count(), 1);
 }
 
 #[tokio::test]
 async fn unread_responses_have_a_bound_over_all_connections() {
-    let scene = Scene::start(&[]);
+    let server = TestServer::start(&[]);
     let mut clients = Vec::new();
     for connection in 0..super::MAX_UNREAD / 100 + 2 {
-        let mut client = scene.connect_http2(0).await;
+        let mut client = server.connect_http2(0).await;
         // Keeps the connection from being closed.
         client.get_http2(1, "/never").await;
         for stream in 1..100 {
             client.get_http2(2 * stream + 1, "/quick").await;
         }
         clients.push(client);
-        until(|| scene.unread() >= ((connection + 1) * 99).min(super::MAX_UNREAD)).await;
-        assert!(scene.unread() <= super::MAX_UNREAD);
+        until(|| server.unread() >= ((connection + 1) * 99).min(super::MAX_UNREAD)).await;
+        assert!(server.unread() <= super::MAX_UNREAD);
     }
     // The oldest were reset.
     clients[0].frame(RST_STREAM).await;
-    // Those of the last connection have ended, too.
-    until(|| scene.in_flight() == clients.len()).await;
-    assert_ok(&scene.request(&get("/quick")).await);
+    // The requests of the last connection have ended, too.
+    until(|| server.in_flight() == clients.len()).await;
+    assert_ok(&server.request(&get("/quick")).await);
 }
 
 #[tokio::test]
 async fn unread_responses_share_the_memory() {
-    let scene = Scene::start(&[]);
+    let server = TestServer::start(&[]);
     let mut clients = Vec::new();
     for _ in 0..super::MEMORY / LARGE_RESPONSE + 5 {
-        let mut client = scene.connect_http2(0).await;
+        let mut client = server.connect_http2(0).await;
         client.get_http2(1, "/huge").await;
         settle().await;
         clients.push(client);
     }
-    until(|| scene.in_flight() == 0).await;
+    until(|| server.in_flight() == 0).await;
     settle().await;
-    assert!(scene.memory() <= super::MEMORY, "{}", scene.memory());
+    assert!(server.memory() <= super::MEMORY, "{}", server.memory());
     clients[0].frame(RST_STREAM).await;
     let small = "x".repeat(SMALL_BODY);
-    assert_ok(&scene.request(&post("/length", small.len(), &small)).await);
+    assert_ok(&server.request(&post("/length", small.len(), &small)).await);
 }
 
 #[tokio::test]
 async fn handlers_that_wait_leave_places_for_others() {
-    let scene = Scene::start(&[("MAX_REQUESTS", "16")]);
+    let server = TestServer::start(&[("MAX_REQUESTS", "16")]);
     let mut waiting = Vec::new();
     for count in 1..=14 {
-        let mut client = scene.join().await;
+        let mut client = server.join().await;
         client.send(&get("/never")).await;
-        until(|| scene.in_flight() == count).await;
+        until(|| server.in_flight() == count).await;
         waiting.push(client);
     }
     settle().await;
-    assert_problem(&scene.request(&get("/never")).await, 503, "overloaded");
-    assert_ok(&scene.request(&get("/quick")).await);
+    assert_problem(&server.request(&get("/never")).await, 503, "overloaded");
+    assert_ok(&server.request(&get("/quick")).await);
     // A body may be late.
-    let mut late = scene.connect().await;
+    let mut late = server.connect().await;
     late.send(&post("/length", 2, "1")).await;
-    scene.all_stalled(1).await;
+    server.all_stalled(1).await;
     late.send("2").await;
     assert_ok(&late.response().await);
-    let mut urgent = scene.connect().await;
+    let mut urgent = server.connect().await;
     urgent.send(&get("/urgent")).await;
-    until(|| scene.in_flight() == 15).await;
+    until(|| server.in_flight() == 15).await;
     settle().await;
     assert!(!urgent.is_closed().await);
-    assert_eq!(scene.in_flight(), 15);
+    assert_eq!(server.in_flight(), 15);
 }
 
 #[tokio::test]
 async fn memory_of_running_handlers_drops_no_late_bodies() {
-    let scene = Scene::start(&[]);
-    let mut late = scene.connect().await;
+    let server = TestServer::start(&[]);
+    let mut late = server.connect().await;
     late.send(&post("/length", 2, "1")).await;
-    let mut late_large = scene.connect().await;
+    let mut late_large = server.connect().await;
     let half = SMALL_BODY * 4;
     late_large
         .send(&post("/length", half + 1, &"x".repeat(half)))
         .await;
-    scene.all_stalled(2).await;
+    server.all_stalled(2).await;
     let body = "x".repeat(200 * 1024);
     let mut holders = Vec::new();
     loop {
-        let mut client = scene.connect().await;
+        let mut client = server.connect().await;
         client.send(&post("/holds", body.len(), &body)).await;
         settle().await;
         holders.push(client);
@@ -966,48 +966,48 @@ async fn memory_of_running_handlers_drops_no_late_bodies() {
     }
     let rejected = holders.last_mut().expect("a client");
     assert_problem(&rejected.response().await, 503, "overloaded");
-    assert!(scene.memory() <= super::MEMORY, "{}", scene.memory());
-    assert!(scene.stalled() >= 1);
+    assert!(server.memory() <= super::MEMORY, "{}", server.memory());
+    assert!(server.stalled() >= 1);
     late.send("2").await;
     assert_ok(&late.response().await);
     let small = "x".repeat(SMALL_BODY);
-    assert_ok(&scene.request(&post("/length", small.len(), &small)).await);
+    assert_ok(&server.request(&post("/length", small.len(), &small)).await);
 }
 
 #[tokio::test]
 async fn copy_of_a_collected_body_is_accounted_for() {
-    let scene = Scene::start(&[]);
+    let server = TestServer::start(&[]);
     let length = 4 * SMALL_BODY;
-    let mut client = scene.connect().await;
+    let mut client = server.connect().await;
     client
         .send(&post("/holds", length, &"x".repeat(length)))
         .await;
-    until(|| scene.memory() == 2 * length).await;
+    until(|| server.memory() == 2 * length).await;
 }
 
 #[tokio::test]
-async fn dripping_bodies_give_way_to_those_that_have_just_begun() {
-    let scene = Scene::start(&[("MAX_REQUESTS", "3")]);
+async fn slow_bodies_are_dropped_before_those_just_started() {
+    let server = TestServer::start(&[("MAX_REQUESTS", "3")]);
     let mut dripping = Vec::new();
     for count in 1..=2 {
-        let mut client = scene.connect().await;
+        let mut client = server.connect().await;
         client.send(&post("/length", 9, "1")).await;
-        scene.all_stalled(count).await;
+        server.all_stalled(count).await;
         dripping.push(client);
     }
-    scene.clock.advance(Duration::from_secs(10));
-    let mut late = scene.connect().await;
+    server.clock.advance(Duration::from_secs(10));
+    let mut late = server.connect().await;
     late.send(&post("/length", 2, "1")).await;
-    scene.all_stalled(3).await;
-    scene.clock.advance(Duration::from_secs(1));
+    server.all_stalled(3).await;
+    server.clock.advance(Duration::from_secs(1));
     for client in &mut dripping {
         client.send("2").await;
         settle().await;
     }
     let mut running = Vec::new();
     for client in &mut dripping {
-        assert_ok(&scene.request(&post("/length", 2, "12")).await);
-        let mut next = scene.connect().await;
+        assert_ok(&server.request(&post("/length", 2, "12")).await);
+        let mut next = server.connect().await;
         next.send(&get("/never")).await;
         assert_problem(&client.response().await, 408, "request-timeout");
         running.push(next);
@@ -1018,32 +1018,32 @@ async fn dripping_bodies_give_way_to_those_that_have_just_begun() {
 
 #[tokio::test]
 async fn each_connection_has_one_of_the_reserved_places() {
-    let scene = Scene::start(&[("MAX_REQUESTS", "16")]);
+    let server = TestServer::start(&[("MAX_REQUESTS", "16")]);
     let mut waiting = Vec::new();
     for count in 1..=14 {
-        let mut client = scene.join().await;
+        let mut client = server.join().await;
         client.send(&get("/never")).await;
-        until(|| scene.in_flight() == count).await;
+        until(|| server.in_flight() == count).await;
         waiting.push(client);
     }
-    let mut streams = scene.connect_http2(0).await;
+    let mut streams = server.connect_http2(0).await;
     streams.get_http2(1, "/urgent").await;
-    until(|| scene.in_flight() == 15).await;
+    until(|| server.in_flight() == 15).await;
     streams.get_http2(3, "/urgent").await;
-    // Its rejection is a response that is not read.
-    until(|| scene.unread() == 1).await;
-    assert_eq!(scene.in_flight(), 15);
-    assert_ok(&scene.request(&get("/quick")).await);
+    // The rejection is a response that the client does not read.
+    until(|| server.unread() == 1).await;
+    assert_eq!(server.in_flight(), 15);
+    assert_ok(&server.request(&get("/quick")).await);
 }
 
 #[tokio::test]
-async fn connection_is_not_closed_before_it_has_looked() {
+async fn connection_is_not_closed_before_it_tries_to_read() {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Duration::ZERO));
     let config = Config::of_variables(&[]);
     let limits = Arc::new(Limits::new(config.http.limits(), 2, Arc::clone(&clock)));
     let ticket = limits.connections.admit(&limits).await;
     let closes = || limits.connections.close_first(super::Need::Place, &clock);
     assert!(closes().is_none());
-    ticket.connection.has_looked();
+    ticket.connection.note_read_attempt();
     assert!(closes().is_some());
 }

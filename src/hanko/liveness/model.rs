@@ -1,5 +1,5 @@
-//! Explores every order of requests, answers, webhooks, key rotations, outages and retries, on the rules of [`record`] and
-//! in the steps of [`Hanko::authenticate`](crate::Hanko::authenticate), and checks what each mode guarantees.
+//! Explores every order of requests, answers, webhooks, key rotations, outages and retries, with the rules of [`record`] and
+//! the steps of [`Hanko::authenticate`](crate::Hanko::authenticate), and checks the guarantees of each mode.
 //!
 //! [`record`]: super::record
 
@@ -14,11 +14,12 @@ const TICK: Duration = Duration::from_secs(1);
 /// In ticks.
 const TTL: u64 = 2;
 const MAX_STALE: u64 = 4;
-/// A validation request, with its place in the queue and the confirmation of a negative answer, fails after so many ticks.
+/// The ticks after which a validation request fails, including its time in the queue and the confirmation of a negative
+/// answer.
 const VALIDATION: u64 = 1;
-/// The most that an interval is shortened by.
+/// The jitter that shortens each interval the most.
 const JITTER: f64 = 1.0;
-/// The exploration ends here.
+/// The tick at which the exploration ends.
 const HORIZON: u64 = 7;
 
 fn at(tick: u64) -> Nanos {
@@ -39,22 +40,22 @@ fn policy(mode: SessionMode) -> SessionPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Open {
     asked_at: u64,
-    /// What Hanko has found, if it has looked: its answer is on its way.
+    /// Hanko's decision, if it has been made. The answer has not arrived yet.
     found: Option<bool>,
-    /// A negative answer has arrived at this time, and waits for its confirmation.
+    /// A negative answer has arrived, and waits for its confirmation.
     is_arrived: bool,
     /// A request waits for it.
     has_waiter: bool,
-    /// It was sent for a request that uses only its answer, as `Hanko::authenticate_live` does.
+    /// It was sent for a request that accepts no other answer, as `Hanko::authenticate_live` does.
     is_live: bool,
-    /// Hanko was down at some time since it was sent.
+    /// Hanko was not up at some time since it was sent.
     saw_outage: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Hanko {
     Up,
-    /// Every session is "not valid", and the keys cannot be fetched.
+    /// Hanko says that every session is invalid, and its keys cannot be fetched.
     DatabaseDown,
     /// Every request fails.
     Down,
@@ -68,16 +69,17 @@ struct State {
     open: Option<Open>,
     hanko: Hanko,
     ended_at: Option<u64>,
-    /// Hanko has answered, and no tick has passed without a request, ever since the session ended.
+    /// Hanko was up ever since the session ended.
     is_guaranteed: bool,
+    /// Every tick since the session ended had a request.
     is_steady: bool,
-    /// The session is revoked, or its key has left the JWK Set: a request checks both in the same two places.
+    /// The session is revoked, or its key has left the JWK Set. A request checks both in the same two places.
     is_refused: bool,
     was_used_in_this_tick: bool,
-    /// When the request was sent that Hanko last answered positively.
+    /// When the validation request of Hanko's last positive answer was sent.
     confirmed_at: Option<u64>,
-    /// Hanko's database came back between a negative answer that it could not know better and the fetch of the keys, so
-    /// that an active session is rejected. It is when Hanko is asked again.
+    /// An active session is rejected, because Hanko's database came back between a wrong negative answer and the fetch of the
+    /// keys. It is accepted again when Hanko is asked again.
     is_misled: bool,
 }
 
@@ -86,7 +88,7 @@ enum Event {
     Tick,
     Request,
     LiveRequest,
-    HankoLooks,
+    HankoDecides,
     AnswerArrives,
     NegativeAnswerIsConfirmed,
     ValidationFails,
@@ -100,7 +102,7 @@ const EVENTS: [Event; 13] = [
     Event::Tick,
     Event::Request,
     Event::LiveRequest,
-    Event::HankoLooks,
+    Event::HankoDecides,
     Event::AnswerArrives,
     Event::NegativeAnswerIsConfirmed,
     Event::ValidationFails,
@@ -119,16 +121,16 @@ struct Model {
 }
 
 impl Model {
-    /// The state after an event; `None` if it cannot happen.
+    /// Returns the state after an event; `None` if it cannot happen.
     fn after(&mut self, state: &State, event: Event) -> Option<State> {
-        // Nothing that comes later can let a refused session in.
+        // No later event can make a refused session accepted.
         if state.is_refused && state.open.is_none_or(|open| !open.has_waiter) {
             return None;
         }
         let mut next = state.clone();
         match event {
             Event::Tick => {
-                // Time does not pass over the end of a request.
+                // A request must end before time passes its limit.
                 let is_overdue = state
                     .open
                     .is_some_and(|open| state.now >= open.asked_at + VALIDATION);
@@ -147,7 +149,7 @@ impl Model {
                 self.request(&mut next);
             }
             Event::LiveRequest => {
-                // Never while another is open: it would be the next one then.
+                // Not modelled while another is open: it would be sent after that one.
                 if state.open.is_some() {
                     return None;
                 }
@@ -160,7 +162,7 @@ impl Model {
                     saw_outage: state.hanko != Hanko::Up,
                 });
             }
-            Event::HankoLooks => {
+            Event::HankoDecides => {
                 let open = next.open.as_mut().filter(|open| open.found.is_none())?;
                 open.found = match state.hanko {
                     Hanko::Up => Some(state.ended_at.is_none()),
@@ -184,7 +186,7 @@ impl Model {
                 }
             }
             Event::ValidationFails => {
-                // While Hanko answers, a request fails only where Hanko did not answer before.
+                // A request fails only if Hanko was not up for all of its time.
                 state.open.filter(|open| open.saw_outage)?;
                 self.conclude(&mut next, None);
             }
@@ -194,7 +196,7 @@ impl Model {
                 }
                 next.ended_at = Some(state.now);
                 next.is_guaranteed = true;
-                // Without a request before, this tick counts as one without a request.
+                // If there was no request before in this tick, the tick counts as one without a request.
                 next.is_steady = state.was_used_in_this_tick;
             }
             Event::WebhookArrives => {
@@ -216,7 +218,7 @@ impl Model {
         Some(next)
     }
 
-    /// The steps of `Hanko::authenticate`.
+    /// Runs the steps of `Hanko::authenticate`.
     fn request(&mut self, state: &mut State) {
         if state.is_refused {
             return;
@@ -265,7 +267,7 @@ impl Model {
         }
     }
 
-    /// The steps of `Shared::conclude`, and then those of a request that waits.
+    /// Runs the steps of `Shared::conclude`, and then those of a waiting request.
     fn conclude(&mut self, state: &mut State, outcome: Option<bool>) {
         let Some(open) = state.open.take() else {
             return;
@@ -326,7 +328,7 @@ impl Model {
             if let Some(ended_at) = state.ended_at.filter(|_| state.is_guaranteed) {
                 let ages = match self.policy.mode {
                     SessionMode::Hybrid if !state.is_steady => 2 * TTL,
-                    // A request in each tick notices a tick late that the answer is due.
+                    // With one request per tick, a due refresh is noticed up to a tick late.
                     SessionMode::Hybrid => TTL + 1,
                     SessionMode::Stateful | SessionMode::Stateless => TTL,
                 };
@@ -345,7 +347,7 @@ impl Model {
     }
 }
 
-/// Explores all states that can be reached, and returns how many there are.
+/// Explores all states that can be reached, and returns their number.
 fn explore(mode: SessionMode) -> (usize, Model) {
     let mut model = Model {
         policy: policy(mode),

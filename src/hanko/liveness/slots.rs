@@ -1,4 +1,4 @@
-//! A bounded number of places, those who wait for a response before those in the background.
+//! A bounded number of slots for validation requests. Requests that a caller waits for go before those in the background.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// Places for validation requests.
+/// The slots for validation requests.
 #[derive(Debug)]
 pub(super) struct Slots(Mutex<State>);
 
@@ -21,27 +21,27 @@ struct State {
     last_number: u64,
 }
 
-/// A validation request that waits for a place.
+/// A validation request that waits for a slot.
 #[derive(Debug)]
 pub(super) struct Ticket {
-    place: Mutex<Place>,
+    position: Mutex<Position>,
     granted: Notify,
 }
 
 /// Locked after [`Slots`], if both are.
 #[derive(Debug)]
-struct Place {
-    /// Since when somebody waits for the response.
+struct Position {
+    /// Since when a caller waits for the response.
     urgent_since: Option<Duration>,
-    /// Its number in a queue, while it waits there.
+    /// Its number in a queue while it waits there.
     number: Option<u64>,
 }
 
 impl Ticket {
-    /// A ticket of whoever waits for the response since `urgent_since`, or of a request in the background.
+    /// Creates the ticket of a request whose response a caller waits for since `urgent_since`, or of one in the background.
     pub(super) fn new(urgent_since: Option<Duration>) -> Self {
         Self {
-            place: Mutex::new(Place {
+            position: Mutex::new(Position {
                 urgent_since,
                 number: None,
             }),
@@ -49,12 +49,12 @@ impl Ticket {
         }
     }
 
-    fn place(&self) -> MutexGuard<'_, Place> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    fn position(&self) -> MutexGuard<'_, Position> {
+        self.position.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn urgent_since(&self) -> Option<Duration> {
-        self.place().urgent_since
+        self.position().urgent_since
     }
 
     pub(super) fn is_urgent(&self) -> bool {
@@ -62,25 +62,25 @@ impl Ticket {
     }
 }
 
-/// A place, which is free again when this is dropped.
+/// A slot. Dropping it frees the slot.
 #[derive(Debug)]
 pub(super) struct Slot<'a>(&'a Slots);
 
 impl State {
     fn enqueue(&mut self, ticket: &Arc<Ticket>) {
         self.last_number += 1;
-        let mut place = ticket.place();
-        place.number = Some(self.last_number);
-        let queue = match place.urgent_since {
+        let mut position = ticket.position();
+        position.number = Some(self.last_number);
+        let queue = match position.urgent_since {
             Some(_) => &mut self.urgent,
             None => &mut self.background,
         };
         queue.insert(self.last_number, Arc::clone(ticket));
     }
 
-    /// Whether the ticket was waiting.
+    /// Removes a ticket from its queue, and returns whether it was in one.
     fn remove(&mut self, ticket: &Ticket) -> bool {
-        let Some(number) = ticket.place().number.take() else {
+        let Some(number) = ticket.position().number.take() else {
             return false;
         };
         self.urgent.remove(&number).is_some() || self.background.remove(&number).is_some()
@@ -88,9 +88,9 @@ impl State {
 }
 
 impl Slots {
-    pub(super) fn new(places: usize) -> Self {
+    pub(super) fn new(slots: usize) -> Self {
         Self(Mutex::new(State {
-            free: places,
+            free: slots,
             urgent: BTreeMap::new(),
             background: BTreeMap::new(),
             last_number: 0,
@@ -101,7 +101,7 @@ impl Slots {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a place. The future may be dropped at any time.
+    /// Waits for a slot. The future may be dropped at any time.
     pub(super) async fn acquire<'a>(&'a self, ticket: &Arc<Ticket>) -> Slot<'a> {
         {
             let mut state = self.state();
@@ -120,10 +120,10 @@ impl Slots {
         Slot(self)
     }
 
-    /// Lets a ticket go before those in the background: somebody waits for its response since `now`.
+    /// Moves a ticket before those in the background, because a caller waits for its response since `now`.
     pub(super) fn make_urgent(&self, ticket: &Arc<Ticket>, now: Duration) {
         let mut state = self.state();
-        if ticket.place().urgent_since.replace(now).is_none() && state.remove(ticket) {
+        if ticket.position().urgent_since.replace(now).is_none() && state.remove(ticket) {
             state.enqueue(ticket);
         }
     }
@@ -136,7 +136,7 @@ impl Slots {
             .or_else(|| state.background.pop_first());
         match next {
             Some((_, ticket)) => {
-                ticket.place().number = None;
+                ticket.position().number = None;
                 ticket.granted.notify_one();
             }
             None => state.free += 1,
@@ -150,7 +150,7 @@ impl Drop for Slot<'_> {
     }
 }
 
-/// Gives up waiting when the future is dropped.
+/// Stops waiting for a slot when the future is dropped.
 struct Waiting<'a> {
     slots: &'a Slots,
     ticket: Option<&'a Arc<Ticket>>,
@@ -161,7 +161,7 @@ impl Drop for Waiting<'_> {
         let Some(ticket) = self.ticket else { return };
         let was_waiting = self.slots.state().remove(ticket);
         if !was_waiting {
-            // It had been granted a place that it did not take.
+            // It had been granted a slot that it did not take.
             self.slots.release();
         }
     }
@@ -207,23 +207,23 @@ mod tests {
             assert!(poll(&mut future).is_none());
             waiting.push(future);
         }
-        // The last one was in the background, and somebody has begun to wait for it.
+        // The last one was in the background, and now a caller waits for it.
         slots.make_urgent(&tickets[3], NOW);
         drop(held);
         for expected in [2, 3, 0, 1] {
             let state = slots.state();
-            let waits = |index: usize| tickets[index].place().number.is_some();
+            let waits = |index: usize| tickets[index].position().number.is_some();
             let still_waiting = (0..tickets.len()).filter(|index| waits(*index)).count();
             assert_eq!(still_waiting, state.urgent.len() + state.background.len());
             assert!(!waits(expected), "{expected}");
             drop(state);
-            drop(poll(&mut waiting[expected]).expect("a place"));
+            drop(poll(&mut waiting[expected]).expect("a slot"));
         }
         assert_eq!(slots.state().free, 1);
     }
 
     #[test]
-    fn a_dropped_future_gives_its_place_back() {
+    fn a_dropped_future_gives_its_slot_back() {
         let slots = Slots::new(1);
         let holder = background();
         let held = poll(&mut (Box::pin(slots.acquire(&holder)) as Acquiring<'_>)).unwrap();
@@ -233,9 +233,9 @@ mod tests {
         assert!(poll(&mut abandoned).is_none());
         assert!(poll(&mut granted).is_none());
         drop(held);
-        // It has been granted a place that it never took.
+        // It has been granted a slot that it never took.
         drop(abandoned);
-        let slot = poll(&mut granted).expect("the place is passed on");
+        let slot = poll(&mut granted).expect("the slot is passed on");
         drop(slot);
         assert_eq!(slots.state().free, 1);
     }

@@ -1,4 +1,4 @@
-//! Revocations in memory, as every request reads them.
+//! Revocations in memory, where every request reads them.
 
 use std::{
     cmp::Reverse,
@@ -19,19 +19,19 @@ use crate::{
     jose::NumericDate,
 };
 
-/// The revocations that are in force. Readers take no lock; `ends` orders them so that those that are over can be dropped.
+/// The revocations in force. Readers take no lock. `ends` orders them by their end, to drop those that are over.
 #[derive(Debug)]
 pub(crate) struct Mirror {
     sessions: HashMap<SessionId, NumericDate>,
     users: HashMap<UserId, UserRevocation>,
-    /// Lets a service without any revocation skip both lookups.
+    /// Lets a reader skip both lookups if there are no revocations.
     len: AtomicUsize,
     ends: Mutex<BinaryHeap<Reverse<(NumericDate, Uuid)>>>,
-    news: broadcast::Sender<Revocation>,
+    added: broadcast::Sender<Revocation>,
 }
 
-/// A receiver that lags behind by more than these looks at everything again.
-const MAX_NEWS: usize = 256;
+/// The number of new revocations kept for a receiver. One that lags behind further must check all its sessions again.
+const CHANNEL_CAPACITY: usize = 256;
 
 impl Default for Mirror {
     fn default() -> Self {
@@ -40,7 +40,7 @@ impl Default for Mirror {
             users: HashMap::default(),
             len: AtomicUsize::default(),
             ends: Mutex::default(),
-            news: broadcast::Sender::new(MAX_NEWS),
+            added: broadcast::Sender::new(CHANNEL_CAPACITY),
         }
     }
 }
@@ -52,10 +52,10 @@ struct UserRevocation {
 }
 
 impl Mirror {
-    /// Returns whether this session was revoked, by itself or with all sessions of its user.
+    /// Returns whether this session was revoked, alone or with all sessions of its user.
     ///
-    /// Times of issue are compared in whole seconds, rounded down: Hanko signs the deletion of a user with the second in
-    /// which it happened, so a token with a fraction of that second may be older than the deletion.
+    /// Times of issue are compared in whole seconds, rounded down. Hanko gives the time of a user's deletion in whole
+    /// seconds, so a token with a later `iat` in that second may be older than the deletion.
     pub(crate) fn is_revoked(
         &self,
         session: SessionId,
@@ -69,7 +69,7 @@ impl Mirror {
             return true;
         }
         self.users.pin().get(&user).is_some_and(|revocation| {
-            // A token without `iat` may be older.
+            // A token without `iat` may be older than the revocation.
             issued_at.is_none_or(|issued_at| {
                 issued_at.since_epoch().as_secs() <= revocation.issued_until.since_epoch().as_secs()
             })
@@ -78,8 +78,8 @@ impl Mirror {
 
     /// Adds a revocation and drops those that are over at `now`.
     ///
-    /// An end after [`NumericDate::LAST`] is replaced by it. No token is valid that long, and no store can write such an end
-    /// back: a replica that tried would fail each time.
+    /// An `until` after [`NumericDate::LAST`] is replaced by that date. No token is valid that long, and Redis rejects such an
+    /// expiry, so each attempt to write it back would fail.
     pub(crate) fn insert(&self, revocation: Revocation, now: NumericDate) {
         let Revocation { target, until } = revocation;
         let until = until.min(NumericDate::LAST);
@@ -119,17 +119,17 @@ impl Mirror {
         self.len
             .store(self.sessions.len() + self.users.len(), Ordering::Release);
         if is_new {
-            // It is no error if nobody listens.
-            let _ = self.news.send(revocation);
+            // An error means that there is no receiver.
+            let _ = self.added.send(revocation);
         }
     }
 
     /// Returns a receiver of the revocations that are inserted from now on.
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Revocation> {
-        self.news.subscribe()
+        self.added.subscribe()
     }
 
-    /// Drops what is over at `now`. A revocation that was prolonged has a later entry in the heap as well.
+    /// Drops the revocations that are over at `now`. A prolonged revocation has a second, later entry in the heap.
     fn drop_ended(&self, ends: &mut BinaryHeap<Reverse<(NumericDate, Uuid)>>, now: NumericDate) {
         let sessions = self.sessions.pin();
         let users = self.users.pin();
@@ -151,7 +151,7 @@ impl Mirror {
         }
     }
 
-    /// Returns whether it holds this revocation, or a longer one of the same target.
+    /// Returns whether the mirror has this revocation, or a longer one of the same target.
     #[cfg(feature = "redis")]
     pub(crate) fn covers(&self, revocation: &Revocation) -> bool {
         let until = revocation.until.min(NumericDate::LAST);
@@ -173,7 +173,7 @@ impl Mirror {
         self.len.load(Ordering::Acquire)
     }
 
-    /// Returns all revocations, to be compared with those of a store.
+    /// Returns all revocations, to compare them with those of a store.
     #[cfg(feature = "redis")]
     pub(crate) fn all(&self) -> Vec<Revocation> {
         let sessions = self.sessions.pin();

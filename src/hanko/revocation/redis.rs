@@ -1,11 +1,11 @@
-//! Revocations shared by all replicas, in Redis, Redis Cluster, or any server that speaks their protocol.
+//! Revocations shared by all replicas, in Redis, Redis Cluster, or any server with their protocol.
 //!
-//! Every replica mirrors all of them, so that a request never waits for Redis. A revocation is written with its end as the
-//! expiry, and published. A replica subscribes before it scans, so that it misses nothing in between. It writes back what
-//! Redis has lost, for example in a restart without persistence.
+//! Every replica mirrors all revocations, so a request never waits for Redis. A revocation is written with its end as the
+//! expiry, and published. A replica subscribes before it scans, so it misses none in between. It writes revocations back
+//! that Redis has lost, for example in a restart without persistence.
 //!
-//! The key holds the whole revocation, so no write can undo another: two revocations of one target are two keys, and a
-//! reader of both takes the longer.
+//! The key contains the whole revocation, so no write can undo another: two revocations of one target are two keys, and a
+//! reader of both uses the longer one.
 
 mod entry;
 mod failure;
@@ -42,15 +42,15 @@ use crate::{
     trace::Span,
 };
 
-/// Pause before what the store has not taken is written again.
+/// Pause before a failed write is repeated.
 const REWRITE_PAUSE: Duration = Duration::from_millis(500);
-/// Pause after the first failure to mirror the store; it doubles with each further one.
+/// Pause after the first failure to mirror Redis; it doubles with each further failure.
 const MIN_RECONNECT_PAUSE: Duration = Duration::from_millis(500);
-/// The longest pause during an outage: until it ends, this replica does not know what the others revoke.
+/// The longest pause during an outage. Until it ends, this replica does not know new revocations of the others.
 const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(5);
-/// Pauses are shortened by at most this share, so that replicas do not all return at the same moment.
+/// Pauses are shortened by at most this share, so that replicas do not all reconnect at the same time.
 const JITTER: f64 = 0.5;
-/// How often an idle subscription is pinged: a broken network may go unnoticed otherwise.
+/// Interval of the pings on an idle subscription. Without them, a broken network may go unnoticed.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// Number of pings after which Redis is compared with the mirror, because it may have evicted keys.
 const PINGS_BETWEEN_FILLS: u32 = 12;
@@ -78,7 +78,7 @@ pub struct RedisStore {
 
 struct Shared {
     /// The server of the URL.
-    entrance: Servers,
+    configured: Servers,
     writer: ArcSwap<Writer>,
     mirror: Mirror,
     /// Whether the mirror has been filled at least once.
@@ -87,7 +87,7 @@ struct Shared {
     is_mirroring: AtomicBool,
     /// Signals that the mirror holds a revocation that Redis does not.
     write_failed: Notify,
-    /// The outcome of the first attempt to use Redis; an unavailable one has none.
+    /// The outcome of the first attempt to use Redis: `None` until it has ended, `Ok` also if Redis was unavailable.
     first_attempt: watch::Sender<Option<Result<(), RedisStoreError>>>,
     clock: Arc<dyn Clock>,
     /// In seconds since 1970-01-01T00:00:00Z; zero: never.
@@ -100,13 +100,13 @@ impl Shared {
         self.in_span("SET", writer.write(revocations)).await
     }
 
-    /// Lets an operation have a span.
+    /// Runs an operation in its own span.
     async fn in_span<T, E>(
         &self,
         operation: &'static str,
         outcome: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        let span = Span::redis(operation, self.entrance.address());
+        let span = Span::redis(operation, self.configured.address());
         let outcome = span.enclose(outcome).await;
         if outcome.is_err() {
             // The log has the reason.
@@ -115,7 +115,7 @@ impl Shared {
         outcome
     }
 
-    /// Notes that the mirror holds what Redis does.
+    /// Records that the mirror has all revocations in Redis now.
     fn synced(&self) {
         let now = self.clock.unix_time().as_secs();
         self.last_sync.store(now, Ordering::Relaxed);
@@ -139,18 +139,32 @@ impl Drop for RedisStore {
 }
 
 impl RedisStore {
-    /// Starts to connect to the Redis at `url`, or to the cluster of which it is a node, without waiting for it.
+    /// Starts to connect to the Redis at `url`, or to the cluster that it is a node of, without waiting for it.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use poem_hanko::{RedisStore, RevocationStore, SystemClock};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = RedisStore::start("redis://localhost:6379", Arc::new(SystemClock::new()))?;
+    /// // Until Redis has responded, no session is accepted.
+    /// assert!(!store.is_ready());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// [`RedisStoreError`] if `url` is not that of a Redis, or if this is called outside of a tokio runtime. An unavailable
-    /// Redis is not an error: the store is not ready until Redis is available.
+    /// [`RedisStoreError`] if `url` is not a Redis URL, or if this is called outside of a tokio runtime. An unavailable Redis
+    /// is not an error: the store is not ready until Redis is available.
     pub fn start(url: &str, clock: Arc<dyn Clock>) -> Result<Self, RedisStoreError> {
         let runtime = Handle::try_current().map_err(|_| RedisStoreError::NoRuntime)?;
         let hide = |_: redis::RedisError| RedisStoreError::Url;
-        let entrance = Servers::of_url(url).map_err(hide)?;
-        let writer = entrance.lazy_writer().map_err(hide)?;
+        let configured = Servers::of_url(url).map_err(hide)?;
+        let writer = configured.lazy_writer().map_err(hide)?;
         let shared = Arc::new(Shared {
-            entrance,
+            configured,
             writer: ArcSwap::from_pointee(writer),
             mirror: Mirror::default(),
             is_ready: AtomicBool::new(false),
@@ -166,13 +180,28 @@ impl RedisStore {
         Ok(Self { shared, task })
     }
 
-    /// Waits for the first attempt to use Redis, and returns whether the store can work at all.
+    /// Waits for the first attempt to use Redis, and checks that the store can work with it.
     ///
     /// An unavailable Redis is not an error, because the store keeps trying. Call it at startup, so that a wrong password
     /// stops the deployment.
     ///
+    /// ```no_run
+    /// use std::{process::ExitCode, sync::Arc};
+    ///
+    /// use poem_hanko::{RedisStore, SystemClock};
+    ///
+    /// # async fn example() -> Result<ExitCode, poem_hanko::RedisStoreError> {
+    /// let store = RedisStore::start("redis://localhost:6379", Arc::new(SystemClock::new()))?;
+    /// if let Err(error) = store.check().await {
+    ///     eprintln!("the Redis cannot be used: it is {error}");
+    ///     return Ok(ExitCode::FAILURE);
+    /// }
+    /// # Ok(ExitCode::SUCCESS)
+    /// # }
+    /// ```
+    ///
     /// # Errors
-    /// [`RedisStoreError`] if Redis will not work as it is configured, such as [`RedisStoreError::Credentials`] or
+    /// [`RedisStoreError`] if the store cannot work with Redis as it is configured, such as [`RedisStoreError::Credentials`] or
     /// [`RedisStoreError::ReadOnly`].
     pub async fn check(&self) -> Result<(), RedisStoreError> {
         let mut first_attempt = self.shared.first_attempt.subscribe();
@@ -189,8 +218,8 @@ impl RevocationStore for RedisStore {
         self.shared.mirror.is_revoked(session, user, issued_at)
     }
 
-    /// Adds it to the mirror first, so that this replica rejects the session even if Redis then fails. It is written again
-    /// until that succeeds, whether or not the caller tries again.
+    /// Adds the revocation to the mirror first, so that this replica rejects the session even if Redis then fails. A failed
+    /// write is repeated until it succeeds, whether or not the caller tries again.
     fn revoke(&self, revocation: Revocation) -> Revoking<'_> {
         let shared = &self.shared;
         shared
@@ -233,12 +262,12 @@ impl RevocationStore for RedisStore {
     }
 }
 
-/// Follows what is published; connects again whenever a connection breaks.
+/// Receives published revocations, and connects again whenever a connection fails.
 async fn keep_mirroring(shared: Arc<Shared>) {
     let mut failures_in_a_row: u32 = 0;
     let mut reported = None;
     let mut servers = None;
-    // While one server of a cluster is away, the others still publish.
+    // Kept while connecting again: if one server of a cluster is down, the others still publish.
     let mut subscriptions = Subscriptions::default();
     loop {
         let attempt = async {
@@ -279,7 +308,7 @@ async fn keep_mirroring(shared: Arc<Shared>) {
     }
 }
 
-/// The longest pause after so many failures in a row.
+/// Returns the longest pause after this many failures in a row.
 fn reconnect_pause(failures_in_a_row: u32) -> Duration {
     let doublings = failures_in_a_row.saturating_sub(1).min(16);
     (MIN_RECONNECT_PAUSE * 2_u32.pow(doublings)).min(MAX_RECONNECT_PAUSE)
@@ -298,7 +327,7 @@ impl Shared {
     fn receive(&self, message: &[u8]) {
         let now: NumericDate = self.clock.unix_time().into();
         match entry::parse(message) {
-            // A replica that starts publishes one that is over, to see whether it may.
+            // A replica that starts publishes one that is over, to check its permission.
             Some(revocation) if revocation.until <= now => {}
             Some(revocation) => self.mirror.insert(revocation, now),
             None => tracing::error!(
@@ -309,13 +338,13 @@ impl Shared {
     }
 }
 
-/// Subscribes at all servers, then fills the mirror.
+/// Subscribes to all servers, then fills the mirror.
 async fn connect(
     shared: &Shared,
     known: Option<&Servers>,
 ) -> Result<(Servers, Subscriptions), Failure> {
     let clock = &*shared.clock;
-    let servers = shared.entrance.discover(known).await?;
+    let servers = shared.configured.discover(known).await?;
     if !shared.is_ready.load(Ordering::Acquire) {
         servers.try_out().await?;
     }
@@ -325,7 +354,7 @@ async fn connect(
     let subscriptions = shared
         .in_span("SUBSCRIBE", servers.subscribe(clock))
         .await?;
-    // Before the mirror is filled, which may take a while.
+    // Before filling the mirror, which may take a while.
     shared.report_first_attempt(Ok(()));
     fill(shared, &servers).await?;
     shared.is_ready.store(true, Ordering::Release);
@@ -339,7 +368,7 @@ async fn connect(
     Ok((servers, subscriptions))
 }
 
-/// Receives what is published until `attempt` completes.
+/// Receives published revocations until `attempt` completes.
 async fn follow_during<T>(
     shared: &Shared,
     subscriptions: &mut Subscriptions,
@@ -358,7 +387,7 @@ async fn follow_during<T>(
     }
 }
 
-/// Receives what is published until a connection fails, or returns when there are other servers.
+/// Receives published revocations until a connection fails. Returns `Ok` if the servers of the cluster have changed.
 async fn follow(
     shared: &Shared,
     servers: &Servers,
@@ -388,7 +417,7 @@ async fn follow(
         };
         if must_fill {
             pings_until_fill = PINGS_BETWEEN_FILLS;
-            if shared.entrance.discover(Some(servers)).await? != *servers {
+            if shared.configured.discover(Some(servers)).await? != *servers {
                 return Ok(());
             }
             fill(shared, servers).await?;
@@ -396,7 +425,7 @@ async fn follow(
     }
 }
 
-/// Adds all revocations in Redis to the mirror, and writes those to Redis that only the mirror holds.
+/// Adds all revocations in Redis to the mirror, and writes those to Redis that only the mirror has.
 async fn fill(shared: &Shared, servers: &Servers) -> Result<(), Failure> {
     let now = shared.clock.unix_time().into();
     let known_before = shared.mirror.all();

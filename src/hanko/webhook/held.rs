@@ -1,4 +1,4 @@
-//! Webhooks that cannot be verified yet. Hanko sends each only once.
+//! Webhooks that cannot be verified yet. They are held, because Hanko sends each only once.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -8,29 +8,29 @@ use std::{
 
 use crate::jose::NumericDate;
 
-/// Larger bodies are not held. Those that end a session are below 2 KiB.
+/// The largest body that is held. The webhooks that end a session are below 2 KiB.
 pub(super) const MAX_HELD_BODY_BYTES: usize = 16 * 1024;
-/// What all held bodies may occupy together.
+/// The bytes that all held bodies may occupy together.
 const MAX_HELD_BYTES: usize = 16 * 1024 * 1024;
-/// What a held body occupies beside its own bytes.
+/// The bytes that a held body occupies in addition to its own.
 const OVERHEAD_BYTES: usize = 256;
 
 /// A webhook that waits to be verified.
 #[derive(Debug)]
 pub(super) struct HeldWebhook {
     pub(super) body: Box<[u8]>,
-    /// The times in its token are checked as of its arrival.
+    /// The time at which the times in its token are checked.
     pub(super) arrived_at: NumericDate,
     source: Source,
     number: u64,
 }
 
-/// The networks that a client is counted by. A client without a known address is a source of its own.
+/// The networks that a client is counted by. All clients without a known address are one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Source {
-    /// What one customer of a provider has at most, as a rule: the /48 of an IPv6 address, or an IPv4 address.
+    /// The largest network that one customer of a provider usually has: the /48 of an IPv6 address, or an IPv4 address.
     site: Option<IpAddr>,
-    /// What one machine has at most, as a rule: the /64 of an IPv6 address, or an IPv4 address.
+    /// The largest network that one machine usually has: the /64 of an IPv6 address, or an IPv4 address.
     network: Option<IpAddr>,
 }
 
@@ -43,7 +43,7 @@ impl Source {
     }
 }
 
-/// What the bodies of a site occupy.
+/// The bytes that the bodies of a site occupy.
 #[derive(Debug, Default)]
 struct Site {
     bytes: usize,
@@ -56,28 +56,28 @@ impl HeldWebhook {
     }
 }
 
-/// What became of a webhook that was to be held.
+/// The outcome of [`HeldWebhooks::hold`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Holding {
     Held,
-    /// It is held, and this many others were dropped for it.
+    /// The webhook is held, and this many others were dropped to make room.
     HeldInstead(usize),
-    /// There is no room for it: its client holds most of it already.
+    /// There is no room, because its client holds most.
     NoRoom,
 }
 
-/// The webhooks that wait.
+/// The webhooks that wait to be verified.
 #[derive(Debug, Default)]
 pub(super) struct HeldWebhooks(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// In the order of their arrival.
+    /// In the order of arrival.
     webhooks: VecDeque<HeldWebhook>,
     bytes: usize,
     sites: HashMap<Option<IpAddr>, Site>,
     last_number: u64,
-    /// Whether a task waits for keys to verify them with.
+    /// Whether a task is running that waits for keys to verify them.
     has_task: bool,
 }
 
@@ -110,7 +110,7 @@ impl State {
         Some(webhook)
     }
 
-    /// The network that holds most within the site that holds most.
+    /// Returns the network that holds most within the site that holds most.
     fn largest(&self) -> Option<Source> {
         let (site, networks) = self.sites.iter().max_by_key(|(_, site)| site.bytes)?;
         let (network, _) = networks
@@ -132,8 +132,8 @@ impl HeldWebhooks {
     /// Holds a body of at most [`MAX_HELD_BODY_BYTES`]. If there is no room, the newest body of the client address that
     /// holds most is dropped.
     ///
-    /// IPv6 addresses are counted by /48, and within it by /64: whoever has one address usually has its /64, and may have
-    /// its /48. By /48 alone, a neighbour in the network of Hanko's provider could take Hanko's place.
+    /// IPv6 addresses are counted by /48, and within it by /64: a client with one address usually has its /64, and may have
+    /// its /48. If only the /48 counted, another client in the network of Hanko's provider could displace Hanko's webhooks.
     pub(super) fn hold(
         &self,
         body: &[u8],
@@ -171,26 +171,26 @@ impl HeldWebhooks {
         }
     }
 
-    /// Whether the caller is to start the task: nobody has, and a webhook waits. The task has to call
+    /// Returns whether the caller must start the task: a webhook waits, and no task is running. The task must call
     /// [`end_task`](Self::end_task).
     pub(super) fn begin_task(&self) -> bool {
         let mut state = self.state();
         !state.webhooks.is_empty() && !std::mem::replace(&mut state.has_task, true)
     }
 
-    /// Whether the task may end, because no webhook waits.
+    /// Returns whether the task may end, because no webhook waits.
     pub(super) fn end_task(&self) -> bool {
         let mut state = self.state();
         state.has_task = !state.webhooks.is_empty();
         !state.has_task
     }
 
-    /// The number of the newest webhook so far.
+    /// Returns the number of the newest webhook so far.
     pub(super) fn last_number(&self) -> u64 {
         self.state().last_number
     }
 
-    /// Takes the oldest webhook, if its number is at most `last`.
+    /// Removes and returns the oldest webhook, if its number is at most `last`.
     pub(super) fn take(&self, last: u64) -> Option<HeldWebhook> {
         let mut state = self.state();
         state
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_store_drops_the_newest_of_whoever_holds_most() {
+    fn a_full_store_drops_the_newest_of_the_client_with_most() {
         let held = HeldWebhooks::default();
         let body = vec![b'x'; MAX_HELD_BODY_BYTES];
         assert_eq!(held.hold(b"first", NOW, Some(client(2))), Holding::Held);
@@ -240,7 +240,7 @@ mod tests {
         }
         assert!(held.state().bytes <= MAX_HELD_BYTES);
         assert_eq!(held.len(), number);
-        // The flood does not make room for itself, but for others.
+        // The flood displaces no webhook, and others displace it.
         assert_eq!(held.hold(&body, NOW, Some(client(1))), Holding::NoRoom);
         assert_eq!(
             held.hold(&body, NOW, Some(client(3))),
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_makes_room() {
+    fn taken_webhooks_make_room() {
         let held = HeldWebhooks::default();
         for number in 0..100_u8 {
             held.hold(
@@ -284,7 +284,7 @@ mod tests {
         }
     }
 
-    /// Fills the store with bodies of 600 /64s of one /48.
+    /// Fills the store with bodies from 600 networks (/64) of one site (/48).
     fn flood_of_one_site(held: &HeldWebhooks) {
         let body = vec![b'x'; MAX_HELD_BODY_BYTES];
         for number in 0..2 * MAX_HELD_BYTES / MAX_HELD_BODY_BYTES {
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_neighbour_in_the_same_site_is_counted_apart() {
+    fn two_networks_of_one_site_are_counted_apart() {
         let held = HeldWebhooks::default();
         let body = vec![b'x'; MAX_HELD_BODY_BYTES];
         let address = |subnet| Some(Ipv6Addr::new(0x2001, 0xdb8, 1, subnet, 0, 0, 0, 1).into());

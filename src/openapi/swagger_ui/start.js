@@ -1,6 +1,6 @@
 "use strict";
 
-// An earlier version kept tokens here, which outlived their sessions.
+// An earlier version kept tokens here, even after their sessions had ended.
 try {
   localStorage.removeItem("authorized");
 } catch {
@@ -32,7 +32,7 @@ async function showSession() {
   } catch {
     text = `It is not known at the moment whether the cookie ${cookie} is valid.`;
   }
-  // An unchanged text is not read aloud again.
+  // Screen readers would read an unchanged text again if it were set.
   if (sessionStatus.textContent !== text) sessionStatus.textContent = text;
   sessionStatus.classList.toggle("rejected", isRejected);
 }
@@ -44,8 +44,8 @@ document.addEventListener("visibilitychange", () => {
 });
 
 /**
- * Removes cookies from the security schemes. No page can set what its requests have in `Cookie`, so that an input for them
- * would have no effect; the browser sends the cookie by itself.
+ * Removes cookies from the security schemes. A page cannot set the `Cookie` header of its requests, so an input for a cookie
+ * would have no effect. The browser adds the cookie.
  */
 function removeCookieSchemes(spec) {
   const schemes = spec.components?.securitySchemes ?? {};
@@ -86,7 +86,7 @@ function removeCookieSchemes(spec) {
     return;
   }
   removeCookieSchemes(spec);
-  // Requests go to where this page came from, so that they are same-origin by whatever name the server was reached.
+  // Requests go to the server of this page by the same name, so that they are same-origin.
   const here = new URL(".", window.location.href).href.replace(/\/$/, "");
   const others = spec.servers.filter((server) => server.url !== here);
   spec.servers = [{ url: here, description: "This server" }, ...others];

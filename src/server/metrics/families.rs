@@ -23,7 +23,7 @@ macro_rules! families {
             };
         )*
 
-        /// All of them.
+        /// All metrics.
         #[cfg(test)]
         pub(super) static ALL: &[&Family] = &[$(&$constant),*];
     };
@@ -42,7 +42,7 @@ families! {
     HTTP_CONNECTIONS_CLOSED: Counter "http_connections_closed" ["reason"] =
         "Connections that were closed, by reason.";
     AUTHENTICATIONS: Counter "hanko_authentications" ["outcome", "reason"] =
-        "Requests that were authenticated, or why they were not.";
+        "Requests by the outcome of their authentication and its reason.";
     GUARD_REJECTIONS: Counter "hanko_guard_rejections" ["guard"] =
         "Requests with a session that did not meet a guard.";
     TOKEN_CACHE_LOOKUPS: Counter "hanko_token_cache_lookups" ["result"] =
@@ -50,7 +50,7 @@ families! {
     TOKEN_CACHE_ENTRIES: Gauge "hanko_token_cache_entries" [] = "Verified tokens in the cache.";
     JWKS_KEYS: Gauge "hanko_jwks_keys" [] = "Keys that tokens are verified with.";
     JWKS_STALE: Gauge "hanko_jwks_stale" [] =
-        "Whether the JWK Set has outlived its freshness lifetime.";
+        "Whether the JWK Set is older than its freshness lifetime.";
     JWKS_LAST_SUCCESS: Gauge "hanko_jwks_last_success_timestamp_seconds" [] =
         "When the JWK Set was last fetched; 0 if never.";
     JWKS_LIFETIME: Gauge "hanko_jwks_lifetime_seconds" [] =
@@ -59,13 +59,13 @@ families! {
     JWKS_FETCH_DURATION: Histogram "hanko_jwks_fetch_duration_seconds" [] =
         "Duration of the fetches of the JWK Set.";
     JWKS_UNKNOWN_KID: Counter "hanko_jwks_unknown_kid" ["action"] =
-        "Session tokens with an unknown key id, by what it led to.";
+        "Session tokens with an unknown key id, by the action that followed.";
     SESSION_VALIDATIONS: Counter "hanko_session_validations" ["outcome"] =
         "Validations of sessions at Hanko.";
     SESSION_VALIDATION_DURATION: Histogram "hanko_session_validation_duration_seconds" [] =
         "Duration of the validation requests to Hanko.";
     SESSION_VALIDATIONS_IN_FLIGHT: Gauge "hanko_session_validations_in_flight" [] =
-        "Validations that are open, or wait for a place.";
+        "Validations that are open or wait for a slot.";
     SESSIONS_FOUND_ENDED: Counter "hanko_sessions_found_ended" [] =
         "Sessions found ended at Hanko that no webhook has reported.";
     SESSIONS_KNOWN: Gauge "hanko_sessions_known" [] =
@@ -78,14 +78,14 @@ families! {
     STORE_UP: Gauge "hanko_revocation_store_up" [] =
         "Whether the revocations of other replicas are received; 1 without a shared store.";
     STORE_LAST_SYNC: Gauge "hanko_revocation_store_last_sync_timestamp_seconds" [] =
-        "When the revocations were last those of the store; 0 if never, or without a shared store.";
+        "When the revocations were last in sync with the store; 0 if never, or without a shared store.";
     STORE_WRITE_FAILURES: Counter "hanko_revocation_store_write_failures" [] =
-        "Revocations that the store did not take at once.";
+        "Revocations that the store did not accept at once.";
     READY: Gauge "hanko_ready" ["component"] = "Whether a component allows the service to be ready.";
     DEGRADED: Gauge "hanko_degraded" ["component"] =
-        "Whether the service does without a component for a time.";
+        "Whether a component has failed and the service can run without it for a time.";
     LOG_LINES_DROPPED: Counter "log_lines_dropped" [] =
-        "Log lines that were dropped, because the output did not take them.";
+        "Log lines that were dropped because the output did not accept them in time.";
     BUILD_INFO: Gauge "poem_hanko_build_info" ["version", "mode"] =
         "The version of poem-hanko and the session mode; always 1.";
     PROCESS_CPU: Counter "process_cpu_seconds" [] = "User and system CPU time spent.";

@@ -1,4 +1,4 @@
-//! Answers that are no JWK Set, or not one to take, each at start and in place of a refresh.
+//! Responses that are not a usable JWK Set, each at startup and at a refresh.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use super::{
 };
 use crate::support::within;
 
-/// How a fetch comes to its end.
+/// How a fetch ends.
 #[derive(Clone, Copy, PartialEq)]
 enum Ends {
     ByItself,
-    /// Only by `JWKS_TIMEOUT`.
+    /// Only when `JWKS_TIMEOUT` has passed.
     InTime,
 }
 
-/// Asserts that such an answer is a failed fetch. At start it leaves the service without keys: 503 until a good answer
-/// comes. Later it takes nothing away: the held keys go on, and no other token gets in.
+/// Asserts that such a response is a failed fetch. At startup, the service then has no keys: 503 until a good response
+/// arrives. Later, the held keys stay in use, and no other token is accepted.
 #[track_caller]
 fn assert_failed_fetch(
     hanko: &Scene,
@@ -98,12 +98,12 @@ async fn a_slow_drip_ends_by_the_timeout() {
 }
 
 #[tokio::test]
-async fn the_timeout_is_one_for_the_whole_answer_and_not_for_each_octet() {
+async fn fetch_timeout_covers_the_whole_response() {
     let scene = Scene::start(|_| Answer::Drip).await;
     for half in 1..=2 {
         assert_eq!(scene.app.hanko.key_set_status().fetches, 0);
-        // Octets go on coming in between.
-        scene.endpoint.wait_for_body_octets(half * 20).await;
+        // More bytes arrive in the meantime.
+        scene.endpoint.wait_for_body_bytes(half * 20).await;
         scene.app.clock.advance(TIMEOUT / 2);
     }
     scene.fetches(1).await;
@@ -130,7 +130,7 @@ async fn a_connection_that_ends_within_the_answer_is_a_failed_fetch() {
         |key_set| {
             let body = key_set.to_string();
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-            Answer::Octets(format!("{head}{}", &body[..body.len() - 1]).into_bytes())
+            Answer::Bytes(format!("{head}{}", &body[..body.len() - 1]).into_bytes())
         },
         Ends::ByItself,
         |error| matches!(error, FetchError::Transport(_)),
@@ -139,9 +139,9 @@ async fn a_connection_that_ends_within_the_answer_is_a_failed_fetch() {
 }
 
 #[tokio::test]
-async fn what_is_not_http_is_a_failed_fetch() {
+async fn response_that_is_not_http_is_a_failed_fetch() {
     let hanko = Scene::healthy().await;
-    for octets in [
+    for bytes in [
         &b""[..],
         b"\0\0\0",
         b"SSH-2.0-OpenSSH_9.7\r\n",
@@ -149,7 +149,7 @@ async fn what_is_not_http_is_a_failed_fetch() {
     ] {
         assert_failed_fetch(
             &hanko,
-            |_| Answer::Octets(octets.to_vec()),
+            |_| Answer::Bytes(bytes.to_vec()),
             Ends::ByItself,
             |error| matches!(error, FetchError::Transport(_)),
         )
@@ -188,7 +188,7 @@ async fn a_status_without_a_body_is_a_failed_fetch() {
     for status in ["204 No Content", "304 Not Modified"] {
         assert_failed_fetch(
             &hanko,
-            |_| Answer::Octets(format!("HTTP/1.1 {status}\r\nConnection: close\r\n\r\n").into()),
+            |_| Answer::Bytes(format!("HTTP/1.1 {status}\r\nConnection: close\r\n\r\n").into()),
             Ends::ByItself,
             |error| matches!(error, FetchError::Status(_)),
         )
@@ -348,11 +348,11 @@ async fn an_endless_chunked_body_is_let_go_of_at_once() {
 }
 
 #[tokio::test]
-async fn no_more_of_an_endless_body_is_taken_than_the_cap_and_the_buffers_of_the_system() {
+async fn endless_body_is_read_up_to_the_cap_and_the_system_buffers() {
     let head = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
     let scene = Scene::start(|_| Answer::Endless(head, vec![b' '; 16 * 1024])).await;
     scene.fetches(1).await;
-    let taken = scene.endpoint.body_octets();
+    let taken = scene.endpoint.body_bytes();
     assert!(taken >= 1024 * 1024, "{taken}");
     assert!(taken < 32 * 1024 * 1024, "{taken}");
 }
@@ -373,7 +373,7 @@ async fn endless_headers_are_a_failed_fetch() {
 }
 
 #[tokio::test]
-async fn a_body_may_be_as_large_as_the_cap_and_not_an_octet_larger() {
+async fn body_may_be_as_large_as_the_cap_but_not_one_byte_larger() {
     let padded = |key_set: &Value, length: usize| {
         let body = key_set.to_string();
         Answer::body(&format!("{body}{}", " ".repeat(length - body.len())), "")
@@ -391,7 +391,7 @@ async fn a_body_may_be_as_large_as_the_cap_and_not_an_octet_larger() {
 }
 
 #[tokio::test]
-async fn one_bad_key_spoils_nothing() {
+async fn one_bad_key_does_not_affect_the_others() {
     let hanko = Scene::healthy().await;
     for bad in [
         json!(null),
@@ -421,7 +421,7 @@ async fn one_bad_key_spoils_nothing() {
 }
 
 #[tokio::test]
-async fn the_first_request_waits_for_the_first_fetch_no_longer_than_the_timeout() {
+async fn first_request_waits_for_the_first_fetch_up_to_the_timeout() {
     let scene = Scene::start(|_| Answer::Silence).await;
     let token = scene.token();
     scene.endpoint.wait_for_requests(1).await;

@@ -1,4 +1,4 @@
-//! A key endpoint that misbehaves as it is told, and counts.
+//! A key endpoint that fails as the test says, and counts its requests.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -19,27 +19,27 @@ use crate::support::within;
 /// What the endpoint does with a request.
 #[derive(Clone, Debug)]
 pub(super) enum Answer {
-    /// These octets, and then the end of the connection.
-    Octets(Vec<u8>),
+    /// These bytes, and then the end of the connection.
+    Bytes(Vec<u8>),
     /// The same, but only once the gate is open.
     Gated(Gate, Vec<u8>),
     /// Nothing. The connection stays open.
     Silence,
     /// The connection is reset.
     Reset,
-    /// These octets, and then the others again and again for as long as they are taken.
+    /// The first bytes, and then the others again and again until the client stops reading.
     Endless(Vec<u8>, Vec<u8>),
-    /// The head of a good answer, and then one octet each millisecond for ever.
+    /// The head of a good response, and then one byte each millisecond forever.
     Drip,
 }
 
 impl Answer {
-    /// A good answer, as Hanko gives it.
+    /// A good response, as Hanko sends it.
     pub(super) fn key_set(key_set: &Value) -> Self {
         Self::key_set_with(key_set, "Cache-Control: max-age=600\r\n")
     }
 
-    /// A good answer with these header lines.
+    /// A good response with these header lines.
     pub(super) fn key_set_with(key_set: &Value, headers: &str) -> Self {
         Self::body(&key_set.to_string(), headers)
     }
@@ -52,7 +52,7 @@ impl Answer {
     /// Any status and body.
     pub(super) fn status(status: &str, body: &str, headers: &str) -> Self {
         let length = body.len();
-        Self::Octets(
+        Self::Bytes(
             format!(
                 "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{headers}\
                  Connection: close\r\n\r\n{body}"
@@ -61,16 +61,16 @@ impl Answer {
         )
     }
 
-    /// This answer, held back until the gate is opened.
+    /// This response, delayed until the gate is opened.
     pub(super) fn behind(self, gate: &Gate) -> Self {
         match self {
-            Self::Octets(octets) => Self::Gated(gate.clone(), octets),
+            Self::Bytes(bytes) => Self::Gated(gate.clone(), bytes),
             other => panic!("{other:?} cannot be held back"),
         }
     }
 }
 
-/// Holds answers back until it is opened.
+/// Delays responses until it is opened.
 #[derive(Clone, Debug)]
 pub(super) struct Gate(Arc<watch::Sender<bool>>);
 
@@ -100,7 +100,7 @@ pub(super) struct KeyEndpoint {
 struct State {
     answer: Mutex<Answer>,
     requests: watch::Sender<u64>,
-    body_octets: watch::Sender<u64>,
+    body_bytes: watch::Sender<u64>,
 }
 
 impl KeyEndpoint {
@@ -112,14 +112,14 @@ impl KeyEndpoint {
             state: Arc::new(State {
                 answer: Mutex::new(Answer::Silence),
                 requests: watch::Sender::new(0),
-                body_octets: watch::Sender::new(0),
+                body_bytes: watch::Sender::new(0),
             }),
             server: None,
             _reserved: reserved,
         }
     }
 
-    /// An endpoint that gives this answer until it is told another.
+    /// An endpoint that sends this response until it is changed.
     pub(super) fn answering(answer: Answer) -> Self {
         let mut endpoint = Self::down();
         endpoint.answer(answer);
@@ -147,12 +147,12 @@ impl KeyEndpoint {
         }
     }
 
-    /// The answer to every request from now on.
+    /// Sets the response to every request from now on.
     pub(super) fn answer(&self, answer: Answer) {
         *self.state.current() = answer;
     }
 
-    /// What `HANKO_API_URL` would be.
+    /// The value for `HANKO_API_URL`.
     pub(super) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -162,21 +162,21 @@ impl KeyEndpoint {
         *self.state.requests.borrow()
     }
 
-    /// Waits until so many requests have come in since the start.
+    /// Waits until this many requests have arrived since the start.
     #[track_caller]
     pub(super) fn wait_for_requests(&self, requests: u64) -> impl Future<Output = ()> {
         wait_for(&self.state.requests, requests)
     }
 
-    /// How many octets of endless and dripping bodies were taken.
-    pub(super) fn body_octets(&self) -> u64 {
-        *self.state.body_octets.borrow()
+    /// How many bytes of endless and dripping bodies were written.
+    pub(super) fn body_bytes(&self) -> u64 {
+        *self.state.body_bytes.borrow()
     }
 
-    /// Waits until so many of them were.
+    /// Waits until this many of them were written.
     #[track_caller]
-    pub(super) fn wait_for_body_octets(&self, octets: u64) -> impl Future<Output = ()> {
-        wait_for(&self.state.body_octets, octets)
+    pub(super) fn wait_for_body_bytes(&self, bytes: u64) -> impl Future<Output = ()> {
+        wait_for(&self.state.body_bytes, bytes)
     }
 }
 
@@ -193,7 +193,7 @@ impl State {
         self.answer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Serves one request. A client that goes away early is nothing to complain about.
+    /// Serves one request. It is no error if the client disconnects early.
     async fn serve(&self, mut stream: TcpStream) -> Option<()> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -202,10 +202,10 @@ impl State {
         let answer = self.current().clone();
         self.requests.send_modify(|requests| *requests += 1);
         match answer {
-            Answer::Octets(octets) => stream.write_all(&octets).await.ok()?,
-            Answer::Gated(gate, octets) => {
+            Answer::Bytes(bytes) => stream.write_all(&bytes).await.ok()?,
+            Answer::Gated(gate, bytes) => {
                 gate.opened().await;
-                stream.write_all(&octets).await.ok()?;
+                stream.write_all(&bytes).await.ok()?;
             }
             Answer::Silence => std::future::pending().await,
             Answer::Reset => stream.set_zero_linger().ok()?,
@@ -230,10 +230,10 @@ impl State {
         Some(())
     }
 
-    async fn write_body(&self, stream: &mut TcpStream, octets: &[u8]) -> Option<()> {
-        stream.write_all(octets).await.ok()?;
-        self.body_octets
-            .send_modify(|written| *written += octets.len() as u64);
+    async fn write_body(&self, stream: &mut TcpStream, bytes: &[u8]) -> Option<()> {
+        stream.write_all(bytes).await.ok()?;
+        self.body_bytes
+            .send_modify(|written| *written += bytes.len() as u64);
         Some(())
     }
 }

@@ -24,21 +24,21 @@ use crate::support::{client, report, within};
 
 const CLIENTS: usize = 50;
 
-/// Where the key of a token stands.
+/// The state of a token's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Key {
     /// In the set that Hanko serves.
     Published,
-    /// Withdrawn by Hanko, which we notice at any moment.
+    /// Withdrawn by Hanko; the service may notice it at any moment.
     Withdrawn,
-    /// Gone from the set that we hold.
+    /// No longer in the set of the service.
     Removed,
 }
 
-/// What the clients of a rotation under load share.
+/// The state that the clients of a rotation under load share.
 #[derive(Default)]
 struct Rotation {
-    /// The tokens that are sent. Each request holds a read lock, so that nothing changes under it but our keys.
+    /// The tokens that are sent. Each request holds a read lock, so that only the keys of the service change meanwhile.
     tokens: RwLock<Vec<(String, Key)>>,
     turn: AtomicUsize,
     answered: watch::Sender<u64>,
@@ -64,7 +64,7 @@ impl Rotation {
         tokens.drain(..last);
     }
 
-    /// Waits until so many more requests have been answered.
+    /// Waits until this many more requests have got a response.
     async fn wait_for_more(&self, requests: u64) {
         let mut answered = self.answered.subscribe();
         let goal = *answered.borrow() + requests;
@@ -99,7 +99,7 @@ impl Rotation {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_rotation_under_load_refuses_no_valid_token_and_every_token_of_a_removed_key() {
+async fn rotation_under_load_rejects_only_tokens_of_removed_keys() {
     const ROTATIONS: u64 = 4;
     let scene = Scene::healthy().await;
     let rotation = Arc::new(Rotation::default());
@@ -115,7 +115,7 @@ async fn a_rotation_under_load_refuses_no_valid_token_and_every_token_of_a_remov
         let mut fetches = 1;
         rotation.wait_for_more(500).await;
         for _ in 0..ROTATIONS {
-            // A new key is published and signs from now on. Nobody has told us.
+            // A new key is published and signs from now on. The service does not know it yet.
             scene.local_hanko.rotate_key().await.expect("a key");
             scene.publish();
             rotation.add(scene.token()).await;
@@ -134,7 +134,7 @@ async fn a_rotation_under_load_refuses_no_valid_token_and_every_token_of_a_remov
             scene.fetches(fetches).await;
             rotation.say_of_old_keys(Key::Removed).await;
             rotation.wait_for_more(500).await;
-            // The key that is gone was looked for once.
+            // The removed key has caused one fetch.
             fetches += 1;
             assert_eq!(scene.endpoint.requests(), fetches);
 
@@ -157,7 +157,7 @@ async fn a_rotation_under_load_refuses_no_valid_token_and_every_token_of_a_remov
     ));
 }
 
-/// Sends tokens of so many different unknown kids over kept connections, and asserts how each is answered.
+/// Sends tokens with this many different unknown kids over kept connections, and asserts the response to each.
 async fn send_unknown_kids(scene: &Scene, kids: std::ops::Range<u64>, expected: u16) {
     let next = Arc::new(AtomicU64::new(kids.start));
     let mut clients = JoinSet::new();
@@ -197,7 +197,7 @@ async fn five_thousand_unknown_kids_cause_one_fetch_in_a_cooldown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn five_thousand_unknown_kids_cause_one_fetch_in_a_cooldown_where_it_fails() {
+async fn five_thousand_unknown_kids_cause_one_failed_fetch() {
     let scene = Scene::healthy().await;
     let failure = Answer::status("500 Internal Server Error", "", "");
     scene.endpoint.answer(failure);

@@ -10,7 +10,7 @@ use crate::support::send;
 use super::{MAX_AGE, REFRESH_IS_DUE, RETRY_IS_DUE, Scene};
 
 #[tokio::test]
-async fn hanko_down_at_start_is_no_end_and_mends_itself() {
+async fn service_recovers_if_hanko_is_down_at_startup() {
     let mut scene = Scene::down().await;
     let token = scene.token();
     scene.is_alive_but_not_ready().await;

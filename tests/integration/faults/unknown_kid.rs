@@ -1,4 +1,4 @@
-//! A token names a key that is not held. It may be a new one, or made up.
+//! A token names an unknown key, which may be new or made up.
 
 use std::{
     pin::Pin,
@@ -17,12 +17,12 @@ use super::{
 };
 use crate::support::{ada, start_with, within};
 
-/// So many requests may wait for a fetch at the same time.
+/// How many requests may wait for a fetch at the same time.
 const MAX_WAITING: usize = 256;
 
 type Waiting = Pin<Box<dyn Future<Output = Result<(), AuthenticateError>>>>;
 
-/// Begins to authenticate a token, and returns the future if it waits.
+/// Starts to authenticate a token, and returns the future if it waits.
 fn begin(hanko: &Hanko, token: String) -> Result<Waiting, AuthenticateError> {
     let hanko = hanko.clone();
     let mut waiting: Waiting =
@@ -36,7 +36,7 @@ fn begin(hanko: &Hanko, token: String) -> Result<Waiting, AuthenticateError> {
     }
 }
 
-/// As many requests as may wait for a fetch, each with a token that is well-formed and costs nothing to make.
+/// As many requests as may wait for a fetch, each with a well-formed token that is cheap to create.
 fn flood(hanko: &Hanko) -> Vec<Waiting> {
     (0..MAX_WAITING)
         .map(|kid| {
@@ -63,7 +63,7 @@ fn assert_too_many(outcome: Result<Waiting, AuthenticateError>) {
 /// A well-formed token that names this key.
 pub(super) fn token_of(kid: &str) -> String {
     let header = json!({ "alg": "RS256", "kid": kid, "typ": "JWT" });
-    let encode = |octets: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(octets);
+    let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
     format!(
         "{}.{}.{}",
         encode(header.to_string().as_bytes()),
@@ -101,7 +101,7 @@ async fn unknown_kids_refresh_once_within_the_cooldown() {
 }
 
 #[tokio::test]
-async fn unknown_kids_refresh_once_within_the_cooldown_where_that_fails() {
+async fn unknown_kids_cause_one_refresh_per_cooldown_if_it_fails() {
     for answer in [
         Answer::Reset,
         Answer::status("500 Internal Server Error", "", ""),
@@ -120,7 +120,7 @@ async fn unknown_kids_refresh_once_within_the_cooldown_where_that_fails() {
 }
 
 #[tokio::test]
-async fn unknown_kids_refresh_once_within_the_cooldown_where_that_hangs() {
+async fn unknown_kids_cause_one_refresh_per_cooldown_if_it_hangs() {
     let scene = Scene::healthy().await;
     scene.endpoint.answer(Answer::Silence);
     let hanko = scene.app.hanko.clone();
@@ -257,7 +257,7 @@ async fn a_flood_of_unknown_kids_waits_in_bounded_number() {
     scene.cannot_judge(&token_of("by HTTP")).await;
     scene.accepts(&scene.token()).await;
 
-    // A webhook has a fetch, and a place to wait for it, of its own.
+    // Webhooks have their own fetch and their own limit of waiting requests.
     scene.local_hanko.rotate_key().await.expect("a key");
     let told = scene
         .local_hanko
@@ -272,7 +272,7 @@ async fn a_flood_of_unknown_kids_waits_in_bounded_number() {
     let receipt = within(webhook).await.expect("no panic");
     assert!(matches!(receipt, Ok(Receipt::Verified(_))), "{receipt:?}");
 
-    // Those that waited have learnt that their keys are unknown, and left their places.
+    // The waiting requests have been rejected, so others may wait now.
     for waiting in flood {
         assert!(within(waiting).await.is_err());
     }
@@ -289,7 +289,7 @@ async fn a_flood_before_the_first_fetch_waits_in_bounded_number() {
     let mut flood = flood(hanko);
     assert_too_many(begin(hanko, token_of("one more")));
     scene.cannot_judge(&token_of("by HTTP")).await;
-    // Whoever gives up leaves its place.
+    // If a client gives up, another may wait.
     flood.pop();
     assert!(begin(hanko, token_of("another")).is_ok());
 }

@@ -1,4 +1,4 @@
-//! A bad key is worth one warning, not one for every request or refresh.
+//! A bad key causes one warning, not one for every request or refresh.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tracing::subscriber::DefaultGuard;
 use super::{REFRESH_IS_DUE, RETRY_IS_DUE, Scene, key_endpoint::Answer};
 use crate::support::{Log, listen, within};
 
-const WARNING: &str = "passed over a key";
+const WARNING: &str = "skipped a key";
 
 /// Captures the log of this test, which runs on one thread.
 fn capture() -> (Log, DefaultGuard) {
@@ -34,7 +34,7 @@ fn with_bad_keys(key_set: &Value, bad_keys: &[Value]) -> Answer {
 }
 
 #[tokio::test]
-async fn a_bad_key_is_warned_of_once_and_not_at_each_request_or_refresh() {
+async fn bad_key_causes_one_warning_for_all_requests_and_refreshes() {
     let (log, _guard) = capture();
     let bad_keys = [json!({ "kty": "EC", "kid": "elliptic" }), json!("odd")];
     let scene = Scene::start(|key_set| with_bad_keys(key_set, &bad_keys)).await;
@@ -64,7 +64,7 @@ async fn another_set_with_the_bad_key_is_another_warning() {
 }
 
 #[tokio::test]
-async fn a_bad_key_is_warned_of_once_where_no_key_of_the_set_is_usable() {
+async fn bad_key_in_a_set_without_usable_keys_causes_one_warning() {
     let (log, _guard) = capture();
     let no_good = json!({ "keys": [{ "kty": "EC", "kid": "elliptic" }] });
     let scene = Scene::start(|_| Answer::key_set(&no_good)).await;
@@ -78,7 +78,7 @@ async fn a_bad_key_is_warned_of_once_where_no_key_of_the_set_is_usable() {
 }
 
 #[tokio::test]
-async fn a_bad_key_is_warned_of_once_where_its_set_is_refused_in_place_of_a_good_one() {
+async fn bad_key_in_a_rejected_refresh_causes_one_warning() {
     let (log, _guard) = capture();
     let scene = Scene::healthy().await;
     let no_good = json!({ "keys": [{ "kty": "EC", "kid": "elliptic" }] });

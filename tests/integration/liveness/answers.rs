@@ -200,11 +200,11 @@ async fn retry_after_postpones_what_nobody_waits_for() {
         assert_eq!(scene.status(&first).await, 200);
         scene.settle().await;
         scene.clock.advance(Duration::from_secs(24));
-        // Neither the one that was told so nor another asks before.
+        // Neither this session nor another causes a request before that time.
         assert_eq!(scene.status(&first).await, 200);
         assert_eq!(scene.status(&second).await, 200);
         assert_eq!(scene.validations().await, 3);
-        // Whoever has to wait asks all the same.
+        // A request that has to wait for Hanko is sent all the same.
         let new = scene.local_hanko.sign_in(&ada());
         assert_eq!(scene.status(&new).await, 503);
         scene.local_hanko.set_fault(Fault::None);
@@ -236,7 +236,7 @@ async fn a_session_in_use_never_becomes_idle_at_hanko() {
             scene.validations().await;
             scene.clock.advance(SECOND);
         }
-        // Out of use, it ends.
+        // Unused, it ends.
         scene.clock.advance(Duration::from_secs(idle_timeout + 1));
         assert_eq!(scene.status(&session).await, 401, "{mode:?}");
     }
@@ -251,7 +251,7 @@ async fn no_answer_outlives_the_idle_timeout_at_hanko() {
     let session = scene.local_hanko.sign_in(&ada());
     assert_eq!(scene.status(&session).await, 200);
     scene.clock.advance(Duration::from_secs(21));
-    // Younger than the TTL, and yet Hanko is asked.
+    // Hanko is asked although the answer is younger than the TTL.
     assert_eq!(scene.status(&session).await, 401);
     assert_eq!(scene.validations().await, 2);
 }
@@ -268,7 +268,7 @@ async fn stateless_does_not_renew_the_idle_timeout() {
         scene.clock.advance(SECOND);
     }
     assert_eq!(scene.local_hanko.validate_requests(), 0);
-    // Whoever asks Hanko is told that the session has ended there.
+    // A request that asks Hanko finds that the session has ended.
     let ended = scene.hanko.authenticate_live(&session.token).await;
     assert_eq!(ended.unwrap_err(), AuthenticateError::SessionEnded);
 }
@@ -368,7 +368,7 @@ async fn ends_without_a_webhook_are_counted_and_warned_of_once() {
         let warnings = count("webhooks about ended sessions seem not to arrive");
         assert_eq!(warnings, usize::from(ended >= 3), "after {ended}");
     }
-    assert_eq!(count("found a session ended at Hanko"), 5);
+    assert_eq!(count("found that a session has ended at Hanko"), 5);
 }
 
 #[tokio::test]
@@ -416,7 +416,7 @@ async fn a_session_that_ended_before_the_start_is_not_counted() {
 }
 
 #[tokio::test]
-async fn readiness_tells_whether_hanko_answers() {
+async fn readiness_shows_whether_hanko_responds() {
     use poem_hanko::ManualClock;
 
     use crate::support::{App, START, local_hanko, send};

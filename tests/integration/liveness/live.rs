@@ -14,7 +14,7 @@ const MODES: [SessionMode; 3] = [
 ];
 
 #[tokio::test]
-async fn hanko_is_asked_each_time_and_every_request_learns() {
+async fn live_asks_hanko_each_time_and_every_request_learns() {
     for mode in MODES {
         let scene = Scene::new(mode).await;
         let session = scene.local_hanko.sign_in(&ada());
@@ -54,7 +54,7 @@ async fn an_end_found_in_stateless_stays_and_is_looked_at_again() {
         assert_eq!(scene.status(&session).await, 401);
         assert_eq!(scene.validations().await, asked);
         scene.clock.advance(SECOND);
-        // Nobody waits for it.
+        // No request waits for it.
         assert_eq!(scene.status(&session).await, 401);
         scene.settle().await;
     }

@@ -14,7 +14,7 @@ use crate::support::{ada, within};
 async fn open(scene: &Scene, session: &SignedIn) -> (Session, JoinHandle<EndReason>) {
     let session = scene.hanko.authenticate(&session.token).await.unwrap();
     let ended = tokio::spawn(session.ended());
-    // It is watched when it has been polled.
+    // The session is watched once the future has been polled.
     for _ in 0..5 {
         tokio::task::yield_now().await;
     }
@@ -120,7 +120,7 @@ async fn an_open_stream_is_validated_once_per_ttl_by_get() {
         scene.local_hanko.validate_requests() - scene.local_hanko.validate_requests_by_get(),
         1
     );
-    // Nobody waits any more.
+    // No stream waits any more.
     for stream in streams {
         stream.abort();
         let _ = stream.await;
@@ -191,7 +191,7 @@ async fn a_withdrawn_key_ends_the_streams_of_its_tokens() {
     let (_, stream) = open(&scene, &session).await;
     scene.local_hanko.rotate_key().await.unwrap();
     scene.local_hanko.retire_old_keys();
-    // The unknown `kid` has the keys fetched.
+    // The unknown `kid` causes a fetch of the keys.
     let of_new_key = scene.local_hanko.sign_in(&ada());
     let (_, other) = open(&scene, &of_new_key).await;
     assert_eq!(reason(stream).await, EndReason::KeyWithdrawn);
@@ -235,7 +235,7 @@ async fn an_ended_session_ends_a_stream_at_once() {
         .unwrap();
     assert!(scene.hanko.authenticate_live(&session.token).await.is_err());
     assert_eq!(reason(stream).await, EndReason::FoundEnded);
-    // Also a stream that begins after the end is known.
+    // This includes a stream that starts after the end is known.
     assert_eq!(within(authenticated.ended()).await, EndReason::FoundEnded);
 }
 
@@ -266,7 +266,7 @@ async fn without_a_ttl_a_stream_is_validated_once_a_second() {
 }
 
 #[tokio::test]
-async fn streams_end_when_nobody_watches_over_them() {
+async fn streams_end_when_their_watcher_is_dropped() {
     let scene = Scene::new(SessionMode::Hybrid).await;
     let session = scene.local_hanko.sign_in(&ada());
     let (_, stream) = open(&scene, &session).await;

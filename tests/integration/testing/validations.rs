@@ -67,7 +67,7 @@ async fn a_failed_database_looks_like_invalid_sessions() {
 }
 
 #[tokio::test]
-async fn refusals_concern_validation_only() {
+async fn refusals_affect_only_validation() {
     let (local_hanko, _clock) = local_hanko().await;
     let session = local_hanko.sign_in(&ada());
     let exactly = Some(Duration::from_secs(7));
@@ -172,14 +172,14 @@ async fn delayed_responses_were_computed_at_the_request() {
     let delay = Duration::from_secs(5);
     let local_hanko = builder.validation_delay(delay).start().await.unwrap();
     let session = local_hanko.sign_in(&ada());
-    // Shows that the responses have been computed.
+    // This shows that the responses have been computed.
     let held = local_hanko.hold_validations();
     let responses = send_in_background(validations(&local_hanko, &session.token));
     within(held.wait_for(2)).await;
     held.release();
     local_hanko.end_session(session.session_id).await.unwrap();
     clock.advance(delay.checked_sub(Duration::from_millis(1)).unwrap());
-    // A round trip, in which they would have been sent.
+    // A round trip, during which they would have been sent.
     send(get_keys(&local_hanko)).await;
     assert!(responses.iter().all(|response| !response.is_finished()));
     clock.advance(Duration::from_millis(1));
@@ -201,7 +201,7 @@ async fn a_held_response_can_arrive_after_a_sign_out() {
     let after = send_in_background(validations(&local_hanko, &session.token));
     within(held.wait_for(4)).await;
     assert_eq!(held.count(), 4);
-    // A round trip, in which they would have been sent.
+    // A round trip, during which they would have been sent.
     send(get_keys(&local_hanko)).await;
     assert!(before.iter().chain(&after).all(|held| !held.is_finished()));
 

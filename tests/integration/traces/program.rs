@@ -1,4 +1,4 @@
-//! The program with a collector: a receiver on loopback that decodes what is sent by OTLP.
+//! The program with a collector: a receiver on loopback that decodes OTLP requests.
 
 use std::{
     io::{BufRead, BufReader},
@@ -48,7 +48,7 @@ async fn serve(endpoint: impl Endpoint + 'static) -> SocketAddr {
     address
 }
 
-/// What a collector has received.
+/// The spans that a collector has received.
 #[derive(Clone, Debug, Default)]
 struct Received {
     spans: Vec<Seen>,
@@ -154,7 +154,7 @@ fn seen(span: &Span) -> Seen {
 /// The `traceparent` of each request that Hanko has received, by method and path.
 type Asked = Arc<Mutex<Vec<(String, Option<String>)>>>;
 
-/// Passes requests on to the local Hanko, and notes their `traceparent`.
+/// Passes requests on to the local Hanko, and records their `traceparent`.
 async fn hanko_noting(local_hanko: &LocalHanko, asked: &Asked) -> String {
     let (target, asked) = (local_hanko.url(), Arc::clone(asked));
     let pass_on = make(move |request: Request| {
@@ -311,7 +311,7 @@ fn program(folder: &Path, hanko: &str, variables: &[(&str, &str)]) -> Command {
     command
 }
 
-/// Where the spans are sent, soon after they have ended.
+/// The variables that send spans to the collector soon after they have ended.
 fn exported_to(collector: &Collector) -> [(&str, &str); 2] {
     [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str()),
@@ -389,7 +389,7 @@ async fn request_verification_and_validation_are_one_trace() {
         asked_with(&asked, "POST /sessions/validate"),
         [Some(format!("00-{TRACE}-{}-01", sent.id))]
     );
-    // The keys were fetched for nobody.
+    // No request caused the fetch of the keys.
     let fetch = only(&spans, "GET /.well-known/jwks.json");
     assert!(fetch.parent.is_empty() && fetch.links.is_empty());
     assert_eq!(
@@ -454,7 +454,7 @@ async fn unsampled_trace_is_passed_on_and_not_exported() {
     assert_eq!(send(unsampled).await.status(), 200);
     let line = program.until_logged("access").await;
     assert_eq!(line["trace_id"], Value::Null, "{line}");
-    // One that is sampled, after it.
+    // A sampled trace follows.
     assert_eq!(send(program.get("/me", &token)).await.status(), 200);
     let spans = collector.until(&["GET /me"]).await;
     assert!(spans.iter().all(|span| span.trace != TRACE), "{spans:#?}");
@@ -466,7 +466,7 @@ async fn unsampled_trace_is_passed_on_and_not_exported() {
 }
 
 #[tokio::test]
-async fn what_clients_choose_is_in_no_span() {
+async fn no_span_contains_client_input() {
     let local_hanko = local_hanko().await;
     let mut collector = Collector::start().await;
     let program = Program::start(&local_hanko.url(), &exported_to(&collector), "").await;
@@ -723,7 +723,7 @@ async fn spans_are_not_in_the_log() {
     let line = program.until_logged("responded").await;
     assert_eq!(line["span"]["name"], "request", "{line}");
 
-    // Nor if a filter names them.
+    // Not even if a filter names them.
     let variables = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &*collector.url),
         ("RUST_LOG", "info,poem_hanko::trace=trace"),

@@ -19,7 +19,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use super::{Seen, only};
 use crate::support::{START, ada, hanko_builder, listen, local_hanko, within};
 
-/// Keeps what is exported.
+/// Keeps the exported spans.
 #[derive(Clone, Default)]
 struct Kept(Arc<Mutex<Vec<Seen>>>);
 
@@ -134,7 +134,7 @@ impl Scene {
     }
 }
 
-/// Lets a future belong to a span of this name, as a request of the application would. The span ends with it.
+/// Runs a future in a span of this name, like a request of the application. The span ends with the future.
 macro_rules! caller {
     ($name:literal, $future:expr) => {
         Box::pin($future.instrument(tracing::info_span!($name)))
@@ -170,7 +170,7 @@ async fn shared_validation_has_a_trace_of_its_own() {
     let mut first = caller!("first", scene.hanko.authenticate(&token));
     assert!(poll!(&mut first).is_pending());
     scene.local_hanko.wait_for_validate_requests(1).await;
-    // Neither is content with the request that was sent before, so both share the next one.
+    // Neither may use the request that was sent before, so both share the next one.
     let mut second = caller!("second", scene.hanko.authenticate_live(&token));
     let mut third = caller!("third", scene.hanko.authenticate_live(&token));
     assert!(poll!(&mut second).is_pending());
@@ -205,7 +205,7 @@ async fn shared_validation_has_a_trace_of_its_own() {
 }
 
 #[tokio::test]
-async fn whoever_joins_a_sent_validation_is_linked_to_it() {
+async fn request_that_joins_a_sent_validation_is_linked_to_it() {
     let scene = Scene::new().await;
     let token = scene.token();
     let held = scene.local_hanko.hold_validations();
@@ -227,7 +227,7 @@ async fn whoever_joins_a_sent_validation_is_linked_to_it() {
 }
 
 #[tokio::test]
-async fn background_validation_is_linked_to_the_request_that_caused_it() {
+async fn background_validation_is_linked_to_its_request() {
     let scene = Scene::new().await;
     let token = scene.token();
     assert!(within(scene.hanko.authenticate(&token)).await.is_ok());
@@ -265,7 +265,7 @@ async fn fetch_for_an_unknown_key_is_linked_to_those_who_wait() {
     assert!(fetch.parent.is_empty(), "{fetch:?}");
     assert_eq!(fetch.links.len(), 2, "{fetch:?}");
 
-    // Alone, it is a part of the trace.
+    // A request for one caller is a part of its trace.
     scene.clock.advance(Duration::from_secs(31));
     scene.local_hanko.rotate_key().await.unwrap();
     let token = scene.token();
