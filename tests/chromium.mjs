@@ -1,4 +1,4 @@
-/** How Playwright starts Debian's Chromium: headless, as root too, and without services that call home. */
+/** How Playwright starts Debian's Chromium: headless, also as root, and without services that contact Google. */
 export const launchOptions = {
   executablePath: "/usr/bin/chromium",
   args: [

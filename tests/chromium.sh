@@ -1,4 +1,4 @@
-# To be sourced: sees to it that Debian's Chromium is there, which the browser suites drive.
+# To be sourced: installs Debian's Chromium for the browser suites if it is missing.
 
 if ! command -v chromium >/dev/null; then
   echo "installing chromium"

@@ -1,21 +1,21 @@
 # To be sourced: builds the program, starts `poem-hanko dev` on a free port for a suite, and ends it with the suite.
-# Sets API (its URL), HANKO (that of its local Hanko), TOKEN (a session token), COOKIE (that of another session, as a
-# `Cookie` header has it), UNVERIFIED (the token of a user whose e-mail address is not verified).
+# Sets API (its URL), HANKO (the URL of its local Hanko), TOKEN (a session token), COOKIE (a `Cookie` header with another
+# session), UNVERIFIED (the token of a user whose e-mail address is not verified).
 
-# Builds target/debug/poem-hanko. With all features and beside an example, so that cargo compiles the same as for its own tests
-# and builds no dependency twice.
+# Builds target/debug/poem-hanko. All features and an example make cargo compile the same as for its own tests, so that it
+# builds no dependency twice.
 build_program() {
   cargo build --locked --quiet --all-features --bin poem-hanko --example limits
 }
 
-# start_server BINARY FOLDER [PORT]: FOLDER is made, and is where the server runs and its output is kept.
+# start_server BINARY FOLDER [PORT]: creates FOLDER, runs the server there and keeps its output there.
 start_server() {
   local binary folder=$2 port=${3:-0}
   binary=$(realpath "$1")
   mkdir -p "$folder"
-  # What an earlier run has left must not be taken for an answer of this one.
+  # The output of an earlier run must not be mistaken for that of this one.
   : >"$folder/stdout"
-  # Neither the variables nor the .env of whoever runs this have a say.
+  # Without the variables and the .env of the developer.
   (cd "$folder" && exec env -i PATH="$PATH" PORT="$port" RUST_LOG="${RUST_LOG:-warn}" "$binary" dev) \
     >"$folder/stdout" 2>"$folder/stderr" </dev/null &
   server_pid=$!
@@ -43,7 +43,7 @@ start_server() {
   export API HANKO TOKEN COOKIE UNVERIFIED
 }
 
-# sign_in FIELD=VALUE...: prints the session cookie, as a `Cookie` header has it.
+# sign_in FIELD=VALUE...: prints the session cookie as the value of a `Cookie` header.
 sign_in() {
   local fields=() field
   for field; do

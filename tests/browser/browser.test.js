@@ -7,19 +7,19 @@ import { after, before, test } from "node:test";
 import { chromium } from "playwright-core";
 import { launchOptions } from "../chromium.mjs";
 
-// The API by its name, a session token, and where the screenshots go: `run` sets them.
+// `run` sets the URL of the API, a session token and the folder of the screenshots.
 const { API: api, TOKEN: token, SCREENSHOTS: screenshots } = process.env;
 const apiByAddress = api.replace("localhost", "127.0.0.1");
 
-/** A second visit may transfer less than this, in bytes. */
+/** A second visit must transfer less than this, in bytes. */
 const REVISIT_LIMIT = 5_000;
 
-/** The colors and widths in which each page is looked at. */
+/** The colors and widths in which each page is tested. */
 const LOOKS = ["light", "dark"].flatMap((colorScheme) =>
   [1280, 360].map((width) => ({ name: `${colorScheme}-${width}`, colorScheme, viewport: { width, height: 800 } })),
 );
 
-/** The accessibility rules that Swagger UI's own elements break. Neither more nor fewer pass, so that this list stays true. */
+/** The accessibility rules that Swagger UI's own elements break. The test requires exactly these, so the list stays current. */
 const BROKEN_BY_SWAGGER_UI = [
   "button-name",
   "color-contrast",
@@ -33,14 +33,14 @@ let browser;
 before(async () => (browser = await chromium.launch(launchOptions)));
 after(() => browser?.close());
 
-/** A page of a new person, which fails the test for what it should not do. */
+/** Opens a page in a new browser context, which fails the test if the page has errors. */
 async function open(options = {}) {
   const context = await browser.newContext(options);
   const page = await context.newPage();
   const faults = [];
   page.on("pageerror", (error) => faults.push(`error: ${error.message}`));
   page.on("console", (message) => {
-    // Chromium reports every error there; that is what some of these tests are about.
+    // Chromium also reports responses with an error status, which some of these tests expect.
     const isRefusal = / status of (400|401|409) /.test(message.text());
     if (message.type() === "error" && !isRefusal) faults.push(`console: ${message.text()}`);
   });
@@ -65,7 +65,7 @@ async function execute(page, id) {
   const block = operation(page, id);
   await block.waitFor();
   if (!(await hasClass(block, "is-open"))) await block.locator(".opblock-summary-control").click();
-  // The same button takes it back; count() and its like do not wait, so this one is waited for first.
+  // The same button also cancels, and checks of its class do not wait, so wait for the button first.
   const tryOut = block.locator(".try-out__btn");
   await tryOut.waitFor();
   if (!(await hasClass(tryOut, "cancel"))) await tryOut.click();
@@ -80,7 +80,7 @@ async function execute(page, id) {
 
 const axePath = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 
-/** Returns the violations of accessibility rules, those of Swagger UI's own elements by their rules alone. */
+/** Returns the violations of accessibility rules; for Swagger UI's own elements, only the names of the rules. */
 async function inspect(page, where) {
   // As the page's policy allows no other script, the tool is evaluated.
   await page.evaluate(await readFile(axePath, "utf8"));
@@ -179,7 +179,7 @@ test("Swagger UI changes between light and dark with the system", async () => {
   await page.context().close();
 });
 
-test("after signing in, Try it out answers without a pasted token", async () => {
+test("after signing in, Try it out works without a pasted token", async () => {
   const page = await open();
   await signIn(page);
   assert.equal(await page.title(), "poem-hanko");
@@ -246,7 +246,7 @@ test("Authorize asks for a Bearer token only, and has the focus there", async ()
   await page.context().close();
 });
 
-test("the page tells who is signed in, also after a change in another tab", async () => {
+test("the page shows who is signed in, also after a change in another tab", async () => {
   const page = await open();
   await page.goto(`${api}/docs`);
   const status = page.locator("#session");
@@ -276,7 +276,7 @@ test("before its scripts have arrived, the page says that it is loading", async 
   });
   await page.goto(`${api}/docs`, { waitUntil: "commit" });
   await page.getByText("Loading…").waitFor();
-  // It is painted, not only parsed: an animation ends only then.
+  // Wait until it is painted, not only parsed: only then does an animation end.
   await page.getByText("If nothing more appears").waitFor({ timeout: 20_000 });
   await page.screenshot({ path: join(screenshots, "loading.png") });
   release();
@@ -311,7 +311,7 @@ test("the operations of the application come first", async () => {
   const ids = await page.locator(".opblock .opblock-summary-operation-id").allInnerTexts();
   const places = ["getGreeting", "getMe", "receiveHankoWebhook", "getLiveness"].map((id) => ids.indexOf(id));
   assert.ok(places.every((place, index) => place > (places[index - 1] ?? -1)), ids.join(", "));
-  // One that no operation has would be an empty section, and one without a name is called "default".
+  // A tag without operations would be an empty section, and operations without a tag are in the section "default".
   const tags = await page.locator(".opblock-tag").evaluateAll((elements) => elements.map(({ dataset }) => dataset.tag));
   assert.deepEqual(tags, ["Greeting", "Session", "Webhooks", "Health"]);
   assert.equal(await page.getByRole("link", { name: "Hanko's documentation" }).getAttribute("href"), "https://docs.hanko.io/");
@@ -361,7 +361,7 @@ test("somebody without a mouse signs in, tries an operation out and signs out", 
   await page.context().close();
 });
 
-test("the sign-in page makes claims, methods and a time for guards", async () => {
+test("the sign-in page sets claims, methods and a sign-in time for guards", async () => {
   const page = await open();
   await page.goto(`${api}/dev/sign-in`);
   await page.getByLabel("not verified").check();
@@ -380,7 +380,7 @@ test("the sign-in page makes claims, methods and a time for guards", async () =>
   await page.context().close();
 });
 
-test("what the browser accepts as an address and the server does not gets a page", async () => {
+test("an address that only the browser accepts gets an error page", async () => {
   const page = await open();
   await page.goto(`${api}/dev/sign-in`);
   await page.getByLabel("E-mail address").evaluate((input) => (input.type = "text"));
@@ -403,14 +403,14 @@ test("the button of an older tab ends no session of a newer one", async () => {
   await other.getByRole("button", { name: "Sign in" }).click();
   await other.waitForURL(`${api}/docs`);
   await page.getByRole("button", { name: "End this session" }).click();
-  await page.getByText("another one has begun in this browser").waitFor();
+  await page.getByText("another one has started in this browser").waitFor();
   await page.getByText("Signed in as linus@example.com").waitFor();
   assert.equal((await execute(other, "getMe")).status(), 200);
   page.assertFaultless();
   await page.context().close();
 });
 
-test("a session that is ended at Hanko is refused at once", async () => {
+test("a session that is ended at Hanko is rejected at once", async () => {
   const page = await open();
   await signIn(page);
   assert.equal((await execute(page, "getProtectedGreeting")).status(), 200);
@@ -429,7 +429,7 @@ test("a session that is ended at Hanko is refused at once", async () => {
   await page.context().close();
 });
 
-test("it works by the address as well as by the name", async () => {
+test("the pages work at 127.0.0.1 as well as at localhost", async () => {
   const page = await open();
   await signIn(page, apiByAddress);
   assert.equal((await execute(page, "getProtectedGreeting")).status(), 200);
@@ -437,7 +437,7 @@ test("it works by the address as well as by the name", async () => {
   await page.context().close();
 });
 
-test("requests of the page itself may use unsafe methods", async () => {
+test("requests from the page itself may use unsafe methods", async () => {
   const page = await open();
   await page.goto(`${api}/docs`);
   await page.locator(".opblock").first().waitFor();
@@ -452,14 +452,14 @@ test("requests of the page itself may use unsafe methods", async () => {
   assert.deepEqual(await post("/dev/sign-in", { email: "linus@example.com" }), [200, `${api}/docs`]);
   const me = await execute(page, "getMe");
   assert.equal((await me.json()).email.address, "linus@example.com");
-  // The cookie is the credential of this one.
+  // The cookie is the credential of this request.
   assert.deepEqual(await post("/dev/end-session", {}), [200, `${api}/dev/sign-in`]);
   assert.equal((await execute(page, "getMe")).status(), 401);
   page.assertFaultless();
   await page.context().close();
 });
 
-test("a second visit transfers next to nothing", async () => {
+test("a second visit transfers very little", async () => {
   const page = await open();
   const session = await page.context().newCDPSession(page);
   await session.send("Network.enable");
@@ -480,7 +480,7 @@ test("a second visit transfers next to nothing", async () => {
   await page.context().close();
 });
 
-test("scripts are restricted to our own", async () => {
+test("only the page's own scripts may run", async () => {
   const response = await fetch(`${api}/docs`);
   const policy = response.headers.get("content-security-policy");
   const scripts = policy.split(";").find((directive) => directive.trim().startsWith("script-src"));

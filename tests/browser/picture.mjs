@@ -20,7 +20,7 @@ const body = operation.locator(".live-responses-table .microlight").first();
 await body.waitFor();
 await page.mouse.move(0, 0);
 
-// High enough for everything, so that boxes are places in the picture.
+// High enough for the whole page, so that the boxes are positions in the picture.
 await page.setViewportSize({ width: 1000, height: 2500 });
 const { y: top } = await operation.boundingBox();
 const { y, height } = await body.boundingBox();

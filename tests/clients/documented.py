@@ -1,11 +1,11 @@
-"""Runs what docs/clients.md says, as printed there, each section in an empty folder.
+"""Runs the blocks of docs/clients.md, each section in an empty folder.
 
 A block whose first line is a comment with a path is a file; a block of `sh` is run. The first section prepares each of the
-others. The last block of a section must print the id of a user, and with a bad token the status and title of the problem; the
+others. The last block of a section must print the id of a user, and with a bad token the status and title of the problem; a
 section without a program must only succeed.
 
-Usage: documented.py FOLDER [SECTION], with the URL of the service in API. The folder is for the empty folders; SECTION is a
-part of a title, to run only that.
+Usage: documented.py FOLDER [SECTION], with the URL of the service in API. The empty folders are created in FOLDER; SECTION
+is a part of the title of the section to run.
 """
 
 import os
@@ -24,7 +24,7 @@ PRINTED = "http://localhost:8000"
 API = os.environ["API"]
 USER_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 REFUSED = "401 Invalid token"
-# Sections whose tools a machine may lack. Those of the others are installed before.
+# Sections whose tools may be missing on a machine. The tools of the others are installed before.
 NEEDED = {"go": "Go: ", "javac": "Java: ", "mvn": "Java: "}
 
 
@@ -55,7 +55,7 @@ class Failure(Exception):
 
 
 def shell(folder: Path, token: str, commands: str) -> str:
-    """Runs the commands as a person does who stops at the first that fails; returns what they print."""
+    """Runs the commands up to the first that fails, and returns their output."""
     with folder.with_suffix(".log").open("a+") as log:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", commands],
@@ -76,7 +76,7 @@ def shell(folder: Path, token: str, commands: str) -> str:
 
 def run(section: Section, prepare: str, work: Path) -> None:
     started = time.monotonic()
-    # The same folder in each run, so that what Cargo has built there before is found again.
+    # The same folder in each run, so that Cargo finds its earlier builds of it.
     folder = work / re.sub(r"\W+", "-", section.title).strip("-").lower()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -91,7 +91,7 @@ def run(section: Section, prepare: str, work: Path) -> None:
         expect(section, printed, USER_ID.search(printed))
         printed = shell(folder, "not.a.token", last)
         expect(section, printed, REFUSED in printed)
-    # It takes much room, and the next run begins with an empty folder.
+    # It is large, and the next run starts with an empty folder.
     shutil.rmtree(folder)
     print(f"{time.monotonic() - started:4.0f} s  docs/clients.md, {section.title}", flush=True)
 
@@ -114,7 +114,7 @@ def main() -> None:
             chosen.append(section)
     if not chosen:
         sys.exit("error: no section was chosen")
-    # Much of the time goes by in downloads.
+    # Downloads take much of the time.
     with ThreadPoolExecutor(max_workers=2) as pool:
         runs = [pool.submit(run, section, prepare, work) for section in chosen]
         try:

@@ -68,7 +68,7 @@ def seconds(text):
 
 
 def accepts_variables(binary, variables, where):
-    """`check` finds no error in the variables, and knows all of them."""
+    """Requires that `check` finds no error in the variables and that all of them are documented."""
     closed = free_port()
     replaced = {"HANKO_API_URL": f"http://127.0.0.1:{closed}", "JWKS_TIMEOUT": "1s"}
     if "REVOCATION_STORE_URL" in variables:
@@ -110,13 +110,13 @@ def check_kubernetes(binary):
     require(ports == {"http": 8000, "admin": int(variables["ADMIN_ADDRESS"].rpartition(":")[2])}, f"ports: {ports}")
     for probe, route in (("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
         require(container[probe]["httpGet"] == {"path": route, "port": "admin"}, f"{probe}: {container[probe]}")
-    require("lifecycle" not in container, "a hook is not needed: SHUTDOWN_DELAY drains")
+    require("lifecycle" not in container, "no lifecycle hook is needed: SHUTDOWN_DELAY drains")
     # Otherwise the Pod is killed while it drains.
     stop = seconds(variables["SHUTDOWN_DELAY"]) + seconds(variables["SHUTDOWN_GRACE"])
     require(stop < pod["spec"]["terminationGracePeriodSeconds"], "terminationGracePeriodSeconds is too short")
     probe = container["readinessProbe"]
     require(probe["periodSeconds"] * probe["failureThreshold"] < seconds(variables["SHUTDOWN_DELAY"]),
-            "SHUTDOWN_DELAY is shorter than what readiness takes to fail")
+            "SHUTDOWN_DELAY is shorter than the time in which readiness fails")
 
     labels = pod["metadata"]["labels"]
     selectors = [
@@ -167,7 +167,7 @@ def check_unit(binary, folder):
 
 
 class Container:
-    """Runs commands with nothing but the files of the image, which are read-only, and without root's rights."""
+    """Runs commands with only the files of the image, which are read-only, and without root's rights."""
 
     def __init__(self, binary, folder):
         self.root = folder / "image"
@@ -206,7 +206,7 @@ def local_hanko(binary, folder):
     for line in process.stdout:
         if found := re.match(r"Local Hanko +(\S+)", line.strip()):
             return process, found[1].replace("127.0.0.1", "localhost")
-    fail("`dev` names no local Hanko")
+    fail("`dev` prints no URL of a local Hanko")
 
 
 def check_image(binary, folder, limit):
@@ -221,7 +221,7 @@ def check_image(binary, folder, limit):
         serve = subprocess.Popen(**container.command(*container.entrypoint, "serve", **variables))
         healthcheck = lambda: subprocess.run(**container.command(*container.healthcheck, **variables), timeout=20)
         try:
-            # The keys have been fetched by the name `localhost`, so that names are resolved.
+            # Readiness needs the keys, whose URL contains `localhost`: this shows that names are resolved.
             wait_until(lambda: status(admin, "/readyz") == 200 or serve.poll() is not None, "the container")
             require(serve.poll() is None, f"the container ended: {serve.stdout.read() if serve.poll() else ''}")
             require(status(port, "/") == 200, "the container does not serve")
@@ -240,7 +240,7 @@ def check_image(binary, folder, limit):
         hanko.terminate()
         hanko.wait(timeout=20)
 
-    # https needs the CA roots of the image, and nothing else has them.
+    # https needs the CA roots of the image, which are the only ones in the container.
     https = {"HANKO_API_URL": f"https://127.0.0.1:{free_port()}", "PORT": "0", "JWKS_TIMEOUT": "1s"}
     check = lambda: subprocess.run(**container.command(*container.entrypoint, "check", **https), timeout=60)
     with_roots = check().stdout

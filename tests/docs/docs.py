@@ -1,24 +1,24 @@
-"""Runs what the pages print, as printed there.
+"""Runs the blocks of code in the pages.
 
 Each block has a rule: that of its language, or that of the comment in the line above it.
 
     rust                            is compiled by `mod pages` of src/lib.rs
     sh                              is run, in the order of the page, and must succeed
     json, toml, yaml                is parsed
-    <!-- output -->                 is what the commands above have printed; `…` stands for anything
+    <!-- output -->                 is the output of the commands above; `…` stands for any text
     <!-- run: with dev -->          the same as `sh`, while `cargo run -- dev` runs
-    <!-- run: until PATTERN -->     runs until the page ends; what follows waits until a line matches
+    <!-- run: until PATTERN -->     runs until the page ends; the next block waits until a line matches
     <!-- run: until PATTERN, and that line -->  the same, and the line is a command that must succeed
-    <!-- run: until port NUMBER --> runs until the page ends; what follows waits until it listens
+    <!-- run: until port NUMBER --> runs until the page ends; the next block waits until it listens
     <!-- run: as .env -->           is a configuration in which the program finds no error
-    <!-- program: COMMAND -->       with the next `rust` block, is a new program, of which COMMAND must succeed
-    <!-- dependencies -->           is a part of a Cargo.toml, of which Cargo finds all dependencies and features
+    <!-- program: COMMAND -->       is a new program together with the next `rust` block; its COMMAND must succeed
+    <!-- dependencies -->           is a part of a Cargo.toml; Cargo must find all dependencies and features
     <!-- file: PATH -->             is written to that file
     <!-- part of PATH -->           is quoted from that file, except for lines with `…`
     <!-- not-run: REASON -->        is not run; the list of these is printed
     <!-- new folder -->             (anywhere) from here on, the folder is a new one and not the checkout
 
-Usage: docs.py FOLDER [PAGE...]. FOLDER is for what is written.
+Usage: docs.py FOLDER [PAGE...]. All files are written to FOLDER.
 """
 
 import json
@@ -44,19 +44,19 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 PROGRAM = TARGET / "debug/poem-hanko"
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
 PAGES = [README, CONTRIBUTING, *sorted(ROOT.glob("docs/*.md"))]
-# These have nothing to run. Their links lead somewhere too.
+# These have nothing to run, but their links are checked.
 WITHOUT_BLOCKS = [ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]
 # tests/clients/run runs this page.
 RUN_ELSEWHERE = {ROOT / "docs/clients.md": "tests/clients/run"}
 README_LINES = 150
 DEV = "cargo run -- dev"
 DEV_PORT = 8000
-# How long a command may take, and how long one that keeps running may take to begin, builds included.
+# How many seconds a command may take, and how many a server may take to start, builds included.
 PATIENCE = 600
 
 
 class Wrong(Exception):
-    """What is wrong with a page."""
+    """An error in a page."""
 
 
 class Block(NamedTuple):
@@ -93,7 +93,7 @@ def names_read_by_the_program() -> set[str]:
 
 
 def environment() -> dict[str, str]:
-    """The variables of whoever runs this, without those that the program reads."""
+    """The variables of this process, without those that the program reads."""
     read = names_read_by_the_program() | {"RUST_LOG", "RUST_BACKTRACE"}
     starts = ("HANKO_", "JWKS_", "JWT_", "OTEL_")
     kept = {name: value for name, value in os.environ.items() if name not in read and not name.startswith(starts)}
@@ -150,8 +150,8 @@ class Runner:
         return folder
 
     def shell(self, commands: str, folder: Path, variables: dict[str, str] | None = None) -> str:
-        """Runs commands as a person does who stops at the first that fails, and returns what they print."""
-        # A file, because what a command leaves running would keep a pipe open.
+        """Runs commands up to the first that fails, and returns their output."""
+        # A file, because a process that a command leaves running would keep a pipe open.
         log = self.work / "log"
         with log.open("wb") as output:
             done = subprocess.Popen(
@@ -170,7 +170,7 @@ class Runner:
         return printed
 
     def start(self, commands: str, pattern: str, folder: Path) -> str:
-        """Starts commands that do not end. Returns the line that shows that they have begun, unless that is a port."""
+        """Starts commands that do not end, and waits for a port or a line of output. Returns that line."""
         port = re.fullmatch(r"port (\d+)", pattern)
         needed = int(port[1]) if port else DEV_PORT if DEV in commands else None
         if needed and not is_free(needed):
@@ -206,7 +206,7 @@ class Runner:
                 process.wait(30)
             except (ProcessLookupError, subprocess.TimeoutExpired):
                 pass
-            # The rest of the group, such as what `cargo run` has started, has got the signal too.
+            # The rest of the group, such as the program that `cargo run` started, has received the signal too.
             end = time.monotonic() + 30
             while time.monotonic() < end:
                 try:
@@ -219,7 +219,7 @@ class Runner:
         self.running.clear()
 
     def run(self, block: Block, following: list[Block]) -> str:
-        """Does what the rule of the block says, and returns what was done."""
+        """Applies the rule of the block, and returns a word for what was done."""
         rule, language, text = block.rule, block.language, block.text
         folder = self.folder(block)
         if rule == "output":
@@ -270,7 +270,7 @@ class Runner:
             return "parsed"
         if language.split(",")[0] == "rust":
             if "ignore" in language:
-                raise Wrong("it is ignored, and says no reason: <!-- not-run: REASON -->")
+                raise Wrong("it is ignored without a reason: <!-- not-run: REASON -->")
             return "compiled by `cargo test --doc`"
         raise Wrong(f"a block of {language or 'no language'} needs a rule")
 
@@ -289,15 +289,15 @@ class Runner:
         folder = self.work / "configuration"
         folder.mkdir(exist_ok=True)
         (folder / ".env").write_text(text)
-        # Nothing leaves this machine: the proxy is a port that nobody listens at. So the program exits with 1.
+        # No request leaves this machine: nothing listens on the port of the proxy. So the program exits with 1.
         commands = f"{shlex.quote(str(PROGRAM))} check || test $? = 1\n"
         nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
         printed = self.shell(commands, folder, nowhere)
-        if "is no variable of this program" in printed:
+        if "is not a variable of this program" in printed:
             raise Wrong(f"the program does not know a variable:\n{printed}")
 
     def new_crate(self, dependencies: str, program: str, name: str) -> Path:
-        """A crate in an empty folder, for which the package is this checkout and everything else is already there."""
+        """Creates a crate in an empty folder. It uses this checkout as the package, and nothing is downloaded."""
         folder = self.work / name
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "src").mkdir(parents=True)
@@ -325,12 +325,12 @@ class Runner:
 
 
 def without_blocks(text: str) -> str:
-    """The text with an empty line for each line of a block."""
+    """Returns the text with an empty line for each line of a block."""
     return re.sub(r"^```.*?^```$", lambda block: "\n" * block[0].count("\n"), text, flags=re.MULTILINE | re.DOTALL)
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of the headings, as the usual hosts make them."""
+    """Returns the anchors of the headings, as the usual hosts generate them."""
     found: set[str] = set()
     for heading in re.findall(r"^#+ (.*)$", without_blocks(page.read_text()), re.MULTILINE):
         text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").lower()
@@ -363,7 +363,7 @@ def wrong_links(page: Path) -> list[str]:
 
 
 def pages_without_a_link() -> list[str]:
-    """Pages that nobody finds who begins with README."""
+    """Finds pages that cannot be reached by links from README.md."""
     found, next_pages = {README}, [README]
     while next_pages:
         page = next_pages.pop()
@@ -376,14 +376,14 @@ def pages_without_a_link() -> list[str]:
 
 
 def wrong_paths(page: Path) -> list[str]:
-    """Paths of this repository that are named, and do not exist."""
+    """Finds named paths of this repository that do not exist."""
     text = without_blocks(page.read_text())
     named = re.findall(r"`((?:src|tests|benches|deploy|docs|examples|openapi)/[\w./*{},-]*)", text)
     return [f"there is no {path}" for path in sorted(set(named)) if not any(ROOT.glob(path.rstrip("/").rstrip("*") + "*"))]
 
 
 def wrong_figures(page: Path) -> list[str]:
-    """Tables with a column of figures in a chapter that names no program which measures them."""
+    """Finds tables of figures in chapters that name no program that measures them."""
     wrong = []
     for chapter in re.split(r"^(?=#{1,2} )", without_blocks(page.read_text()), flags=re.MULTILINE):
         if not re.search(r"^\|.*-:\|", chapter, re.MULTILINE) or "<!-- computed -->" in chapter:
@@ -413,7 +413,7 @@ def readme_in_the_package() -> list[str]:
 
 
 def checks_of(page: Path) -> list[str]:
-    """What is wrong with a page, without running anything."""
+    """Finds the errors of a page that can be found without running anything."""
     wrong = wrong_links(page) + wrong_paths(page) + wrong_figures(page)
     has_rust = any(block.language.split(",")[0] == "rust" for block in blocks_of(page))
     if has_rust and page not in RUN_ELSEWHERE and page not in pages_compiled():

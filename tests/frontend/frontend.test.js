@@ -1,4 +1,4 @@
-// A frontend on another origin: Hanko's own SDK finds the session, and the API answers the origins that it allows.
+// A frontend on another origin: Hanko's own SDK finds the session, and the API accepts the allowed origins.
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -32,7 +32,7 @@ after(async () => {
   for (const site of sites) await site.close();
 });
 
-/** A page of a new person, which records what it should not do. */
+/** Opens a page in a new browser context, which records its errors. */
 async function open() {
   const context = await browser.newContext();
   const page = await context.newPage();
@@ -86,7 +86,7 @@ test("signed in, the API's greeting is shown, until the SDK signs out", async ()
   await page.getByText("Nobody is signed in").waitFor();
   assert.equal(await shown(page, "greeting"), "401 Missing credentials");
   assert.deepEqual(await page.context().cookies(ALLOWED), []);
-  // Whoever kept a copy of the token has nothing in hand: Hanko's webhook has told the API.
+  // A copy of the token is useless: the API has received Hanko's webhook.
   const response = await fetch(`${api}/protected`, { headers: { Authorization: `Bearer ${token}` } });
   assert.equal(response.status, 401);
   assert.equal((await response.json()).type, "/problems/invalid-token");

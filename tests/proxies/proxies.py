@@ -20,17 +20,17 @@ FORGED = [
     ("X-Hanko-Email", "forged@example.com"),
     ("X-Hanko-Email-Verified", "true"),
     ("x-hanko-email", "forged-twice@example.com"),
-    # WSGI, CGI and others take these for the same fields.
+    # WSGI, CGI and others treat these as the same fields.
     ("X_Hanko_User_Id", "forged"),
     ("X-Hanko_Email", "forged@example.com"),
 ]
 
 
-def is_navigation():
+def navigation_fields():
     return [("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document"), ("Sec-Fetch-Site", "none")]
 
 
-# How each proxy is started: its files, and the replacements that put ports of the test in the place of those in them.
+# How each proxy is started: its files, and the replacements in them, such as the ports of the test.
 class Proxy:
     normalizes_paths = False
     # Whether an unsafe request with a cookie and neither Origin nor Sec-Fetch-Site passes.
@@ -74,7 +74,7 @@ class Traefik(Proxy):
 
 class Caddy(Proxy):
     name, files = "Caddy", ["caddy/Caddyfile"]
-    # It waits for the body of the client, which it does not send to poem-hanko.
+    # It waits for the whole body of the client, although it does not send the body to poem-hanko.
     rejects_before_the_body = False
 
     def replacements(self, folder):
@@ -95,12 +95,12 @@ class Envoy(Proxy):
         return [("0.0.0.0", "127.0.0.1")]
 
     def command(self, folder):
-        # A base id of its own, as other instances may run.
+        # Other instances of Envoy may run, so this one needs its own base id.
         return [self.programs / "envoy", "-c", folder / "envoy.yaml", "--use-dynamic-base-id", "--concurrency", "1"]
 
 
 class Running:
-    """A proxy that has started, as a client sees it."""
+    """A running proxy, and a client of it."""
 
     def __init__(self, world, proxy, variant, auth_port, more_replacements=()):
         self.proxy, self.port = proxy, free_port()
@@ -147,7 +147,7 @@ class Running:
         return f"http://127.0.0.1:{self.port}"
 
     def send(self, method, path, *headers, body=None, client="127.0.0.1"):
-        """Returns status, fields in lower case and body of the response."""
+        """Returns the status, the fields (with names in lower case) and the body of the response."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20, source_address=(client, 0))
         try:
             connection.putrequest(method, path, skip_accept_encoding=True)
@@ -166,7 +166,7 @@ class Running:
             connection.close()
 
     def raw(self, head, body=b"", and_then=b""):
-        """Sends a request and returns the status; after an upgrade, also what comes back for `and_then`."""
+        """Sends a request and returns the status; after an upgrade, also sends `and_then` and returns the bytes received."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
             connection.sendall("\r\n".join([*head, "", ""]).encode() + body)
             received = b""
@@ -208,7 +208,7 @@ class World:
         self.page = SignInPage(self.ada)
         self.auth = self.serve("auth", HANKO_API_URL=self.hanko.url, SIGN_IN_URL=self.page.url, ACCESS_LOG="true",
                                TRUSTED_PROXIES="127.0.0.1/32")
-        # Nothing listens there, so that there are no keys.
+        # Nothing listens on this port, so this instance has no keys.
         self.without_keys = self.serve("auth-without-keys", HANKO_API_URL=f"http://127.0.0.1:{free_port()}")
 
     def serve(self, name, **variables):
@@ -245,7 +245,7 @@ class World:
 
 
 class Cases:
-    """Counts the cases of one proxy and says which fail."""
+    """Counts the cases of one proxy and prints those that fail."""
 
     def __init__(self, proxy, site):
         self.proxy, self.site, self.count, self.failures = proxy, site, 0, 0
@@ -256,15 +256,15 @@ class Cases:
             self.failures += 1
             print(f"FAILED {self.proxy.name}: {name}: {str(seen)[:500]}", flush=True)
 
-    def is_kept_out(self, name, send, *statuses):
-        """The response has one of the statuses, and the site has seen no request."""
+    def is_rejected(self, name, send, *statuses):
+        """Checks that the response has one of the statuses and that the site received no request."""
         before = len(self.site.requests)
         response = send()
         self.check(name, response[0] in statuses and len(self.site.requests) == before, response)
         return response
 
     def passes(self, name, send):
-        """The response is that of the site."""
+        """Checks that the response is that of the site."""
         before = len(self.site.requests)
         status, fields, body = send()
         self.check(name, status == 200 and len(self.site.requests) == before + 1, (status, fields, body))
@@ -276,12 +276,12 @@ class Cases:
 
 def check_sessions(cases, running, world):
     send, ada = running.send, world.ada
-    response = cases.is_kept_out("no credentials", lambda: send("GET", "/page"), 401)
+    response = cases.is_rejected("no credentials", lambda: send("GET", "/page"), 401)
     cases.check("a challenge reaches the client", response[1].get("www-authenticate", "").startswith("Bearer"), response)
-    cases.is_kept_out("an unverifiable token", lambda: send("GET", "/page", [("Authorization", "Bearer a.b.c")]), 401)
-    cases.is_kept_out("a bad Bearer token beside a good cookie",
+    cases.is_rejected("an unverifiable token", lambda: send("GET", "/page", [("Authorization", "Bearer a.b.c")]), 401)
+    cases.is_rejected("a bad Bearer token beside a good cookie",
                       lambda: send("GET", "/page", [("Authorization", "Bearer a.b.c")], ada.cookie), 401)
-    cases.is_kept_out("two Authorization fields", lambda: send("GET", "/page", ada.bearer, ada.bearer), 400, 401, 403)
+    cases.is_rejected("two Authorization fields", lambda: send("GET", "/page", ada.bearer, ada.bearer), 400, 401, 403)
     for kind, credentials in (("Bearer", ada.bearer), ("cookie", ada.cookie)):
         seen = cases.passes(f"GET by {kind}", lambda: send("GET", "/page", credentials))
         identity = [dict(seen["headers"]).get(name) for name in IDENTITY]
@@ -289,7 +289,7 @@ def check_sessions(cases, running, world):
                     identity == [ada.user_id, ada.session_id, "ada@example.com", "true"], identity)
     status, _, _ = send("HEAD", "/page", ada.cookie)
     cases.check("HEAD by cookie", status == 200, status)
-    # Named as hop-by-hop, a field may be removed after the proxy has set it.
+    # A field that the client names as hop-by-hop may be removed after the proxy has set it.
     removal = [("Connection", "keep-alive, X-Hanko-User-Id, x-hanko-email")]
     status, _, body = send("GET", "/page", removal, ada.bearer)
     identity = dict(json.loads(body)["headers"]).get("x-hanko-user-id") if status == 200 else None
@@ -299,7 +299,7 @@ def check_sessions(cases, running, world):
 
 def check_log(cases, running, world):
     forged = [("X-Forwarded-For", "203.0.113.9"), ("Forwarded", "for=203.0.113.9")]
-    response = cases.is_kept_out("a rejection",
+    response = cases.is_rejected("a rejection",
                                  lambda: running.send("GET", "/page", forged, client="127.0.0.2"), 401)
     request_id = response[1].get("x-request-id", "")
     cases.check("its X-Request-Id reaches the client", request_id, response)
@@ -313,14 +313,14 @@ def check_cross_site(cases, running, world):
     send, ada, own = running.send, world.ada, running.origin
     post = lambda *headers: lambda: send("POST", "/page", *headers, body=b"x=1")
     cross = ("Sec-Fetch-Site", "cross-site")
-    cases.is_kept_out("cross-site cookie POST", post(ada.cookie, [cross, ("Origin", EVIL)]), 403)
-    cases.is_kept_out("cookie POST with another Origin only", post(ada.cookie, [("Origin", EVIL)]), 403)
-    cases.is_kept_out("cookie POST with Sec-Fetch-Site only", post(ada.cookie, [cross]), 403)
-    cases.is_kept_out("cookie POST of a sandboxed page", post(ada.cookie, [("Origin", "null")]), 403)
-    cases.is_kept_out("cookie POST that claims to be a GET",
+    cases.is_rejected("cross-site cookie POST", post(ada.cookie, [cross, ("Origin", EVIL)]), 403)
+    cases.is_rejected("cookie POST with another Origin only", post(ada.cookie, [("Origin", EVIL)]), 403)
+    cases.is_rejected("cookie POST with Sec-Fetch-Site only", post(ada.cookie, [cross]), 403)
+    cases.is_rejected("cookie POST of a sandboxed page", post(ada.cookie, [("Origin", "null")]), 403)
+    cases.is_rejected("cookie POST that claims to be a GET",
                       post(ada.cookie, [cross, ("Origin", EVIL), ("X-Forwarded-Method", "GET"),
                                         ("X-Original-Method", "GET"), ("X-HTTP-Method-Override", "GET")]), 403)
-    cases.is_kept_out("cookie POST with a forged X-Forwarded-Host",
+    cases.is_rejected("cookie POST with a forged X-Forwarded-Host",
                       post(ada.cookie, [("Origin", EVIL), ("X-Forwarded-Host", "evil.example"),
                                         ("X-Forwarded-Proto", "https")]), 403)
     cases.passes("same-origin cookie POST", post(ada.cookie, [("Sec-Fetch-Site", "same-origin"), ("Origin", own)]))
@@ -328,18 +328,18 @@ def check_cross_site(cases, running, world):
     if running.proxy.passes_cookie_without_origin:
         cases.passes("cookie POST of a program", post(ada.cookie))
     else:
-        cases.is_kept_out("cookie POST with neither Origin nor Sec-Fetch-Site", post(ada.cookie), 403)
+        cases.is_rejected("cookie POST with neither Origin nor Sec-Fetch-Site", post(ada.cookie), 403)
     cases.passes("cross-site Bearer POST", post(ada.bearer, [cross, ("Origin", EVIL)]))
     cases.passes("cross-site cookie GET", lambda: send("GET", "/page", ada.cookie, [cross]))
     preflight = [("Origin", EVIL), ("Access-Control-Request-Method", "POST"),
                  ("Access-Control-Request-Headers", "content-type")]
-    cases.is_kept_out("OPTIONS without credentials", lambda: send("OPTIONS", "/page", preflight, FORGED), 401)
-    cases.is_kept_out("OPTIONS of an own page", lambda: send("OPTIONS", "/page", [("Origin", own)], FORGED), 401)
+    cases.is_rejected("OPTIONS without credentials", lambda: send("OPTIONS", "/page", preflight, FORGED), 401)
+    cases.is_rejected("OPTIONS of an own page", lambda: send("OPTIONS", "/page", [("Origin", own)], FORGED), 401)
 
 
 def check_forged_identity(cases, running, world):
     send = running.send
-    cases.is_kept_out("forged identity without credentials", lambda: send("GET", "/page", FORGED), 401)
+    cases.is_rejected("forged identity without credentials", lambda: send("GET", "/page", FORGED), 401)
     for who, session, expected in (
         ("a user", world.ada, [world.ada.user_id, world.ada.session_id, "ada@example.com", "true"]),
         ("a user with an unverified e-mail address", world.bob,
@@ -347,7 +347,7 @@ def check_forged_identity(cases, running, world):
         ("a user without an e-mail address", world.nobody, [world.nobody.user_id, world.nobody.session_id, "", "false"]),
     ):
         seen = cases.passes(f"forged identity of {who}", lambda: send("GET", "/page", FORGED, session.bearer))
-        # As a CGI program sees them; an empty field counts like none.
+        # As a CGI program sees them; an empty field counts as absent.
         fields = [(name.replace("_", "-"), value) for name, value in seen["headers"] if value]
         identity = [[value for name, value in fields if name == wanted] for wanted in IDENTITY]
         wanted = [[value] if value else [] for value in expected]
@@ -364,11 +364,11 @@ def check_paths(cases, running, world):
     cases.check("the site gets the query", seen.get("path") == query, seen)
     for path in ("/", "//x", "/%zz", "/..", "/../protected", "/%2e%2e/x", "/%2f..%2f..", "/livez", "/forward-auth",
                  "/forward-auth/x", "/_hanko", "/docs", "/;x", "/a%00b", "/%C3%A9", "/a#b"):
-        cases.is_kept_out(f"{path} without credentials", lambda: send("GET", path, FORGED), 400, 401, 403, 404)
+        cases.is_rejected(f"{path} without credentials", lambda: send("GET", path, FORGED), 400, 401, 403, 404)
         before = len(world.site.requests)
         status, fields, body = send("GET", path, bob.bearer)
         reached = len(world.site.requests) == before + 1
-        # A proxy may reject a malformed path; what it does not reject comes from the site.
+        # A proxy may reject a malformed path. Otherwise the response comes from the site.
         cases.check(f"{path} with a token", (status == 200) == reached and status in (200, 400, 404), (status, body))
     if running.proxy.normalizes_paths:
         seen = cases.passes("/a/..//b with a token", lambda: send("GET", "/a/..//b", bob.bearer))
@@ -381,8 +381,8 @@ def check_streams(cases, running, world):
     cases.check("WebSocket by Bearer", running.open_websocket(ada.bearer) == (101, True), "")
     opened = running.open_websocket(ada.cookie, [("Origin", running.origin), ("Sec-Fetch-Site", "same-origin")])
     cases.check("WebSocket of an own page", opened == (101, True), opened)
-    cases.is_kept_out("WebSocket without credentials", lambda: running.open_websocket(FORGED), 401)
-    cases.is_kept_out("WebSocket of another site", lambda: running.open_websocket(ada.cookie, [("Origin", EVIL)]), 403)
+    cases.is_rejected("WebSocket without credentials", lambda: running.open_websocket(FORGED), 401)
+    cases.is_rejected("WebSocket of another site", lambda: running.open_websocket(ada.cookie, [("Origin", EVIL)]), 403)
 
     # Requests inside HTTP/2 would pass unguarded.
     head = ["GET /socket HTTP/1.1", f"Host: 127.0.0.1:{running.port}", "Connection: Upgrade, HTTP2-Settings",
@@ -398,29 +398,29 @@ def check_streams(cases, running, world):
     cases.check("the site gets all chunks", seen.get("length") == 800_000, seen)
     head = ["POST /upload HTTP/1.1", f"Host: 127.0.0.1:{running.port}", "Content-Length: 500000"]
     if running.proxy.rejects_before_the_body:
-        cases.is_kept_out("a body that is never sent", lambda: running.raw(head), 401)
+        cases.is_rejected("a body that is never sent", lambda: running.raw(head), 401)
     else:
-        cases.is_kept_out("a large body without credentials", lambda: running.raw(head, body=b"x" * 500_000), 401)
+        cases.is_rejected("a large body without credentials", lambda: running.raw(head, body=b"x" * 500_000), 401)
 
 
 def check_sign_in(cases, running, world):
     send, page = running.send, world.page
     path = "/site/page.html?x=1&y=%26%C3%A9"
-    response = cases.is_kept_out("a navigation", lambda: send("GET", path, is_navigation()), 302)
+    response = cases.is_rejected("a navigation", lambda: send("GET", path, navigation_fields()), 302)
     location = response[1].get("location", "")
     cases.check("it leads back to the page", page.redirect_to(location) == running.origin + path, location)
     forged = [("X-Forwarded-Uri", "/elsewhere"), ("X-Original-URI", "/elsewhere"), ("X-Forwarded-Method", "POST"),
               ("X-Forwarded-Host", "evil.example"), ("X-Forwarded-Proto", "https"), ("Forwarded", "host=evil.example")]
-    response = cases.is_kept_out("a navigation with forged fields", lambda: send("GET", path, is_navigation(), forged), 302)
+    response = cases.is_rejected("a navigation with forged fields", lambda: send("GET", path, navigation_fields(), forged), 302)
     location = response[1].get("location", "")
-    cases.check("it leads back to the page, too", page.redirect_to(location) == running.origin + path, location)
-    cases.is_kept_out("a navigation with a bad token",
-                      lambda: send("GET", "/site/", is_navigation(), [("Cookie", "hanko=a.b.c")]), 302)
-    response = cases.is_kept_out("a fetch of a script",
+    cases.check("it also leads back to the page", page.redirect_to(location) == running.origin + path, location)
+    cases.is_rejected("a navigation with a bad token",
+                      lambda: send("GET", "/site/", navigation_fields(), [("Cookie", "hanko=a.b.c")]), 302)
+    response = cases.is_rejected("a fetch of a script",
                                  lambda: send("GET", path, [("Sec-Fetch-Mode", "cors"), ("Accept", "text/html")]), 401)
     cases.check("it is not redirected", "location" not in response[1], response)
-    cases.is_kept_out("a form", lambda: send("POST", path, is_navigation(), body=b""), 401)
-    response = send("GET", path, is_navigation(), world.ada.cookie)
+    cases.is_rejected("a form", lambda: send("POST", path, navigation_fields(), body=b""), 401)
+    response = send("GET", path, navigation_fields(), world.ada.cookie)
     cases.check("a navigation with a session", response[0] == 200 and response[2] == world.site.PAGE, response)
 
     visits = len(page.requests)
@@ -437,10 +437,10 @@ def check_sign_in(cases, running, world):
 
 
 def check_without_keys(cases, running, world):
-    response = cases.is_kept_out("a token without keys", lambda: running.send("GET", "/page", world.ada.bearer), 503)
+    response = cases.is_rejected("a token without keys", lambda: running.send("GET", "/page", world.ada.bearer), 503)
     if running.proxy.passes_retry_after:
         cases.check("Retry-After reaches the client", int(response[1].get("retry-after", 0)) > 0, response)
-    cases.is_kept_out("no credentials without keys", lambda: running.send("GET", "/page"), 401)
+    cases.is_rejected("no credentials without keys", lambda: running.send("GET", "/page"), 401)
 
 
 def check_what_is_sent(cases, running, recorder):
@@ -453,17 +453,17 @@ def check_what_is_sent(cases, running, recorder):
 
 def check_requirement(cases, running, world):
     cases.passes("a verified e-mail address", lambda: running.send("GET", "/page?x", world.ada.bearer))
-    cases.is_kept_out("an unverified e-mail address", lambda: running.send("GET", "/page?x", world.bob.bearer), 403)
-    cases.is_kept_out("no e-mail address", lambda: running.send("GET", "/page", world.nobody.bearer), 403)
+    cases.is_rejected("an unverified e-mail address", lambda: running.send("GET", "/page?x", world.bob.bearer), 403)
+    cases.is_rejected("no e-mail address", lambda: running.send("GET", "/page", world.nobody.bearer), 403)
 
 
 def check_static_site(cases, world, proxy):
-    """A site of files, as docs/forward-auth.md shows it."""
+    """Checks a site of static files, as shown in docs/forward-auth.md."""
     folder = world.folder / "www"
     folder.mkdir()
     (folder / "page.html").write_text("a page")
     running = Running(world, proxy, "static", world.auth, [("proxy_pass http://site;", f"root {folder};")])
-    cases.is_kept_out("a file without credentials", lambda: running.send("GET", "/page.html"), 401)
+    cases.is_rejected("a file without credentials", lambda: running.send("GET", "/page.html"), 401)
     response = running.send("GET", "/page.html", world.ada.cookie)
     cases.check("a file with a session", response[0] == 200 and response[2] == b"a page", response)
     running.stop()
@@ -486,7 +486,7 @@ def run(world, proxy):
     running.stop()
 
     running = Running(world, proxy, "without-auth", free_port())
-    cases.is_kept_out("poem-hanko down", lambda: running.send("GET", "/page", world.ada.bearer), 500, 502, 503)
+    cases.is_rejected("poem-hanko down", lambda: running.send("GET", "/page", world.ada.bearer), 500, 502, 503)
     running.stop()
 
     if proxy.has_requirements:

@@ -1,4 +1,4 @@
-"""What surrounds the proxies: a Hanko that signs tokens, the guarded site, and a page to sign in."""
+"""The servers around the proxies: a Hanko that signs tokens, the guarded site, and a sign-in page."""
 
 import base64
 import hashlib
@@ -70,7 +70,7 @@ def base64url(data):
 
 
 class Hanko:
-    """Issues session tokens as Hanko does, serves the key that verifies them, and says that each of its sessions is active."""
+    """Issues session tokens as Hanko does, serves the key that verifies them, and reports each of its sessions as active."""
 
     def __init__(self, folder):
         self.key = folder / "key.pem"
@@ -101,7 +101,7 @@ class Hanko:
         self.url = f"http://127.0.0.1:{Server(Keys).port}"
 
     def sign_in(self, **claims):
-        """Returns a session token; its other claims are those given."""
+        """Returns a session with these claims in its token, besides the usual ones."""
         now = int(time.time())
         claims = {"sub": str(uuid.uuid4()), "session_id": str(uuid.uuid4()), "iat": now, "exp": now + 3600,
                   "aud": ["localhost"], **claims}
@@ -122,7 +122,7 @@ class Session:
 
 
 class Site:
-    """The guarded site: says what it was sent, so that a test sees what a proxy lets through."""
+    """The guarded site: echoes each request, so that a test sees which requests and fields a proxy passes on."""
 
     PAGE = b"<!DOCTYPE html><title>Site</title><h1>The guarded page</h1>"
 
@@ -171,7 +171,7 @@ class Site:
 
 
 class Recorder:
-    """Takes the place of poem-hanko, lets everything through and records the fields that a proxy sends."""
+    """Replaces poem-hanko: allows every request and records the fields that a proxy sends."""
 
     def __init__(self):
         self.requests = []
@@ -206,7 +206,7 @@ class SignInPage:
         self.url = f"http://localhost:{Server(Page).port}/sign-in"
 
     def redirect_to(self, location):
-        """Returns where a redirect to this page leads back to."""
+        """Returns the URL to which this page redirects back if it is opened at `location`."""
         base, _, query = location.partition("?")
         if base != self.url:
             return None

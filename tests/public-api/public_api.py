@@ -12,7 +12,7 @@ ROOT = HERE.parent.parent
 DOC = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "doc" / "poem_hanko"
 API = HERE / "api.txt"
 
-# Crates whose types must not be part of a public signature, so that another version of them, or another crate, breaks nobody.
+# Crates whose types must not be in a public signature, so that replacing or upgrading them breaks no user.
 HIDDEN_CRATES = ["reqwest", "redis", "quick_cache", "tracing_subscriber", "url", "aws_lc_rs", "jsonwebtoken", "papaya", "prometheus_client"]
 
 
@@ -65,7 +65,7 @@ def main() -> int:
         print(f"{len(lines)} public items, as listed")
         return 0
     sys.stderr.writelines(difflib.unified_diff(known.splitlines(True), found.splitlines(True), "tests/public-api/api.txt", "the crate"))
-    print("error: the public API has changed; if that is meant, run tests/public-api/run --update", file=sys.stderr)
+    print("error: the public API has changed; if that is intended, run tests/public-api/run --update", file=sys.stderr)
     return 1
 
 

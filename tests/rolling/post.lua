@@ -1,4 +1,4 @@
--- Sends POSTs and counts the responses that are not the service's own.
+-- Sends POSTs and counts the responses that do not come from the service.
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 wrk.body = '{"token":"a.b.c","event":"user.update"}'
@@ -11,7 +11,7 @@ function setup(thread)
 end
 
 function response(status)
-  -- The webhook is not valid, and the service says so. nginx would say 502 or 504.
+  -- The webhook is invalid, so the service responds with 401. nginx itself would respond with 502 or 504.
   if status ~= 401 then
     lost = lost + 1
   end

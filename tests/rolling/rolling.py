@@ -32,7 +32,7 @@ http {{
   server {{
     listen 127.0.0.1:{port};
     location / {{
-      # An instance is taken out by a file, so that no client connection is closed as by a reload.
+      # A file takes an instance out: a reload would close client connections.
       set $target both;
       if (-f {folder}/out-0) {{ set $target only_b; }}
       if (-f {folder}/out-1) {{ set $target only_a; }}
@@ -90,8 +90,8 @@ class Instance:
 
     def restart(self):
         self.process.send_signal(signal.SIGTERM)
-        # nginx is told when the instance is no longer ready.
-        wait_until(lambda: not is_ready(self.port), "an instance that was told to stop")
+        # nginx takes the instance out once it is no longer ready.
+        wait_until(lambda: not is_ready(self.port), "the end of readiness")
         self.out.touch()
         code = self.process.wait(timeout=30)
         if code != 0:
@@ -102,7 +102,7 @@ class Instance:
 
 
 def hanko_url(binary, folder):
-    """Starts `dev` for its local Hanko."""
+    """Starts `dev`, and returns its process and the URL of its local Hanko."""
     environment = {"PATH": os.environ["PATH"], "PORT": "0"}
     process = subprocess.Popen(
         [binary, "dev"], env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -111,7 +111,7 @@ def hanko_url(binary, folder):
         found = re.match(r"Local Hanko +(\S+)", line.strip())
         if found:
             return process, found.group(1)
-    sys.exit("error: `dev` names no local Hanko")
+    sys.exit("error: `dev` prints no URL of a local Hanko")
 
 
 def main():

@@ -1,4 +1,4 @@
-"""Exports the traces of `dev` to a real OpenTelemetry collector, and reads what it prints. Run it by tests/traces/run."""
+"""Exports the traces of `dev` to a real OpenTelemetry collector, and reads its output. Run it with tests/traces/run."""
 
 import os
 import pathlib
@@ -109,7 +109,7 @@ def main():
         )
         with urllib.request.urlopen(request) as response:
             request_id = response.headers["x-request-id"]
-        # The last spans are exported at its end, long before the next batch is due.
+        # The last spans are exported when the program ends, long before the next batch is due.
         code = stop(serving)
         if code:
             sys.exit(f"error: the program ended with {code}: {log.read_text()}")
@@ -127,7 +127,7 @@ def main():
     for name in chain:
         span = by_name[name]
         if (span["Trace ID"], span["Parent ID"]) != (TRACE, parent):
-            sys.exit(f"error: {name} is elsewhere: {span}")
+            sys.exit(f"error: {name} has another trace or parent: {span}")
         parent = span["ID"]
     expected = {
         ("GET /protected", "Kind", "Server"),

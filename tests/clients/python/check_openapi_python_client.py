@@ -1,4 +1,4 @@
-"""Calls the live service by the client that openapi-python-client generated."""
+"""Calls the running service with the client that openapi-python-client generated."""
 
 import os
 from collections.abc import Callable

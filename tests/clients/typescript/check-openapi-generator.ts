@@ -11,12 +11,12 @@ import {
 
 const anonymous = new Configuration({ basePath: api });
 const bearer = new Configuration({ basePath: api, accessToken: token });
-// The generator writes no code for a cookie: a browser sends it by itself, with `credentials: "include"`.
+// The generator writes no code for a cookie: a browser sends it automatically with `credentials: "include"`.
 const withCookie = new Configuration({ basePath: api, headers: { Cookie: cookie } });
 
 async function problemOf(call: Promise<unknown>, status = 401): Promise<Problem> {
   const error: unknown = await call.then(
-    () => assert.fail("it was answered with success"),
+    () => assert.fail("the response was a success"),
     (error: unknown) => error,
   );
   assert(error instanceof ResponseError);

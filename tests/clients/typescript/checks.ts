@@ -11,7 +11,7 @@ export const token = variable("TOKEN");
 export const cookie = variable("COOKIE");
 export const unverified = variable("UNVERIFIED");
 
-/** Runs the checks of a client and says how many there were. A failed one ends the program. */
+/** Runs the checks of a client and prints how many there were. A failed check ends the program. */
 export async function run(client: string, checks: Record<string, () => Promise<void>>) {
   for (const [name, check] of Object.entries(checks)) {
     try {

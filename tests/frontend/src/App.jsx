@@ -23,7 +23,7 @@ export function App() {
   }, [refresh]);
 
   if (!state) return <main>Loading …</main>;
-  if (state.error) return <main role="alert">Hanko cannot be asked: {state.error.message}</main>;
+  if (state.error) return <main role="alert">Hanko cannot be reached: {state.error.message}</main>;
   const { session, greeting, me } = state;
   return (
     <main>

@@ -1,4 +1,4 @@
-// A collector with an OTLP receiver and an exporter that prints what it has received.
+// A collector with an OTLP receiver and an exporter that prints the received spans.
 package main
 
 import (

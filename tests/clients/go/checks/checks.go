@@ -1,4 +1,4 @@
-// Package checks is what the programs that call the live service have in common.
+// Package checks is shared by the programs that call the running service.
 package checks
 
 import (
@@ -22,7 +22,7 @@ type Check struct {
 	Run  func() error
 }
 
-// Run runs the checks of a client and prints how many there were. The first that fails ends the program.
+// Run runs the checks of a client and prints how many there were. The first failed check ends the program.
 func Run(client string, checks []Check) {
 	for _, check := range checks {
 		if err := check.Run(); err != nil {

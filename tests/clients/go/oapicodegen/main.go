@@ -1,4 +1,4 @@
-// Calls the live service by the client that oapi-codegen generated.
+// Calls the running service with the client that oapi-codegen generated.
 package main
 
 import (

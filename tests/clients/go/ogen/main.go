@@ -1,4 +1,4 @@
-// Calls the live service by the client that ogen generated.
+// Calls the running service with the client that ogen generated.
 package main
 
 import (
@@ -15,7 +15,7 @@ import (
 	"clients/ogen/client"
 )
 
-// credentials are what a client sends. An empty one is not sent.
+// credentials are those that a client sends. An empty one is not sent.
 type credentials struct{ bearer, cookie string }
 
 func (c credentials) Bearer(context.Context, client.OperationName) (client.Bearer, error) {
@@ -54,7 +54,7 @@ func refused(problem client.Problem, challenge any, status int, slug string) err
 	return errors.Join(checks.Equal(int(problem.Status), status), checks.Equal(problem.Type, "/problems/"+slug))
 }
 
-// body returns the body of a success. Which type has it, besides its headers, depends on the other operations of the document.
+// body returns the body of a success. Its type depends on the other operations of the document.
 func body[T any](response any, err error) (T, error) {
 	if err != nil {
 		return *new(T), err

@@ -1,12 +1,12 @@
-//! Calls the live service by the client that progenitor generates when this is compiled.
+//! Calls the running service with the client that progenitor generates when this is compiled.
 
 use std::env;
 
 use progenitor::progenitor_client::{Error, ResponseValue};
 use reqwest::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName};
 
-/// The generated client. progenitor gives a type to `application/json` only, so `tests/clients/run` has put that in the
-/// place of `application/problem+json`; the client decodes a body without looking at its media type.
+/// The generated client. progenitor gives a type to `application/json` only, so `tests/clients/run` has replaced
+/// `application/problem+json` by that; the client decodes a body whatever its media type.
 mod client {
     progenitor::generate_api!(
         spec = "../../../target/clients/openapi-for-progenitor.json",
@@ -20,7 +20,7 @@ fn variable(name: &str) -> String {
     env::var(name).unwrap_or_else(|_| panic!("{name} is not set"))
 }
 
-/// A client that sends this header with every request.
+/// Returns a client that sends this header with every request.
 fn client(header: Option<(HeaderName, &str)>) -> Client {
     let mut headers = HeaderMap::new();
     if let Some((name, value)) = header {
@@ -48,7 +48,7 @@ fn assert_refused<T: std::fmt::Debug>(
             assert_eq!(problem.type_, format!("/problems/{slug}"));
             assert_eq!(problem.status, status);
         }
-        other => panic!("not a typed refusal: {other:?}"),
+        other => panic!("not a typed problem: {other:?}"),
     }
 }
 
