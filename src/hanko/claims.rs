@@ -40,12 +40,14 @@ pub(super) struct SessionClaims {
 /// The names of the private claims that [`SessionClaims`] has.
 const SESSION_CLAIMS: [&str; 3] = ["session_id", "email", "username"];
 
+/// Returns whether a claim of this name can only come from the JWT template.
+pub(super) fn is_custom(name: &str) -> bool {
+    !REGISTERED_CLAIMS.contains(&name) && !SESSION_CLAIMS.contains(&name)
+}
+
 /// Keeps only the claims of a session token that the JWT template adds.
 pub(super) fn custom_claims(mut all: Map<String, Value>) -> Map<String, Value> {
-    all.retain(|name, _| {
-        let name = name.as_str();
-        !REGISTERED_CLAIMS.contains(&name) && !SESSION_CLAIMS.contains(&name)
-    });
+    all.retain(|name, _| is_custom(name));
     // Collected again to free the space of the removed members, since cached sessions live for hours.
     all.into_iter().collect()
 }

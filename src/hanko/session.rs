@@ -7,18 +7,17 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{
     authenticate::Inner,
     claim_reader::{self, ClaimError},
-    claims::{EmailClaim, SessionClaims, custom_claims},
+    claims::{EmailClaim, SessionClaims, custom_claims, is_custom},
     id::{SessionId, UserId},
     streams::{self, EndReason},
 };
-use crate::jose::{NumericDate, Verified, parse_object};
+use crate::jose::{NumericDate, Verified, decode_base64url, parse_object};
 
 /// An authenticated session. Only [`Hanko::authenticate`](super::Hanko::authenticate) and its variants return one. A clone
 /// is cheap.
@@ -293,20 +292,17 @@ impl Session {
 
     /// Calls `read` with one claim, which is named as for [`claim`](Self::claim).
     pub(crate) fn read_claim<R>(&self, name: &str, read: impl FnOnce(Option<&Value>) -> R) -> R {
-        let custom = self.custom_claims();
-        if custom.contains_key(&*first_segment(name)) {
-            return read(find(custom, name));
+        if is_custom(&first_segment(name)) {
+            read(find(self.custom_claims(), name))
+        } else {
+            read(find(&self.all_claims(), name))
         }
-        // Absent, or not a custom claim.
-        read(find(&self.all_claims(), name))
     }
 
     /// Decodes the Claims Set from the token, which was verified.
     fn all_claims(&self) -> Map<String, Value> {
         let payload = self.token().split('.').nth(1).unwrap_or_default();
-        BASE64_URL_SAFE_NO_PAD
-            .decode(payload)
-            .ok()
+        decode_base64url(payload)
             .and_then(|payload| parse_object(&payload))
             .unwrap_or_default()
     }

@@ -3,7 +3,7 @@
 //! RFC 7515 section 4 and RFC 7519 section 4 allow a parser to use the last of several members with the same name. Two
 //! parsers that choose differently would read different claims from one token, so such an object is rejected here.
 
-use std::{borrow::Cow, collections::HashSet, fmt};
+use std::{borrow::Cow, collections::HashSet, fmt, mem};
 
 use serde::{
     Deserialize, Deserializer,
@@ -136,7 +136,7 @@ impl<'de> Visitor<'de> for MembersVisitor<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Members, A::Error> {
-        let mut kept = Vec::with_capacity(Names::FEW);
+        let mut kept = Vec::with_capacity(self.0.iter().map(|names| names.len()).sum());
         let mut names = Names::default();
         while let Some(Name(name)) = members.next_key()? {
             let wanted = self.0.iter().copied().flatten();
@@ -189,23 +189,28 @@ impl<'de> Visitor<'de> for NameVisitor {
 /// The names of the members of one object.
 #[derive(Default)]
 struct Names<'de> {
-    few: Vec<Cow<'de, str>>,
+    /// The first ones, without an allocation.
+    few: [Cow<'de, str>; FEW_NAMES],
+    length: usize,
     /// All of them, once they are many: comparing each with all others would let a client cause much work with one request.
     many: HashSet<Cow<'de, str>>,
 }
 
-impl<'de> Names<'de> {
-    const FEW: usize = 16;
+/// How many names are compared with each other, one by one.
+const FEW_NAMES: usize = 16;
 
+impl<'de> Names<'de> {
     fn add<E: de::Error>(&mut self, name: Cow<'de, str>) -> Result<(), E> {
-        let is_new = if self.few.len() < Self::FEW && self.many.is_empty() {
-            // At once, since the members of a token are several.
-            self.few.reserve(Self::FEW - self.few.len());
-            let is_new = !self.few.contains(&name);
-            self.few.push(name);
+        let (names, free) = self.few.split_at_mut(self.length);
+        let is_new = if let Some(next) = free.first_mut() {
+            let is_new = !names.contains(&name);
+            *next = name;
+            self.length += 1;
             is_new
         } else {
-            self.many.extend(self.few.drain(..));
+            if self.many.is_empty() {
+                self.many.extend(names.iter_mut().map(mem::take));
+            }
             self.many.insert(name)
         };
         if is_new {

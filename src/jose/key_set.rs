@@ -11,7 +11,7 @@ use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, KeyAlgorithm, KeyOperations, P
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::{error::UnusableKey, json};
+use super::{base64url, error::UnusableKey, json};
 
 /// Members that only a private key has (RFC 7518 sections 6.3.2 and 6.4).
 const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
@@ -229,9 +229,7 @@ fn thumbprint(modulus: &[u8], exponent: &[u8]) -> KeyThumbprint {
 
 /// Decodes a `Base64urlUInt` (RFC 7518 section 2), which has no leading zero byte.
 fn decode_base64url_uint(value: &str) -> Result<Vec<u8>, UnusableKey> {
-    let bytes = BASE64_URL_SAFE_NO_PAD
-        .decode(value)
-        .map_err(|_| UnusableKey::Malformed)?;
+    let bytes = base64url::decode(value).ok_or(UnusableKey::Malformed)?;
     match bytes.first() {
         None | Some(0) => Err(UnusableKey::Malformed),
         Some(_) => Ok(bytes),

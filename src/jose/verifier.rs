@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use memchr::memchr_iter;
 use serde_json::{Map, Value};
 
 use super::{
+    base64url,
     claims::{CONFIRMATION, Claims, ClaimsRules, NumericDate, REGISTERED_CLAIMS, RegisteredClaims},
     error::TokenError,
     json,
@@ -197,9 +197,7 @@ impl<C> Verified<C> {
 }
 
 fn decode(segment: &str) -> Result<Vec<u8>, TokenError> {
-    BASE64_URL_SAFE_NO_PAD
-        .decode(segment)
-        .map_err(|_| TokenError::NotBase64Url)
+    base64url::decode(segment).ok_or(TokenError::NotBase64Url)
 }
 
 /// Checks a JOSE Header and returns its `kid`. Never reads `jku`, `jwk`, `x5u` or `x5c`: a key that comes with the
