@@ -1,4 +1,4 @@
-"""A Hanko for benchmarks that serves a given JWK Set, and for which the sessions of the first so many tokens are active and all others
+"""A Hanko for benchmarks that serves a given JWK Set, and for which the sessions of the first ACTIVE tokens are active and all others
 have ended. `hanko.py FOLDER ACTIVE` prints its URL. The local Hanko of the crate would have to sign the tokens itself, each time."""
 
 import asyncio

@@ -46,7 +46,7 @@ ASKED_ONCE = {"SESSION_CACHE_TTL": "4h", "SESSION_MAX_STALE": "8h"}
 
 
 def sign(tokens):
-    """The folder with so many tokens, signed now or before."""
+    """The folder with this number of tokens, signed now or before."""
     folder = FOLDER / str(tokens)
     jwks = folder / "jwks.json"
     if not jwks.exists() or time.time() - jwks.stat().st_mtime > MAX_AGE:
@@ -59,7 +59,7 @@ def sign(tokens):
 
 @contextlib.contextmanager
 def redis(revocations, cores):
-    """A Redis with so many ended sessions, and as many deleted users."""
+    """A Redis with this number of ended sessions, and as many deleted users."""
     port = free_port()
     command = ["redis-server", "--bind", "127.0.0.1", "--port", port, "--save", ""]
     with Process("redis-server", command, cores):
@@ -87,7 +87,7 @@ class Kind:
 
 
 def send_each(server, tokens, number, cores, connections=CONNECTIONS):
-    """Sends each of so many tokens once."""
+    """Sends each of the first `number` tokens once."""
     load(server, "/protected", cores, connections, "--requests", number, "--tokens", tokens, "--first", number)
 
 

@@ -45,7 +45,7 @@ SERVERS = {
 }
 # Name: what is compared, with what, the least ratio that is accepted (None: for information). Each side is a server, a path, and
 # how the token is sent. `spin`: by Bearer, from a load generator that polls, because waking a client that sleeps costs the server more
-# than the rest of a public request. `limit`: 1 / (1 / V + 1 / P), of V verifications by OpenSSL and P such requests per second.
+# than the rest of a public request. `limit`: 1 / (1 / V + 1 / P), of V verifications by aws-lc alone and P such requests per second.
 ROWS = {
     "self": (("ours", "/protected", "bearer"), ("ours again", "/protected", "bearer"), None),
     "bearer": (("ours", "/protected", "bearer"), ("ours", "/", "bearer"), 0.92),
@@ -64,7 +64,7 @@ LABELS = {
     "access-log": "`/protected` with the access log / without",
     "mode": "`/protected` in `hybrid` / in `stateless`",
     "forward-auth": "`/forward-auth` as nginx asks / `/protected`, both with ten cookies",
-    "cold": "`/protected`, token not cached / the limit of OpenSSL and the public route",
+    "cold": "`/protected`, token not cached / the limit of aws-lc and the public route",
 }
 
 

@@ -108,6 +108,11 @@ def by_settings(all_kinds):
     return groups.items()
 
 
+def metrics():
+    """The settings with which metrics are counted."""
+    return {"ADMIN_ADDRESS": f"127.0.0.1:{free_port()}"}
+
+
 def count_allocations(hanko, cores, all_kinds, times):
     """Allocations, their bytes, and copied bytes, per request of each kind."""
     found = {}
@@ -116,7 +121,7 @@ def count_allocations(hanko, cores, all_kinds, times):
             counts.write(bytes(32))
             counts.flush()
             counting = {"LD_PRELOAD": str(COUNTER), "COUNTS": counts.name}
-            environment = {**ONE_THREAD, **counting, **dict(settings), "HANKO_API_URL": hanko.url}
+            environment = {**ONE_THREAD, **counting, **dict(settings), "HANKO_API_URL": hanko.url, **metrics()}
             with server([], cores, environment) as (_, client):
                 for name, _, sent, status in group:
                     client.send(name, sent, status, times)
@@ -133,7 +138,7 @@ def count_instructions(hanko, cores, all_kinds, times):
     # The same caches on every machine.
     simulation = ["--cache-sim=yes", "--I1=32768,8,64", "--D1=32768,8,64"]
     for settings, group in by_settings(all_kinds):
-        environment = {**ONE_THREAD, **dict(settings), "HANKO_API_URL": hanko.url}
+        environment = {**ONE_THREAD, **dict(settings), "HANKO_API_URL": hanko.url, **metrics()}
         with tempfile.TemporaryDirectory() as folder:
             prefix = ["valgrind", "--tool=callgrind", *simulation, f"--callgrind-out-file={folder}/out"]
             with server(prefix, cores, environment) as (process, client):

@@ -1,10 +1,10 @@
 -- wrk ... -s requests.lua URL -- TOKENS COUNT CREDENTIAL
 -- Sends the first COUNT tokens of the file TOKENS in turn, or no token if COUNT is 0, and prints one line that benches/machine.py reads.
--- CREDENTIAL is how: `bearer`; `cookie`, among ten others, as browsers send it; `proxy`: the same cookie, with the header fields with
+-- CREDENTIAL is how: `bearer`; `cookie`, among nine others, as browsers send it; `proxy`: the same cookie, with the header fields with
 -- which nginx asks about a request.
 
 local cookies = "_ga=GA1.1.1234567890.1700000000; theme=dark; locale=en-GB; consent=necessary; cart=3f2b8c; "
-local more_cookies = "; seen=1; ab_test=b; last_visit=1700000000; tz=Europe%2FBerlin; sidebar=open"
+local more_cookies = "; seen=1; ab_test=b; last_visit=1700000000; tz=Europe%2FBerlin"
 
 local function set_credential(kind, token)
   if kind == "bearer" then
