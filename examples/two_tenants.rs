@@ -29,7 +29,7 @@ impl Shop {
     }
 }
 
-/// The figures of the shop: for the staff.
+/// Returns the figures of the shop to the staff.
 #[handler]
 async fn figures(request: &Request) -> poem::Result<String> {
     let session = require::<()>(request).await?;

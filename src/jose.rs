@@ -4,6 +4,7 @@
 //! uses the allowed algorithm, [`SignedPayload`] was signed by a key of the set, and [`Verified`] also has valid claims.
 //! RFC 7515 (JWS), RFC 7517 (JWK), RFC 7518 (JWA), RFC 7519 (JWT), RFC 8725 (best practices).
 
+mod base64url;
 mod claims;
 mod error;
 mod json;
@@ -12,6 +13,7 @@ mod key_set;
 mod tests;
 mod verifier;
 
+pub(crate) use base64url::decode as decode_base64url;
 pub use claims::NumericDate;
 pub(crate) use claims::{Claims, ClaimsRules, REGISTERED_CLAIMS, RegisteredClaims};
 pub use error::TokenError;

@@ -514,13 +514,13 @@ impl Shared {
     }
 
     async fn fetch_again(&self, reason: FetchReason) -> bool {
-        // The next fetch that starts, whoever requests it.
+        // The next fetch to start, even if another caller requests it.
         let fetch = self.progress().fetches_started + 1;
         loop {
             let wait = {
                 let now = self.clock.monotonic();
                 let mut progress = self.progress();
-                // It may have started, and even ended, while this waited until it may request it.
+                // That fetch may have started or ended during the sleep below.
                 if progress.is_requested || progress.fetches_started >= fetch {
                     progress.join(fetch);
                     break;

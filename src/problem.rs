@@ -560,8 +560,8 @@ pub(crate) fn path_parameter_position(name: &str) -> Option<usize> {
 /// - `failed to parse "SCHEMA": field `MEMBER` verification failed. …`
 /// - `failed to parse "SCHEMA": …`, where a member of any name may have been quoted in the rest
 /// - `Type "SCHEMA" expects an input value.`, perhaps with ` (occurred while parsing "OUTER SCHEMA")`
-/// - `Expected input type "SCHEMA", found VALUE.`, perhaps with the same end. It is the framework's, because a full stop follows
-///   the value
+/// - `Expected input type "SCHEMA", found VALUE.`, perhaps followed by the same text. VALUE ends in a full stop, so the client
+///   cannot write that text
 /// - `field `MEMBER` verification failed. …`, of a form
 fn payload_detail(reason: &str) -> String {
     let (schema, member) = if let Some(rest) = reason.strip_prefix("failed to parse \"") {

@@ -33,7 +33,7 @@ pub(super) fn marker(requirement: &Requirement) -> Option<&'static str> {
     })
 }
 
-/// Requirements by their markers.
+/// The collected requirements. The number in a marker is the index.
 pub(crate) struct Requirements(Vec<Requirement>);
 
 impl Requirements {

@@ -391,7 +391,7 @@ async fn try_require(request: &Request, rule: &Rule<'_>) -> Result<Session, Reje
     }
 }
 
-/// Authenticates a token, and returns what its session does not meet.
+/// Authenticates a token, and returns the requirement that its session does not meet, if any.
 async fn authenticate_for(
     hanko: &Hanko,
     token: &[u8],
@@ -508,7 +508,8 @@ fn register_schemes(registry: &mut Registry) {
             ty: "http",
             description: Some(
                 "A Hanko session token in the `Authorization` header. An application gets it from Hanko's frontend SDK, by \
-                 `hanko.getSessionToken()`; in development, the command `dev` prints one.",
+                 `hanko.getSessionToken()`, if Hanko has `session.enable_auth_token_header` on. In development, the command \
+                 `dev` prints one.",
             ),
             name: None,
             key_in: None,

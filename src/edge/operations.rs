@@ -186,7 +186,7 @@ pub(crate) struct Endpoints {
     pub(crate) meta: Vec<MetaApi>,
     /// Their endpoints.
     pub(crate) routes: RouteMap,
-    /// The security schemes that need what Poem's router, or what is around it, adds to a request.
+    /// The security schemes that need what Poem's router, or an endpoint around it, adds to a request.
     pub(crate) router_schemes: HashSet<String>,
     /// The endpoints beside them.
     pub(crate) plain: Vec<PlainEndpoint>,
@@ -403,7 +403,7 @@ impl Endpoint for PlainBeside {
     }
 }
 
-/// Returns whether an operation reads what Poem's router, or what is around it, adds to a request.
+/// Returns whether an operation reads what Poem's router, or an endpoint around it, adds to a request.
 fn needs_router(operation: &MetaOperation, router_schemes: &HashSet<String>) -> bool {
     let has_parameter = operation
         .params

@@ -495,7 +495,7 @@ async fn accept(inner: &Inner, event: Event) -> Event {
             }
         }
         Ok(None) => {}
-        // Accepted nevertheless, because Hanko signed it and would send the same again.
+        // Accepted: Hanko signed it, and a rejection would change nothing.
         Err(()) => {
             tracing::error!(event = "webhook_unusable", kind = %event.kind(), "a webhook does not name the session or user that it is about");
         }

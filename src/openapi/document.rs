@@ -48,8 +48,8 @@ pub enum DocumentFormat {
 /// OpenAPI 3.0 (progenitor reads no 3.1), one success type per operation, plain `application/json` (openapi-python-client
 /// and openapi-fetch look the media type up by its exact name), an explicit problem body for each error status, and neither
 /// `default` nor an error without a body (progenitor needs one error type per operation). `tests/clients/run` tests that.
-/// There is one exception: errors are `application/problem+json`, as they are sent, although progenitor supports
-/// `application/json` only, so replace the media type before it generates.
+/// There is one exception: errors are `application/problem+json`, as they are sent. For progenitor, which supports
+/// `application/json` only, replace the media type in a copy of the document.
 ///
 /// ```
 /// use poem_hanko::{App, DocumentFormat, MeApi};

@@ -245,7 +245,8 @@ impl WebhooksApi {
     /// Receive a Hanko webhook
     ///
     /// Receives Hanko's webhooks. The body is signed; no other credentials are needed. `session.delete` and every event below
-    /// it end a session in this service, and `user.delete` ends all sessions of a user. Both take effect with the response.
+    /// it end a session in this service, and `user.delete` ends all sessions of a user. A 204 means that this has taken
+    /// effect.
     #[oai(
         path = "/webhooks/hanko",
         method = "post",

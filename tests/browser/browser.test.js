@@ -201,7 +201,7 @@ test("a pasted token is forgotten at a reload, and so is one that was stored", a
   await page.goto(`${api}/docs`);
   const detail = async () => (await (await execute(page, "getProtectedGreeting")).json()).detail;
   assert.equal(await detail(), "No credentials were sent, neither a Bearer token nor the cookie `hanko`.");
-  // As an earlier version stored it.
+  // As Swagger UI's `persistAuthorization` stores it.
   await page.evaluate(() => {
     const schema = { type: "http", scheme: "bearer" };
     localStorage.setItem("authorized", JSON.stringify({ bearer: { name: "bearer", schema, value: "of an ended session" } }));

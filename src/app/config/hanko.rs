@@ -13,7 +13,7 @@ use crate::{
     testing::LocalHankoBuilder,
 };
 
-/// More leeway would accept tokens long after they expired; so wrong a clock should be fixed.
+/// More leeway would accept tokens long after they expired. A clock that needs more should be fixed.
 const MAX_LEEWAY: Duration = Duration::from_mins(10);
 
 /// More would take several GiB, so it is probably a mistake.

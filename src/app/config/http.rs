@@ -40,8 +40,8 @@ pub struct HttpConfig {
     pub admin_address: Option<SocketAddr>,
     /// `CORS_ALLOWED_ORIGINS`, default none
     pub allowed_origins: Vec<String>,
-    /// `PUBLIC_URL`, without a trailing slash; default `http://localhost:PORT`, or the address in `HOST` where that is not
-    /// `localhost`
+    /// `PUBLIC_URL`, without a trailing slash; default `http://localhost:PORT` if `HOST` is `127.0.0.1`, `::1` or
+    /// unspecified (`0.0.0.0`, `::`), otherwise `http://HOST:PORT`
     pub public_url: Option<String>,
     /// `SIGN_IN_URL`, default none: where a browser that navigates without a session is sent
     pub sign_in_url: Option<String>,

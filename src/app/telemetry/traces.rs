@@ -187,7 +187,7 @@ impl CollectorClient {
             .redirect(reqwest::redirect::Policy::none())
             // Keeps no idle connections: between two exports, nothing would notice that the collector closed one.
             .pool_max_idle_per_host(0);
-        // As for calls to Hanko: a proxy has its own loopback, and plain http needs no CA roots.
+        // As in `http_client`: to a proxy on another machine, loopback is that machine, and `http` needs no CA roots.
         let builder = if is_loopback(&url) {
             builder.no_proxy()
         } else {

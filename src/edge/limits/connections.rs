@@ -300,7 +300,7 @@ impl Connections {
         self.streaming.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Closes the first connection, in the order of [`Rank`], whose closing meets the need. Returns it, or `None` if there is none.
+    /// Closes the first connection, in the order of [`Rank`], that frees what is needed. Returns it, or `None` if there is none.
     pub(crate) fn close_first(
         &self,
         need: Need,

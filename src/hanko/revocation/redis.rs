@@ -205,7 +205,7 @@ impl RedisStore {
     /// [`RedisStoreError::ReadOnly`].
     pub async fn check(&self) -> Result<(), RedisStoreError> {
         let mut first_attempt = self.shared.first_attempt.subscribe();
-        // The sender is in `shared`.
+        // This cannot fail, since `shared` owns the sender.
         match first_attempt.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.unwrap_or(Ok(())),
             Err(_) => Ok(()),

@@ -1,6 +1,6 @@
 "use strict";
 
-// An earlier version kept tokens here, even after their sessions had ended.
+// Swagger UI's `persistAuthorization` stores tokens here. None may outlive its session.
 try {
   localStorage.removeItem("authorized");
 } catch {

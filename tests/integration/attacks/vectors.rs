@@ -71,7 +71,7 @@ async fn no_wycheproof_vector_is_a_session() {
 async fn the_example_of_rfc_7515_is_not_a_session() {
     let issuer = Issuer::start().await;
     issuer.publish(&[rfc_7515_a_2_jwk()]);
-    // In 2026 it has expired. A minute before its `exp` of 2011-03-22T18:43:00Z it is a token, but no session.
+    // In 2026 it has expired. A minute before its `exp` of 2011-03-22T18:43:00Z it is valid, but it lacks the claims of a session.
     for (clock, rule) in [
         (ManualClock::new(START), "the token has expired"),
         (
