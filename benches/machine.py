@@ -230,6 +230,11 @@ def request_rate(server, path, hanko, tokens, credential, core, seconds):
     return requests / microseconds * 1e6, busy
 
 
+def metrics():
+    """The variables with which the program counts metrics."""
+    return {"ADMIN_ADDRESS": f"127.0.0.1:{free_port()}"}
+
+
 def verifications(core):
     """RSA 4096 verifications per second by aws-lc alone."""
     output = subprocess.run(["taskset", "-c", str(core), VERIFY, "1"], capture_output=True, text=True, timeout=60, check=True)

@@ -26,6 +26,7 @@ from machine import (  # noqa: E402
     interval,
     load,
     main,
+    metrics,
     progress,
     status,
     table,
@@ -92,7 +93,7 @@ def send_each(server, tokens, number, cores, connections=CONNECTIONS):
 
 
 def start(stack, name, cores, url, **variables):
-    environment = {"TOKIO_WORKER_THREADS": "1", "HANKO_API_URL": url, "ADMIN_ADDRESS": f"127.0.0.1:{free_port()}", **variables}
+    environment = {"TOKIO_WORKER_THREADS": "1", "HANKO_API_URL": url, **metrics(), **variables}
     return stack.enter_context(Server(name, [POEM_HANKO], [cores[0]], environment))
 
 

@@ -169,8 +169,8 @@ def criteria(results):
 
 def report(results, names, rounds, seconds):
     print(f"\nMachine: {description()}. One core for the server, one for `wrk -t1 -c{CONNECTIONS}`; RSA 4096; all in turn, {seconds} s "
-          f"each, medians of {rounds} rounds. The first figure is the rate with one token, as a multiple of that of {BUN_HONO} in the same round. Then "
-          f"requests per second, and MB of memory after the load, and its peak.\n")
+          f"each, medians of {rounds} rounds. The first figure is the rate with one token, as a multiple of that of {BUN_HONO} "
+          f"in the same round. Then requests per second, and MB of memory after the load, and its peak.\n")
     head = ["", f"× {BUN_HONO.split(' + jose')[0]}", "public", "Bearer", "cookie", f"{TOKENS:,} tokens", "every token new", "RSS", "peak"]
     lines = []
     for name, rates, (rss, peak) in rows(results, names):

@@ -15,7 +15,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from machine import TARGET, Failed, Hanko, Process, description, free_port, main, progress, table  # noqa: E402
+from machine import TARGET, Failed, Hanko, Process, description, free_port, main, metrics, progress, table  # noqa: E402
 
 PROGRAM = TARGET / "release/poem-hanko-system-malloc"
 COUNTER = TARGET / "release/count.so"
@@ -106,11 +106,6 @@ def by_settings(all_kinds):
     for kind in all_kinds:
         groups.setdefault(tuple(kind[1].items()), []).append(kind)
     return groups.items()
-
-
-def metrics():
-    """The settings with which metrics are counted."""
-    return {"ADMIN_ADDRESS": f"127.0.0.1:{free_port()}"}
 
 
 def count_allocations(hanko, cores, all_kinds, times):
